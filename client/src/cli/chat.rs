@@ -1,0 +1,175 @@
+//! `farthing chat`: one prompt through the gateway's own endpoint, the answer as it flows, then
+//! who sold it and for how much.
+
+use farthing_protocol::offer::Endpoint;
+use std::io::Write;
+
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cli::remote::{Remote, RemoteError};
+use crate::cli::{Failure, render};
+use crate::config::Config;
+use crate::gateway::openai::WHY;
+
+/// The longest line of a stream that is kept.
+const LONGEST_LINE: usize = 4 * 1024 * 1024;
+
+/// What is asked.
+#[derive(Clone)]
+pub struct Question {
+    /// The model; the cheapest on offer if not named.
+    pub model: Option<String>,
+    /// The most tokens of the answer.
+    pub max_tokens: Option<u32>,
+    /// The prompt.
+    pub prompt: String,
+    /// A key, for a gateway that asks for one.
+    pub api_key: Option<String>,
+}
+
+/// The comment before `[DONE]`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Bill {
+    /// The purchase's id.
+    pub request: String,
+    /// Who sold.
+    pub seller: String,
+    /// Atoms.
+    pub charged: farthing_protocol::amount::Amount,
+    /// The receipt's place on its channel.
+    pub receipt_seq: u64,
+}
+
+/// Asks, and writes the answer while it comes.
+///
+/// # Errors
+/// Any [`Failure`].
+pub async fn chat(
+    config: &Config,
+    question: Question,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let model = match question.model {
+        Some(model) => model,
+        None => cheapest(config).await?,
+    };
+    let body = json!({
+        "model": model,
+        "stream": true,
+        "max_tokens": question.max_tokens,
+        "messages": [{ "role": "user", "content": question.prompt }],
+    });
+    let response = send(config, &body, question.api_key).await?;
+    let why = response
+        .headers()
+        .get(WHY)
+        .and_then(|why| why.to_str().ok());
+    let why = why.unwrap_or_default().to_owned();
+    let bill = answer(response, out).await?;
+    let token = render::token(&config.chain);
+    let failed = Failure::io("cannot write to standard output");
+    writeln!(out, "\n\n{}", render::bill(&token, &model, &bill, &why)).map_err(failed)
+}
+
+async fn cheapest(config: &Config) -> Result<String, Failure> {
+    let models = Remote::new(config)?.models().await?;
+    let chats = models
+        .into_iter()
+        .filter(|model| model.endpoints.contains(&Endpoint::Chat));
+    let cheapest = chats.min_by_key(|model| model.cheapest.output);
+    cheapest.map(|model| model.id).ok_or(Failure::NoModel)
+}
+
+async fn send(
+    config: &Config,
+    body: &Value,
+    key: Option<String>,
+) -> Result<reqwest::Response, Failure> {
+    let builder = reqwest::Client::builder().no_proxy();
+    let http = builder
+        .read_timeout(config.gateway.deadline)
+        .build()
+        .map_err(RemoteError::from)?;
+    let url = format!("http://{}/v1/chat/completions", config.gateway.listen);
+    let mut request = http.post(url).json(body);
+    if let Some(key) = key {
+        request = request.bearer_auth(key);
+    }
+    let response = request
+        .send()
+        .await
+        .map_err(|error| match error.is_connect() {
+            true => RemoteError::NotRunning {
+                data_dir: config.data_dir.clone(),
+            },
+            false => error.into(),
+        })?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let error: Value = response.json().await.map_err(RemoteError::from)?;
+    Err(refused(&error["error"]))
+}
+
+fn refused(error: &Value) -> Failure {
+    let message = error["message"]
+        .as_str()
+        .unwrap_or("an error without words");
+    RemoteError::Refused(render::safe(message)).into()
+}
+
+/// Writes a stream's text and returns its bill.
+async fn answer(response: reqwest::Response, out: &mut impl Write) -> Result<Bill, Failure> {
+    let mut parts = response.bytes_stream();
+    let mut pending = Vec::new();
+    let mut bill = None;
+    while let Some(part) = parts.next().await {
+        pending.extend_from_slice(&part.map_err(RemoteError::from)?);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = pending.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            match read(line.trim_end())? {
+                Line::Text(text) => write(out, &text)?,
+                Line::Bill(last) => bill = Some(last),
+                Line::Other => {}
+            }
+        }
+        if pending.len() > LONGEST_LINE {
+            break;
+        }
+    }
+    let broken = || RemoteError::Refused("the answer ended without a bill".into()).into();
+    bill.ok_or_else(broken)
+}
+
+fn write(out: &mut impl Write, text: &str) -> Result<(), Failure> {
+    let written = out.write_all(render::safe(text).as_bytes());
+    let written = written.and_then(|()| out.flush());
+    written.map_err(Failure::io("cannot write to standard output"))
+}
+
+/// What a line of the stream says.
+enum Line {
+    Text(String),
+    Bill(Bill),
+    Other,
+}
+
+fn read(line: &str) -> Result<Line, Failure> {
+    if let Some(bill) = line.strip_prefix(": farthing ") {
+        return Ok(serde_json::from_str(bill).map_or(Line::Other, Line::Bill));
+    }
+    let chunk = line
+        .strip_prefix("data: ")
+        .map(serde_json::from_str::<Value>);
+    let Some(Ok(chunk)) = chunk else {
+        return Ok(Line::Other);
+    };
+    if chunk["error"].is_object() {
+        return Err(refused(&chunk["error"]));
+    }
+    let text = chunk["choices"][0]["delta"]["content"].as_str();
+    Ok(text.map_or(Line::Other, |text| Line::Text(text.to_owned())))
+}

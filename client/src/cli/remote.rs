@@ -1,0 +1,160 @@
+//! Asks a running gateway through its control socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use farthing_protocol::purchase::RequestId;
+use farthing_protocol::x402::ChannelId;
+use reqwest::{Method, RequestBuilder};
+use serde::de::DeserializeOwned;
+
+use crate::config::Config;
+use crate::gateway::control::{Fault, SOCKET};
+use crate::report::{
+    ActionReport, ChannelAction, ChannelReport, HealthReport, ModelListing, OfferReport,
+    ReceiptQuery, ReceiptReport, WalletReport,
+};
+
+/// How long a report may take. An action may wait for a transaction to be confirmed.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// Nobody serves the socket.
+    #[error(
+        "no gateway runs on {data_dir}; start one with `farthing gateway`, or name its directory with `--data-dir`"
+    )]
+    NotRunning {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+    /// The gateway says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection failed, or the answer is not a report.
+    #[error("the gateway's answer cannot be used: {0}")]
+    Broken(#[from] reqwest::Error),
+}
+
+/// A running gateway's control socket.
+#[derive(Debug)]
+pub struct Remote {
+    http: reqwest::Client,
+    data_dir: PathBuf,
+}
+
+impl Remote {
+    /// The gateway on this data directory. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`RemoteError::NotRunning`] when there is no socket.
+    pub fn new(config: &Config) -> Result<Self, RemoteError> {
+        let data_dir = config.data_dir.clone();
+        let socket = data_dir.join(SOCKET);
+        if !socket.exists() {
+            return Err(RemoteError::NotRunning { data_dir });
+        }
+        let builder = reqwest::Client::builder().unix_socket(socket);
+        let http = builder.timeout(PATIENCE).no_proxy().build()?;
+        Ok(Self { http, data_dir })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://control{path}"))
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, RemoteError> {
+        let response = request.send().await.map_err(|error| {
+            if error.is_connect() {
+                let data_dir = self.data_dir.clone();
+                return RemoteError::NotRunning { data_dir };
+            }
+            error.into()
+        })?;
+        if response.status().is_success() {
+            return Ok(response.json().await?);
+        }
+        let fault: Fault = response.json().await?;
+        Err(RemoteError::Refused(fault.error))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RemoteError> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// Whether it can buy.
+    ///
+    /// # Errors
+    /// [`RemoteError`], as all below.
+    pub async fn health(&self) -> Result<HealthReport, RemoteError> {
+        self.get("/health").await
+    }
+
+    /// The models on offer.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn models(&self) -> Result<Vec<ModelListing>, RemoteError> {
+        self.get("/models").await
+    }
+
+    /// Every offer of every model.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn offers(&self) -> Result<Vec<OfferReport>, RemoteError> {
+        self.get("/offers").await
+    }
+
+    /// The wallet.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn wallet(&self) -> Result<WalletReport, RemoteError> {
+        self.get("/wallet").await
+    }
+
+    /// The channels.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn channels(&self) -> Result<Vec<ChannelReport>, RemoteError> {
+        self.get("/channels").await
+    }
+
+    /// Does something with a channel.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn channel(
+        &self,
+        channel: ChannelId,
+        action: ChannelAction,
+    ) -> Result<ActionReport, RemoteError> {
+        let request = self.request(Method::POST, &format!("/channels/{channel}"));
+        self.send(request.json(&action)).await
+    }
+
+    /// The newest receipts.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn receipts(
+        &self,
+        channel: Option<ChannelId>,
+        limit: u32,
+    ) -> Result<Vec<ReceiptReport>, RemoteError> {
+        let request = self.request(Method::POST, "/receipts");
+        self.send(request.json(&ReceiptQuery { channel, limit }))
+            .await
+    }
+
+    /// One purchase's receipt.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, RemoteError> {
+        self.get(&format!("/receipts/{request}")).await
+    }
+}

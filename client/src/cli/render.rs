@@ -1,0 +1,429 @@
+//! Reports as text that reads well in a terminal. Pure; a seller's words are shown without the
+//! control characters that could move a cursor.
+
+use std::path::Path;
+
+use farthing_protocol::amount::Amount;
+use farthing_protocol::clock::Timestamp;
+use serde::Serialize;
+
+use crate::cli::chat::Bill;
+use crate::config::Chain;
+use crate::report::{
+    ActionReport, ChannelPhase, ChannelReport, InitReport, ModelListing, OfferReport,
+    ReceiptReport, Spending, Token, WalletReport,
+};
+
+/// How reports are shown.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The token amounts are in.
+    pub token: Token,
+    /// JSON instead of tables.
+    pub json: bool,
+}
+
+/// The token of a chain.
+#[must_use]
+pub fn token(chain: &Chain) -> Token {
+    Token {
+        address: chain.token,
+        symbol: chain.token_symbol.clone(),
+        decimals: chain.token_decimals,
+    }
+}
+
+/// A text without control characters, but for line breaks and tabs.
+#[must_use]
+pub fn safe(text: &str) -> String {
+    let shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().filter(shown).collect()
+}
+
+/// On which side of its column a cell stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+}
+use Side::{Left, Right};
+
+/// A table with two spaces between its columns.
+fn table<const N: usize>(head: [(&str, Side); N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = rows
+        .iter()
+        .map(|row| {
+            row.each_ref()
+                .map(|cell| safe(cell).replace(['\n', '\t'], " "))
+        })
+        .collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0).max(head[column].0.chars().count())
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |cells: [&str; N]| {
+        let mut line = String::new();
+        for (column, cell) in cells.into_iter().enumerate() {
+            let width = widths[column];
+            let padded = match head[column].1 {
+                Left => format!("{cell:<width$}"),
+                Right => format!("{cell:>width$}"),
+            };
+            line += &padded;
+            line += "  ";
+        }
+        line.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(head.map(|(name, _)| name));
+    for row in &rows {
+        text += &line(row.each_ref().map(String::as_str));
+    }
+    text
+}
+
+/// Lines of names and values.
+fn sheet(lines: &[(&str, String)]) -> String {
+    let width = lines.iter().map(|(name, _)| name.chars().count()).max();
+    let width = width.unwrap_or(0) + 2;
+    let line = |(name, value): &(&str, String)| format!("{name:<width$}{}\n", safe(value));
+    lines.iter().map(line).collect()
+}
+
+fn json(report: &impl Serialize) -> String {
+    serde_json::to_string_pretty(report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// A moment as people write it: `2026-07-30 18:26:41Z`.
+#[must_use]
+pub fn moment(time: Timestamp) -> String {
+    let seconds = time.seconds() % 86_400;
+    // Days since 1 March of the year 0, in eras of 400 years (Hinnant's civil_from_days).
+    let days = time.day() + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day + 2) / 153;
+    let date = day - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+impl View {
+    /// Atoms and units of the token.
+    fn both(&self, amount: Amount) -> String {
+        format!("{} ({amount} atoms)", self.token.show(amount))
+    }
+
+    fn of(&self, spending: Spending) -> String {
+        let limit = self.token.show(spending.limit);
+        format!("{} of {limit}", self.both(spending.spent))
+    }
+
+    /// The models on offer.
+    #[must_use]
+    pub fn models(&self, models: &[ModelListing]) -> String {
+        if self.json {
+            return json(&models);
+        }
+        if models.is_empty() {
+            return "No model is on offer now.\n".into();
+        }
+        let row = |model: &ModelListing| {
+            [
+                model.id.clone(),
+                model.sellers.to_string(),
+                self.token.show_price(model.cheapest.input),
+                self.token.show_price(model.cheapest.output),
+                model.context.to_string(),
+                list(&model.endpoints),
+            ]
+        };
+        let rows: Vec<_> = models.iter().map(row).collect();
+        let head = [
+            ("MODEL", Left),
+            ("SELLERS", Right),
+            ("INPUT FROM", Right),
+            ("OUTPUT FROM", Right),
+            ("CONTEXT", Right),
+            ("ENDPOINTS", Left),
+        ];
+        table(head, &rows)
+    }
+
+    /// Every offer of every model.
+    #[must_use]
+    pub fn offers(&self, offers: &[OfferReport]) -> String {
+        if self.json {
+            return json(&offers);
+        }
+        if offers.is_empty() {
+            return "No offer was heard yet.\n".into();
+        }
+        let row = |offer: &OfferReport| {
+            let measured = offer.measured.as_ref();
+            let speed = measured.and_then(|m| m.tokens_per_second);
+            [
+                offer.model.clone(),
+                offer.seller.short(),
+                self.token.show_price(offer.prices.input),
+                self.token.show_price(offer.prices.output),
+                offer.slots.to_string(),
+                or_dash(
+                    measured
+                        .and_then(|m| m.first_token_ms)
+                        .map(|ms| format!("{ms} ms")),
+                ),
+                or_dash(speed.map(|speed| format!("{speed:.0}/s"))),
+                or_dash(measured.map(|m| format!("{:.0} %", m.success * 100.0))),
+                or_dash(offer.region.clone()),
+            ]
+        };
+        let rows: Vec<_> = offers.iter().map(row).collect();
+        let head = [
+            ("MODEL", Left),
+            ("SELLER", Left),
+            ("INPUT", Right),
+            ("OUTPUT", Right),
+            ("SLOTS", Right),
+            ("FIRST TOKEN", Right),
+            ("TOKENS", Right),
+            ("SUCCESS", Right),
+            ("REGION", Left),
+        ];
+        table(head, &rows)
+    }
+
+    /// The wallet.
+    #[must_use]
+    pub fn wallet(&self, wallet: &WalletReport) -> String {
+        if self.json {
+            return json(wallet);
+        }
+        let view = Self {
+            token: wallet.token.clone(),
+            json: false,
+        };
+        let unknown = || "unknown: the chain does not answer".to_owned();
+        sheet(&[
+            (
+                "payer",
+                format!("{} (send {} here)", wallet.payer, wallet.token.symbol),
+            ),
+            ("voucher key", wallet.authorizer.to_string()),
+            ("chain", wallet.chain_id.to_string()),
+            ("token", wallet.token.address.to_string()),
+            (
+                "balance",
+                wallet
+                    .balance
+                    .map_or_else(unknown, |balance| view.both(balance)),
+            ),
+            ("in channels", view.both(wallet.in_channels)),
+            ("spent today", view.of(wallet.today)),
+            ("spent in all", view.of(wallet.total)),
+            (
+                "per purchase",
+                format!("at most {}", view.both(wallet.per_purchase)),
+            ),
+            (
+                "per seller",
+                format!("at most {} a day", view.both(wallet.per_seller)),
+            ),
+        ])
+    }
+
+    /// The channels.
+    #[must_use]
+    pub fn channels(&self, channels: &[ChannelReport]) -> String {
+        if self.json {
+            return json(&channels);
+        }
+        if channels.is_empty() {
+            return "No channel is open; the first purchase opens one.\n".into();
+        }
+        let row = |channel: &ChannelReport| {
+            [
+                channel.id.to_string(),
+                channel.seller.short(),
+                phase(channel.phase),
+                self.token.show(channel.balance),
+                self.token.show(channel.charged),
+                self.token.show(channel.claimed),
+                channel.receipts.to_string(),
+            ]
+        };
+        let rows: Vec<_> = channels.iter().map(row).collect();
+        let head = [
+            ("CHANNEL", Left),
+            ("SELLER", Left),
+            ("STATE", Left),
+            ("DEPOSITED", Right),
+            ("CHARGED", Right),
+            ("CLAIMED", Right),
+            ("RECEIPTS", Right),
+        ];
+        table(head, &rows)
+    }
+
+    /// What an action did.
+    #[must_use]
+    pub fn action(&self, report: &ActionReport) -> String {
+        if self.json {
+            return json(report);
+        }
+        let mut text = safe(&report.message) + "\n";
+        if let Some(transaction) = &report.transaction {
+            text += &format!("transaction {}\n", safe(transaction));
+        }
+        text + &self.channels(std::slice::from_ref(&report.channel))
+    }
+
+    /// Receipts, newest first.
+    #[must_use]
+    pub fn receipts(&self, receipts: &[ReceiptReport]) -> String {
+        if self.json {
+            return json(&receipts);
+        }
+        if receipts.is_empty() {
+            return "There is no receipt yet.\n".into();
+        }
+        let row = |held: &ReceiptReport| {
+            let receipt = &held.signed.receipt;
+            [
+                moment(receipt.finished),
+                receipt.request.short(),
+                held.signed.seller.short(),
+                held.model.clone().unwrap_or_else(unknown),
+                format!("{} + {}", receipt.usage.prompt, receipt.usage.completion),
+                self.token.show(receipt.charged),
+                format!("{:?}", receipt.ending).to_lowercase(),
+            ]
+        };
+        let rows: Vec<_> = receipts.iter().map(row).collect();
+        let head = [
+            ("FINISHED", Left),
+            ("REQUEST", Left),
+            ("SELLER", Left),
+            ("MODEL", Left),
+            ("TOKENS", Right),
+            ("CHARGED", Right),
+            ("ENDING", Left),
+        ];
+        table(head, &rows)
+    }
+
+    /// One receipt.
+    #[must_use]
+    pub fn receipt(&self, held: &ReceiptReport) -> String {
+        if self.json {
+            return json(held);
+        }
+        let receipt = &held.signed.receipt;
+        let usage = receipt.usage;
+        let took = receipt.finished.since(receipt.started).as_millis();
+        sheet(&[
+            ("request", receipt.request.to_string()),
+            ("channel", receipt.channel.to_string()),
+            ("receipt", format!("{} of its channel", receipt.seq)),
+            ("seller", held.signed.seller.to_string()),
+            ("model", held.model.clone().unwrap_or_else(unknown)),
+            (
+                "endpoint",
+                held.endpoint
+                    .map_or_else(unknown, |endpoint| endpoint.to_string()),
+            ),
+            (
+                "tokens",
+                format!(
+                    "{} prompt ({} cached), {} answer",
+                    usage.prompt, usage.cached, usage.completion
+                ),
+            ),
+            ("charged", self.both(receipt.charged)),
+            ("channel in all", self.both(receipt.cumulative)),
+            (
+                "ended",
+                format!("{} after {took} ms", moment(receipt.finished)),
+            ),
+            ("ending", format!("{:?}", receipt.ending).to_lowercase()),
+            ("offer", receipt.offer.to_string()),
+            (
+                "signature",
+                alloy::hex::encode_prefixed(held.signed.signature.0),
+            ),
+        ])
+    }
+}
+
+fn phase(phase: ChannelPhase) -> String {
+    match phase {
+        ChannelPhase::Opening => "opening".into(),
+        ChannelPhase::Open => "open".into(),
+        ChannelPhase::Withdrawing { ready, .. } => format!("withdrawing until {}", moment(ready)),
+        ChannelPhase::Closed => "closed".into(),
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(T::to_string).collect();
+    items.join(", ")
+}
+
+/// Receipts as JSON lines.
+#[must_use]
+pub fn export(receipts: &[ReceiptReport]) -> String {
+    let lines = receipts
+        .iter()
+        .filter_map(|receipt| serde_json::to_string(receipt).ok());
+    lines.flat_map(|line| [line, "\n".to_owned()]).collect()
+}
+
+/// What an answer cost, in one line, and why its seller was chosen.
+#[must_use]
+pub fn bill(token: &Token, model: &str, bill: &Bill, why: &str) -> String {
+    let line = format!(
+        "{model} from {} for {} ({} atoms), receipt {}, request {}",
+        bill.seller,
+        token.show(bill.charged),
+        bill.charged,
+        bill.receipt_seq,
+        bill.request,
+    );
+    let why = if why.is_empty() {
+        String::new()
+    } else {
+        format!("\nchosen: {why}")
+    };
+    safe(&(line + &why))
+}
+
+/// What `init` made, and what to do next.
+#[must_use]
+pub fn init(report: &InitReport, chain_id: u64, file: &Path, written: bool) -> String {
+    let word = if written { "written" } else { "kept as it was" };
+    let next = format!(
+        "\nSend {} (token {} on chain {chain_id}) to the payer, then run `farthing gateway`.\n",
+        report.token.symbol, report.token.address
+    );
+    sheet(&[
+        ("configuration", format!("{} ({word})", file.display())),
+        ("node", report.node.to_string()),
+        ("payer", report.payer.to_string()),
+        ("voucher key", report.authorizer.to_string()),
+    ]) + &next
+}
+/// For what a receipt that was fetched after a crash does not tell.
+fn unknown() -> String {
+    "unknown".to_owned()
+}

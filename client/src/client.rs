@@ -1,0 +1,214 @@
+//! [`Client`]: the SDK. [`Client::infer`] is the whole purchase; the gateway, the tests and your
+//! program call the same one.
+//!
+//! ```no_run
+//! use farthing_client::client::{Client, Event, Keys, Outside, Request};
+//! use farthing_client::config::Config;
+//! use farthing_protocol::keystore::Passphrase;
+//! use farthing_protocol::offer::Endpoint;
+//!
+//! # async fn buy() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::default();
+//! let passphrase = Passphrase::from_file("passphrase.txt".as_ref())?;
+//! let keys = Keys::open(&config.data_dir, &passphrase)?;
+//! let outside = Outside::real(&config)?;
+//! let client = Client::start(config, keys, outside).await?;
+//! let body = r#"{"model":"author/name","messages":[{"role":"user","content":"Hello"}]}"#;
+//! let mut answer = client.infer(Request { endpoint: Endpoint::Chat, body: body.into() }).await?;
+//! while let Some(event) = answer.next().await {
+//!     match event? {
+//!         Event::Data(json) => println!("{}", String::from_utf8_lossy(&json)),
+//!         Event::End(bill) => println!("cost {} atoms", bill.charged),
+//!     }
+//! }
+//! client.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod delivery;
+mod desk;
+mod discovery;
+mod infer;
+mod parts;
+#[cfg(test)]
+pub(crate) mod scripted;
+
+use std::sync::Arc;
+
+use farthing_protocol::chain::Chain;
+use farthing_protocol::keystore::Passphrase;
+use farthing_protocol::purchase::RequestId;
+use farthing_protocol::x402::ChannelId;
+
+pub use crate::client::answer::{Answer, Attempt, Bill, Event, InferError, Request};
+use crate::client::parts::Parts;
+pub use crate::client::parts::{Keys, OpenError, Outside, network};
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::market::Market;
+use crate::report::{
+    ActionError, ActionReport, ChannelAction, ChannelReport, HealthReport, InitReport,
+    ModelListing, OfferReport, ReceiptQuery, ReceiptReport, Standing, WalletReport,
+};
+
+/// The buyer. Cheap to clone; clones share it.
+#[derive(Debug, Clone)]
+pub struct Client(Inside);
+
+#[derive(Debug, Clone)]
+enum Inside {
+    Parts(Arc<Parts>),
+    /// Answers written beforehand, for tests of what stands on the client.
+    #[cfg(test)]
+    Script(Arc<scripted::Script>),
+}
+
+/// Calls the parts, or under test the script.
+macro_rules! inside {
+    ($self:ident, $name:ident => $call:expr, $script:expr) => {
+        match &$self.0 {
+            Inside::Parts($name) => $call,
+            #[cfg(test)]
+            Inside::Script($name) => $script,
+        }
+    };
+}
+
+impl Client {
+    /// Makes the keys that are missing in the data directory, and says where to send money.
+    ///
+    /// # Errors
+    /// [`OpenError::Key`].
+    pub fn init(config: &Config, passphrase: &Passphrase) -> Result<InitReport, OpenError> {
+        Keys::create(&config.data_dir, passphrase)?;
+        let keys = Keys::open(&config.data_dir, passphrase)?;
+        Ok(InitReport {
+            node: keys.node.id(),
+            payer: keys.wallet.payer.address(),
+            authorizer: keys.wallet.authorizer.address(),
+            token: parts::token(config),
+        })
+    }
+
+    /// Opens the keys and starts on the machine's clock and the configured chain.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(config: Config, passphrase: &Passphrase) -> Result<Self, OpenError> {
+        let keys = Keys::open(&config.data_dir, passphrase)?;
+        let outside = Outside::real(&config)?;
+        Self::start(config, keys, outside).await
+    }
+
+    /// Opens the ledger, joins the network and starts what lives.
+    ///
+    /// # Errors
+    /// [`OpenError`], each saying what to do.
+    pub async fn start(config: Config, keys: Keys, outside: Outside) -> Result<Self, OpenError> {
+        Ok(Self(Inside::Parts(
+            Box::pin(Parts::start(config, keys, outside)).await?,
+        )))
+    }
+
+    /// Buys one answer: chooses a seller, pays while the answer comes, keeps the receipt. Returns
+    /// when the first event is there; until then failures are silent and the next seller is tried.
+    ///
+    /// # Errors
+    /// [`InferError`]; nothing is charged for nothing delivered.
+    pub async fn infer(&self, request: Request) -> Result<Answer, InferError> {
+        inside!(self, it => Box::pin(it.infer(request)).await, it.infer(request).await)
+    }
+
+    /// The models on offer.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelListing> {
+        inside!(self, it => it.market.models(), it.models())
+    }
+
+    /// Every offer of every model.
+    #[must_use]
+    pub fn offers(&self) -> Vec<OfferReport> {
+        inside!(self, it => it.market.offers(), it.offers())
+    }
+
+    /// Sums over all channels, for metrics.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        inside!(self, it => it.standing(), { let _ = it; Standing::default() })
+    }
+
+    /// Whether it can buy.
+    pub async fn health(&self) -> HealthReport {
+        inside!(self, it => it.health().await, it.health().await)
+    }
+
+    /// The wallet.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn wallet(&self) -> Result<WalletReport, ActionError> {
+        inside!(self, it => Ok(it.wallet_report().await), it.wallet().await)
+    }
+
+    /// The channels.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn channels(&self) -> Result<Vec<ChannelReport>, ActionError> {
+        inside!(self, it => it.channel_reports().await, it.channels().await)
+    }
+
+    /// Does something with a channel.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn channel(
+        &self,
+        channel: ChannelId,
+        action: ChannelAction,
+    ) -> Result<ActionReport, ActionError> {
+        inside!(self, it => it.act(channel, action).await, it.channel(channel, action).await)
+    }
+
+    /// The receipts held, newest first.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn receipts(&self, query: ReceiptQuery) -> Result<Vec<ReceiptReport>, ActionError> {
+        inside!(self, it => it.receipt_reports(query), it.receipts(query).await)
+    }
+
+    /// One purchase's receipt.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, ActionError> {
+        inside!(self, it => it.receipt_report(request), it.receipt(request).await)
+    }
+
+    /// Ends what lives, in order. Purchases under way lose their streams; what is in doubt is
+    /// reconciled after the next start.
+    pub async fn stop(&self) {
+        inside!(self, it => it.stop().await, it.stop().await);
+    }
+
+    /// The market.
+    #[must_use]
+    pub fn market(&self) -> Option<&Market> {
+        inside!(self, it => Some(&it.market), { let _ = it; None })
+    }
+
+    /// The books.
+    #[must_use]
+    pub fn ledger(&self) -> Option<&Ledger> {
+        inside!(self, it => Some(&it.ledger), { let _ = it; None })
+    }
+
+    /// The chain.
+    #[must_use]
+    pub fn chain(&self) -> Option<&Chain> {
+        inside!(self, it => Some(&it.chain), { let _ = it; None })
+    }
+}

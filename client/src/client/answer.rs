@@ -1,0 +1,159 @@
+//! What goes into a purchase and comes out of it, as applications see it.
+
+use bytes::Bytes;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::purchase::{Endpoint, Refusal, RequestId};
+use farthing_protocol::receipt::SignedReceipt;
+use tokio::sync::mpsc;
+
+/// What an application wants answered.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The OpenAI request body; its `model` chooses the model, its `stream` the mode.
+    pub body: Bytes,
+}
+
+/// One thing an [`Answer`] yields.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The JSON of one stream event, or the whole document of a plain answer.
+    Data(Bytes),
+    /// The end, after all data: what it cost.
+    End(Box<Bill>),
+}
+
+/// What a purchase cost, with the seller's receipt as proof.
+#[derive(Debug, Clone)]
+pub struct Bill {
+    /// The seller's signed receipt; checked and recorded.
+    pub receipt: SignedReceipt,
+    /// The offer's prices made this many atoms.
+    pub charged: Amount,
+}
+
+/// An answer on its way. Dropping it cancels the purchase; what was delivered is paid.
+#[derive(Debug)]
+pub struct Answer {
+    /// The purchase's id.
+    pub request: RequestId,
+    /// Who sells.
+    pub seller: NodeId,
+    /// The model, as the offer names it.
+    pub model: String,
+    /// Why this seller: one line for people.
+    pub why: String,
+    pub(crate) events: mpsc::Receiver<Result<Event, InferError>>,
+}
+
+impl Answer {
+    /// The next event; `None` after [`Event::End`] or an error.
+    pub async fn next(&mut self) -> Option<Result<Event, InferError>> {
+        self.events.recv().await
+    }
+}
+
+/// One seller that was tried in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The seller.
+    pub seller: NodeId,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum InferError {
+    /// The request is wrong and would be refused by every seller.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The body is larger than any seller takes.
+    #[error("the request body has {len} bytes; at most {max} are accepted")]
+    TooLarge {
+        /// Bytes given.
+        len: usize,
+        /// Bytes accepted.
+        max: usize,
+    },
+    /// Nobody offers this model.
+    #[error("no seller offers the model `{model}`; `farthing models` lists what is on offer")]
+    UnknownModel {
+        /// The model asked for.
+        model: String,
+    },
+    /// The model is known but nobody sells it now on acceptable terms.
+    #[error("no seller for `{model}`: {reason}")]
+    NoSeller {
+        /// The model asked for.
+        model: String,
+        /// Why each was left out.
+        reason: String,
+    },
+    /// A limit of the spend policy forbids it.
+    #[error("spend limit reached: {0}")]
+    SpendLimit(String),
+    /// The wallet cannot fund a channel.
+    #[error(
+        "the wallet {address} holds {balance} atoms but {needed} are needed for a deposit; send the token to it"
+    )]
+    EmptyWallet {
+        /// The payer's address.
+        address: String,
+        /// What it holds.
+        balance: Amount,
+        /// What is needed.
+        needed: Amount,
+    },
+    /// The chain cannot be used: wrong chain id, contract absent, endpoint away.
+    #[error("the chain cannot be used: {0}")]
+    Chain(String),
+    /// The model server refused the request; its own answer.
+    #[error("the model server answered {status}")]
+    Upstream {
+        /// HTTP status.
+        status: u16,
+        /// Body as it came.
+        body: Bytes,
+    },
+    /// Every seller is busy.
+    #[error("every seller of this model is busy; try again in {retry_after_ms} ms")]
+    Busy {
+        /// The shortest wait any of them named.
+        retry_after_ms: u64,
+    },
+    /// All sellers that were tried failed before the first token.
+    #[error("{} tried in vain: {}", .attempts.len(), describe(.attempts))]
+    Failed {
+        /// Who was tried, and what happened.
+        attempts: Vec<Attempt>,
+    },
+    /// The answer broke off after it had begun. What was delivered is paid.
+    #[error("the answer broke off: {0}")]
+    Interrupted(String),
+    /// The client itself cannot go on (its ledger failed).
+    #[error("the client cannot go on: {0}")]
+    Internal(String),
+}
+
+fn describe(attempts: &[Attempt]) -> String {
+    let lines: Vec<_> = attempts
+        .iter()
+        .map(|a| format!("{}: {}", a.seller.short(), a.reason))
+        .collect();
+    lines.join("; ")
+}
+
+/// How a refusal reads to the application.
+impl From<Refusal> for InferError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Upstream { status, body } => Self::Upstream { status, body },
+            Refusal::Busy { retry_after_ms } => Self::Busy { retry_after_ms },
+            Refusal::BadRequest(reason) => Self::BadRequest(reason),
+            other => Self::Interrupted(other.to_string()),
+        }
+    }
+}

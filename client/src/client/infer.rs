@@ -1,0 +1,378 @@
+//! The whole purchase: terms, plan, and one seller after the other until an answer begins.
+//!
+//! Before the first event reaches the application, a failure is silent and the next seller is
+//! tried. [`Parts::infer`] alone tells the market how a purchase went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::Rejected;
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::net::ask::read_book;
+use farthing_protocol::offer::VerifiedOffer;
+use farthing_protocol::pricing;
+use farthing_protocol::purchase::Refusal;
+use farthing_protocol::x402::ChannelId;
+
+use crate::channels::ChannelError;
+use crate::client::answer::{Answer, Attempt, InferError, Request};
+use crate::client::delivery;
+use crate::client::parts::{Parts, request_id};
+use crate::ledger::{LedgerError, Standing, Want};
+use crate::market::Outcome;
+use crate::policy::{Refused, Terms};
+use crate::purchase::{Deal, Purchase, PurchaseError, Step};
+use crate::router::{self, Choice, Plan};
+
+/// How often one seller is tried again after its own cause was removed: a stale offer replaced,
+/// books reconciled, a channel topped up.
+const REPAIRS: u32 = 2;
+
+/// Why one seller did not begin.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::client) enum Failure {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Purchase(#[from] PurchaseError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl Failure {
+    /// Whether the seller may still be heard.
+    pub(in crate::client) const fn leaves_the_stream(&self) -> bool {
+        match self {
+            Self::Purchase(error) => error.leaves_the_stream(),
+            Self::Channel(_) | Self::Ledger(_) => true,
+        }
+    }
+}
+
+/// A purchase whose first event is here.
+pub(in crate::client) struct Begun {
+    pub(in crate::client) purchase: Purchase,
+    pub(in crate::client) first: Step,
+    pub(in crate::client) load: Option<farthing_protocol::purchase::Load>,
+}
+
+impl Parts {
+    pub(in crate::client) async fn infer(
+        self: &Arc<Self>,
+        request: Request,
+    ) -> Result<Answer, InferError> {
+        let terms = Terms::of(request.endpoint, &request.body, &self.config)?;
+        let plan = self.plan(&terms)?;
+        let mut attempts = Vec::new();
+        let mut causes = Vec::new();
+        for choice in plan.choices.iter().take(terms.attempts as usize) {
+            let trial = self.market.begin(choice.candidate.seller(), &terms.model);
+            let asked = tokio::time::Instant::now();
+            match self.begin(&terms, choice).await {
+                Ok(begun) => {
+                    let why = choice.to_string();
+                    return Ok(delivery::deliver(
+                        Arc::clone(self),
+                        begun,
+                        delivery::Order {
+                            terms,
+                            trial,
+                            asked,
+                            why,
+                        },
+                    ));
+                }
+                Err(failure) => {
+                    trial.record(blame(&failure));
+                    if let Some(error) = terminal(&failure) {
+                        return Err(error);
+                    }
+                    let seller = choice.candidate.seller();
+                    tracing::info!(seller = %seller.short(), %failure, "trying the next seller");
+                    attempts.push(Attempt {
+                        seller,
+                        reason: failure.to_string(),
+                    });
+                    causes.push(failure);
+                }
+            }
+        }
+        Err(verdict(attempts, causes))
+    }
+
+    /// Whom to try. A seller whose receipts were false is not tried again.
+    fn plan(&self, terms: &Terms) -> Result<Plan, InferError> {
+        let model = terms.model.clone();
+        let mut candidates = self.market.snapshot(&terms.model);
+        if candidates.is_empty() && self.market.sellers() == 0 {
+            let peers = self.net.peers().len();
+            let reason = format!(
+                "no offers are heard yet ({peers} peers connected); check [network] bootstrap, see `farthing offers`"
+            );
+            return Err(InferError::NoSeller { model, reason });
+        }
+        if candidates.is_empty() {
+            return Err(InferError::UnknownModel { model });
+        }
+        candidates.retain(|candidate| !self.is_frozen(candidate.seller()));
+        if candidates.is_empty() {
+            let reason = "every seller of it has signed a false receipt".to_owned();
+            return Err(InferError::NoSeller { model, reason });
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one throw of dice; the plan follows from it"
+        )]
+        let seed = rand::random();
+        let plan = router::plan(terms, candidates, seed);
+        if let Some(needed) = plan.over_limit() {
+            let limit = terms.max_cost;
+            let text = format!(
+                "this request may cost {needed} atoms, per_purchase is {limit}; set max_tokens lower or raise [spend] per_purchase"
+            );
+            return Err(InferError::SpendLimit(text));
+        }
+        if plan.choices.is_empty() {
+            return Err(InferError::NoSeller {
+                model,
+                reason: plan.why_dropped(),
+            });
+        }
+        Ok(plan)
+    }
+
+    fn is_frozen(&self, seller: NodeId) -> bool {
+        let frozen = |account: &crate::ledger::Account| account.standing == Standing::Frozen;
+        self.ledger
+            .accounts()
+            .iter()
+            .any(|(_, account)| account.seller == seller && frozen(account))
+    }
+
+    /// One seller, with repairs.
+    async fn begin(&self, terms: &Terms, choice: &Choice) -> Result<Begun, Failure> {
+        let mut offer = Arc::clone(choice.candidate.offer());
+        let mut repairs = 0;
+        loop {
+            let failure = match self.buy(terms, choice, &offer).await {
+                Ok(begun) => return Ok(begun),
+                Err(failure) => failure,
+            };
+            repairs += 1;
+            if repairs > REPAIRS || !self.repair(&failure, &mut offer, terms).await {
+                return Err(failure);
+            }
+        }
+    }
+
+    async fn buy(
+        &self,
+        terms: &Terms,
+        choice: &Choice,
+        offer: &Arc<VerifiedOffer>,
+    ) -> Result<Begun, Failure> {
+        let model = offer
+            .offer()
+            .model(&terms.model)
+            .unwrap_or(choice.candidate.model())
+            .clone();
+        let mut deal = Deal {
+            request: request_id(),
+            offer: Arc::clone(offer),
+            demand: choice.demand,
+            max_cost: choice.max_cost,
+            window: pricing::FIRST_WINDOW,
+            model,
+        };
+        let channel = self.channels.ready(offer, deal.opening()?).await?;
+        deal.window = self.window(&deal, channel);
+        let want = Want {
+            channel,
+            request: deal.request,
+            more: deal.opening()?,
+            headroom: deal.headroom(),
+            floor: Amount::ZERO,
+        };
+        let held = self.wallet.hold(want, deal.max_cost).await;
+        let (hold, voucher) = match held {
+            Err(LedgerError::Rejected(Rejected::OverDeposit { .. })) => {
+                self.channels.ready(offer, want.more).await?;
+                self.wallet.hold(want, deal.max_cost).await?
+            }
+            other => other?,
+        };
+        let mut purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
+        let mut load = None;
+        loop {
+            match purchase.next().await? {
+                Step::Accepted(now) => load = Some(now),
+                first => {
+                    return Ok(Begun {
+                        purchase,
+                        first,
+                        load,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Signs further ahead the more was paid on the channel already.
+    fn window(&self, deal: &Deal, channel: ChannelId) -> u64 {
+        let paid = self
+            .ledger
+            .account(channel)
+            .map(|account| account.channel.charged());
+        pricing::window(&deal.model.prices, paid.unwrap_or(Amount::ZERO))
+    }
+
+    /// Removes the cause of a failure if it is one of those that can be removed.
+    async fn repair(
+        &self,
+        failure: &Failure,
+        offer: &mut Arc<VerifiedOffer>,
+        terms: &Terms,
+    ) -> bool {
+        let seller = offer.offer().seller;
+        match failure {
+            Failure::Purchase(PurchaseError::Refused(Refusal::StaleOffer)) => {
+                for signed in read_book(&self.net, seller).await.unwrap_or_default() {
+                    self.market.hear(signed);
+                }
+                match self.market.offer(seller) {
+                    // The price ceilings were checked for the old offer: a dearer one must be
+                    // planned anew.
+                    Some(newer)
+                        if same_prices(&newer, offer, &terms.model)
+                            && newer.hash() != offer.hash() =>
+                    {
+                        *offer = newer;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            // The books differ, or the seller was restarted and wants to see the channel's key.
+            Failure::Purchase(
+                PurchaseError::Overreach { .. } | PurchaseError::Refused(Refusal::Voucher(_)),
+            ) => match self.channels.reconcile_with(offer).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(seller = %seller.short(), %error, "the books could not be reconciled");
+                    false
+                }
+            },
+            _ => false,
+        }
+    }
+}
+
+fn same_prices(newer: &VerifiedOffer, older: &VerifiedOffer, model: &str) -> bool {
+    let prices = |offer: &VerifiedOffer| offer.offer().model(model).map(|model| model.prices);
+    prices(newer).is_some() && prices(newer) == prices(older)
+}
+
+/// What a failure says about the seller.
+pub(in crate::client) fn blame(failure: &Failure) -> Outcome {
+    match failure {
+        Failure::Purchase(error) => match error {
+            PurchaseError::Refused(Refusal::Busy { retry_after_ms }) => Outcome::Busy {
+                retry_after: Duration::from_millis(*retry_after_ms),
+            },
+            PurchaseError::Refused(refusal) if !refusal.may_succeed_elsewhere() => {
+                Outcome::Blameless
+            }
+            PurchaseError::Refused(Refusal::StaleOffer) | PurchaseError::Ledger(_) => {
+                Outcome::Blameless
+            }
+            _ => Outcome::Failed,
+        },
+        Failure::Channel(
+            ChannelError::Silent(_) | ChannelError::Refused(_) | ChannelError::Liar(_),
+        ) => Outcome::Failed,
+        Failure::Channel(_) | Failure::Ledger(_) => Outcome::Blameless,
+    }
+}
+
+/// A failure that no other seller could mend.
+fn terminal(failure: &Failure) -> Option<InferError> {
+    let ledger = match failure {
+        Failure::Purchase(PurchaseError::Refused(refusal)) if !refusal.may_succeed_elsewhere() => {
+            return Some(refusal.clone().into());
+        }
+        Failure::Purchase(PurchaseError::Ledger(error)) | Failure::Ledger(error) => error,
+        Failure::Channel(ChannelError::Ledger(error)) => error,
+        _ => return None,
+    };
+    match ledger {
+        // Another seller may still be paid.
+        LedgerError::Limit {
+            limit: "per_seller",
+            ..
+        } => None,
+        LedgerError::Limit { .. } => Some(InferError::SpendLimit(ledger.to_string())),
+        LedgerError::Commit(_) | LedgerError::Read(_) | LedgerError::Batch(_) => {
+            Some(InferError::Internal(ledger.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// What to tell the application when all were tried: the cause it can act on, if there is one.
+fn verdict(attempts: Vec<Attempt>, causes: Vec<Failure>) -> InferError {
+    let mut shortest = None;
+    let mut busy = 0;
+    for cause in &causes {
+        if let Failure::Purchase(PurchaseError::Refused(Refusal::Busy { retry_after_ms })) = cause {
+            busy += 1;
+            let wait = *retry_after_ms;
+            shortest = Some(shortest.map_or(wait, |least: u64| least.min(wait)));
+        } else if let Some(error) = ours(cause) {
+            return error;
+        }
+    }
+    match shortest {
+        Some(retry_after_ms) if busy == causes.len() => InferError::Busy { retry_after_ms },
+        _ => InferError::Failed { attempts },
+    }
+}
+
+/// A cause that lies with the buyer's own money or chain.
+fn ours(cause: &Failure) -> Option<InferError> {
+    match cause {
+        Failure::Channel(ChannelError::EmptyWallet {
+            address,
+            balance,
+            needed,
+        }) => Some(InferError::EmptyWallet {
+            address: address.clone(),
+            balance: *balance,
+            needed: *needed,
+        }),
+        Failure::Channel(error @ ChannelError::MaxDeposit { .. }) => {
+            Some(InferError::SpendLimit(error.to_string()))
+        }
+        Failure::Channel(ChannelError::Chain(error)) => Some(InferError::Chain(error.to_string())),
+        Failure::Channel(ChannelError::Ledger(error @ LedgerError::Limit { .. }))
+        | Failure::Purchase(PurchaseError::Ledger(error @ LedgerError::Limit { .. }))
+        | Failure::Ledger(error @ LedgerError::Limit { .. }) => {
+            Some(InferError::SpendLimit(error.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// How a failure after the first event reads to the application.
+pub(in crate::client) fn broken_off(failure: &Failure) -> InferError {
+    ours(failure).unwrap_or_else(|| InferError::Interrupted(failure.to_string()))
+}
+
+impl From<Refused> for InferError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooLarge { len, max } => Self::TooLarge { len, max },
+            other => Self::BadRequest(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The buyer's parts, assembled in floor order and stopped in reverse. Nothing is set later.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use alloy::primitives::B256;
+use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
+use farthing_protocol::clock::Clock;
+use farthing_protocol::eip712::{EvmKey, InvalidKey};
+use farthing_protocol::identity::NodeKey;
+use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
+use farthing_protocol::net::{self, Net, Reach};
+use farthing_protocol::store::{self, Store};
+use farthing_protocol::x402::Network;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::channels::{self, Channels, Funding};
+use crate::client::discovery;
+use crate::config::Config;
+use crate::ledger::{Ledger, LedgerError, Limits, schema};
+use crate::market::Market;
+use crate::report::Token;
+use crate::wallet::{self, Wallet};
+
+/// The chain id of the local development network.
+const LOCAL_CHAIN: u64 = 31337;
+
+/// The client's secrets.
+#[derive(Debug)]
+pub struct Keys {
+    /// Its identity on the network.
+    pub node: NodeKey,
+    /// Its payment keys.
+    pub wallet: wallet::Keys,
+}
+
+/// The key files in a data directory.
+const KEY_FILES: [&str; 3] = ["node.key", "payer.key", "authorizer.key"];
+
+impl Keys {
+    /// Makes the key files that are not there yet.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn create(dir: &Path, passphrase: &Passphrase) -> Result<(), KeyError> {
+        for name in KEY_FILES {
+            let path = dir.join(name);
+            if !path.exists() {
+                keystore::create(&path, &Secret::random()?, passphrase)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the key files.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(dir: &Path, passphrase: &Passphrase) -> Result<Self, OpenError> {
+        let [node, payer, authorizer] =
+            KEY_FILES.map(|name| keystore::open(&dir.join(name), passphrase));
+        Ok(Self {
+            node: NodeKey::from_seed(node?.expose()),
+            wallet: wallet::Keys {
+                payer: EvmKey::from_bytes(payer?.expose())?,
+                authorizer: EvmKey::from_bytes(authorizer?.expose())?,
+            },
+        })
+    }
+}
+
+/// What comes in from outside, so that tests can bring their own.
+#[derive(Debug)]
+pub struct Outside {
+    /// The time of day.
+    pub clock: Clock,
+    /// The chain.
+    pub chain: Chain,
+}
+
+impl Outside {
+    /// The machine's clock and the configured chain nodes.
+    ///
+    /// # Errors
+    /// [`ChainError::Config`].
+    pub fn real(config: &Config) -> Result<Self, ChainError> {
+        let rpc = RpcConfig {
+            urls: config.chain.rpc.clone(),
+            ..RpcConfig::default()
+        };
+        Ok(Self {
+            clock: Clock::system(),
+            chain: Chain::connect(network(config), rpc)?,
+        })
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A key file holds something else.
+    #[error(transparent)]
+    InvalidKey(#[from] InvalidKey),
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The books.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The chain is another one, or lacks the contracts. (One that is away is waited for.)
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] net::StartError),
+}
+
+/// Where the money lives, by the config.
+#[must_use]
+pub fn network(config: &Config) -> Network {
+    let chain = &config.chain;
+    Network {
+        chain_id: chain.chain_id,
+        settlement: chain.settlement,
+        collector: chain.collector,
+        token: chain.token,
+        token_name: chain.token_name.clone(),
+        token_version: chain.token_version.clone(),
+    }
+}
+
+/// The payment token as people read it.
+pub(in crate::client) fn token(config: &Config) -> Token {
+    let chain = &config.chain;
+    Token {
+        address: chain.token,
+        symbol: chain.token_symbol.clone(),
+        decimals: chain.token_decimals,
+    }
+}
+
+/// Everything that lives in a client.
+#[derive(Debug)]
+pub(in crate::client) struct Parts {
+    pub(in crate::client) config: Config,
+    pub(in crate::client) clock: Clock,
+    pub(in crate::client) ledger: Ledger,
+    pub(in crate::client) chain: Chain,
+    pub(in crate::client) net: Net,
+    pub(in crate::client) wallet: Wallet,
+    pub(in crate::client) channels: Channels,
+    pub(in crate::client) market: Market,
+    stop: CancellationToken,
+    discovery: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Parts {
+    pub(in crate::client) async fn start(
+        config: Config,
+        keys: Keys,
+        outside: Outside,
+    ) -> Result<Arc<Self>, OpenError> {
+        let Outside { clock, chain } = outside;
+        match chain.verify().await {
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(%error, "starting without the chain; channels cannot be opened until it answers");
+            }
+            other => other?,
+        }
+        let ledger = Ledger::open(Store::open(&config.data_dir, schema())?)?;
+        let (net, inbox) = Net::start(keys.node.seed(), net_config(&config)).await?;
+        let network = network(&config);
+        let wallet = Wallet::new(
+            keys.wallet,
+            limits(&config),
+            network.clone(),
+            clock.clone(),
+            ledger.clone(),
+        );
+        let ground = channels::Ground {
+            chain: chain.clone(),
+            net: net.clone(),
+            wallet: wallet.clone(),
+            ledger: ledger.clone(),
+            clock: clock.clone(),
+        };
+        let spend = &config.spend;
+        let funding = Funding {
+            deposit: spend.deposit,
+            max_deposit: spend.max_deposit,
+        };
+        let market = Market::new(network, clock.clone());
+        let stop = CancellationToken::new();
+        let discovery = discovery::Discovery::new(net.clone(), market.clone());
+        let discovery = tokio::spawn(discovery.run(inbox, stop.clone()));
+        Ok(Arc::new(Self {
+            channels: Channels::new(ground, funding),
+            config,
+            clock,
+            ledger,
+            chain,
+            net,
+            wallet,
+            market,
+            stop,
+            discovery: std::sync::Mutex::new(Some(discovery)),
+        }))
+    }
+
+    /// Stops in reverse. Purchases under way lose their streams; what is in doubt is reconciled
+    /// after the next start.
+    pub(in crate::client) async fn stop(&self) {
+        self.stop.cancel();
+        let discovery = self
+            .discovery
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        if let Some(task) = discovery {
+            // A part that failed has said so.
+            task.await.ok();
+        }
+        self.net.stop().await;
+        self.ledger.store().stop().await;
+    }
+}
+
+fn net_config(config: &Config) -> net::Config {
+    net::Config {
+        listen: config.network.listen.clone(),
+        external: Vec::new(),
+        bootstrap: config.network.bootstrap.clone(),
+        mdns: config.network.mdns,
+        topic: network(config).topic(),
+        reach: if config.chain.chain_id == LOCAL_CHAIN {
+            Reach::Local
+        } else {
+            Reach::Public
+        },
+        ..net::Config::default()
+    }
+}
+
+const fn limits(config: &Config) -> Limits {
+    let spend = &config.spend;
+    Limits {
+        per_purchase: spend.per_purchase,
+        per_seller: spend.per_seller,
+        per_day: spend.per_day,
+        total: spend.total,
+    }
+}
+
+/// A name for a purchase that nobody has used.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a name that nobody has used and nobody can guess"
+)]
+pub(in crate::client) fn request_id() -> farthing_protocol::purchase::RequestId {
+    farthing_protocol::purchase::RequestId(B256::from(rand::random::<[u8; 32]>()))
+}

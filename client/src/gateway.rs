@@ -1,0 +1,249 @@
+//! The gateway: an OpenAI-compatible endpoint on the buyer's own machine. Path → handler,
+//! nothing else; what a request means is decided behind [`Client::infer`].
+//!
+//! Content is never logged. A listener ends when its token is cancelled; answers under way have
+//! [`GRACE`] to finish.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::purchase::Endpoint;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+use crate::config;
+use crate::gateway::error::Problem;
+use crate::gateway::keys::Keys;
+use crate::metrics::{Answered, Metrics};
+
+pub mod error;
+pub mod keys;
+pub mod openai;
+pub mod sse;
+pub mod control;
+
+/// How long answers under way may go on after the gateway is told to stop.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the gateway does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address} (`gateway.listen`): {source}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The keys cannot be read.
+    #[error("cannot read the API keys in {path} (`gateway.api_keys_file`): {reason}")]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Others could spend the buyer's money.
+    #[error("{address} can be reached by others: set `gateway.api_keys_file`")]
+    Public {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The control socket cannot be made.
+    #[error("cannot make the control socket {path}: {source}")]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What every handler needs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) keys: Keys,
+    pub(crate) settings: config::Gateway,
+    pub(crate) metrics: Metrics,
+}
+
+/// The endpoint, bound and not yet serving.
+#[derive(Debug)]
+pub struct Gateway {
+    listener: TcpListener,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Gateway {
+    /// Takes the address and reads the keys.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(
+        client: Client,
+        settings: config::Gateway,
+        metrics: Metrics,
+    ) -> Result<Self, BindError> {
+        let address = settings.listen;
+        let keys = match &settings.api_keys_file {
+            Some(path) => Keys::read(path).map_err(|reason| BindError::Keys {
+                path: path.clone(),
+                reason,
+            })?,
+            None if address.ip().is_loopback() => Keys::none(),
+            None => return Err(BindError::Public { address }),
+        };
+        let taken = |source| BindError::Address { address, source };
+        let listener = TcpListener::bind(address).await.map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        let shared = Arc::new(Shared {
+            client,
+            keys,
+            settings,
+            metrics,
+        });
+        Ok(Self {
+            listener,
+            address,
+            shared,
+        })
+    }
+
+    /// Where it listens; a port of 0 is resolved.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until cancelled.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, until: CancellationToken) -> std::io::Result<()> {
+        let listener = self.listener.tap_io(|stream| {
+            // A token must not wait for the next one to fill a packet.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY not set");
+            }
+        });
+        let stop = until.clone().cancelled_owned();
+        let server = axum::serve(listener, routes(self.shared)).with_graceful_shutdown(stop);
+        bounded(server.into_future(), until).await
+    }
+}
+
+/// Runs a server to its end, which comes at most [`GRACE`] after the cancellation.
+async fn bounded(
+    server: impl Future<Output = std::io::Result<()>>,
+    until: CancellationToken,
+) -> std::io::Result<()> {
+    let patience = async {
+        until.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = patience => Ok(()),
+    }
+}
+
+fn routes(shared: Arc<Shared>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(openai::model))
+        .route("/metrics", get(metrics))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&shared), admit));
+    Router::new()
+        .route("/health", get(health))
+        .method_not_allowed_fallback(wrong_method)
+        .merge(guarded)
+        .with_state(shared)
+}
+
+/// Every route but `/health` asks for a key, if there are keys.
+async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    match shared.keys.admit(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => shared.answered("denied", Problem::Denied(denied).into_response()),
+    }
+}
+
+async fn chat(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = openai::buy(&shared, Endpoint::Chat, request).await;
+    shared.answered("/v1/chat/completions", answer.into_response())
+}
+
+async fn completions(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = openai::buy(&shared, Endpoint::Completions, request).await;
+    shared.answered("/v1/completions", answer.into_response())
+}
+
+async fn embeddings(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = openai::buy(&shared, Endpoint::Embeddings, request).await;
+    shared.answered("/v1/embeddings", answer.into_response())
+}
+
+async fn models(State(shared): State<Arc<Shared>>) -> Response {
+    let list = openai::models(&shared).await;
+    shared.answered("/v1/models", list)
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    openai::health(&shared.client.health().await)
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let standing = shared.client.standing();
+    let atoms = |amount: Amount| i64::try_from(amount.get()).unwrap_or(i64::MAX);
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let metrics = &shared.metrics;
+    metrics.wallet_charged_atoms.set(atoms(standing.charged));
+    metrics.wallet_promised_atoms.set(atoms(standing.promised));
+    metrics.channels_open.set(count(standing.channels));
+    metrics.channels_unspent_atoms.set(atoms(standing.unspent));
+    metrics.market_sellers.set(count(standing.sellers));
+    ([(CONTENT_TYPE, kind)], metrics.text()).into_response()
+}
+
+async fn unknown_path(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    shared.answered("unknown", Problem::UnknownPath { path }.into_response())
+}
+
+async fn wrong_method(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let method = request.method().to_string();
+    shared.answered("unknown", Problem::Method { method }.into_response())
+}
+
+impl Shared {
+    /// Counts an answer.
+    fn answered(&self, route: &'static str, response: Response) -> Response {
+        let status = response.status().as_u16();
+        let label = Answered { route, status };
+        self.metrics.gateway_requests.get_or_create(&label).inc();
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The one table from what went wrong to what an OpenAI library expects to see.
+
+use axum::body::Bytes;
+use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use farthing_protocol::body::{Body, BodyError};
+use serde_json::json;
+
+use crate::client::InferError;
+use crate::gateway::keys::Denied;
+
+/// Tells OpenAI's libraries whether trying again can help.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// The wait in milliseconds, for libraries that read it.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// What can go wrong between a request and its answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Problem {
+    /// There is no answer, or no more of it.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// The body cannot be read as a request.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// Turned away at the door.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// No such path.
+    #[error("there is no {path} here; the endpoints are below /v1")]
+    UnknownPath {
+        /// The path.
+        path: String,
+    },
+    /// The path knows another method.
+    #[error("{method} is not allowed here")]
+    Method {
+        /// The method.
+        method: String,
+    },
+    /// The request did not arrive in time, or not whole.
+    #[error("the request body did not arrive: {0}")]
+    NotArrived(&'static str),
+    /// Nothing came for as long as the gateway waits.
+    #[error("no seller answered within the gateway's deadline (`gateway.deadline`)")]
+    Deadline,
+}
+
+/// Whether a library should try again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    /// As the status says.
+    Usual,
+    /// All that could be tried was tried, or it would fail the same way.
+    No,
+    /// After so many milliseconds.
+    After(u64),
+}
+
+/// A row of the table.
+struct Row {
+    status: u16,
+    kind: &'static str,
+    code: &'static str,
+    retry: Retry,
+}
+
+const fn row(status: u16, kind: &'static str, code: &'static str, retry: Retry) -> Row {
+    Row {
+        status,
+        kind,
+        code,
+        retry,
+    }
+}
+
+const REQUEST: &str = "invalid_request_error";
+const QUOTA: &str = "insufficient_quota";
+const SERVER: &str = "server_error";
+
+impl Problem {
+    const fn row(&self) -> Row {
+        match self {
+            Self::Infer(error) => infer(error),
+            Self::Body(_) => row(400, REQUEST, "invalid_request", Retry::Usual),
+            Self::Denied(Denied::Missing | Denied::Unknown) => {
+                row(401, REQUEST, "invalid_api_key", Retry::Usual)
+            }
+            Self::Denied(Denied::Foreign) => row(403, REQUEST, "foreign_origin", Retry::Usual),
+            Self::UnknownPath { .. } => row(404, REQUEST, "unknown_path", Retry::Usual),
+            Self::Method { .. } => row(405, REQUEST, "method_not_allowed", Retry::Usual),
+            Self::NotArrived(_) => row(408, REQUEST, "request_timeout", Retry::Usual),
+            Self::Deadline => row(504, SERVER, "deadline", Retry::No),
+        }
+    }
+
+    /// `{"message", "type", "param", "code"}`.
+    fn detail(&self) -> serde_json::Value {
+        let row = self.row();
+        let param = match self {
+            Self::Body(BodyError::Field { field, .. }) => Some(*field),
+            Self::Infer(InferError::UnknownModel { .. }) => Some("model"),
+            _ => None,
+        };
+        json!({
+            "message": self.to_string(),
+            "type": row.kind,
+            "param": param,
+            "code": row.code,
+        })
+    }
+
+    /// The error as the last event of a stream. OpenAI's libraries raise it; a `[DONE]` does not
+    /// follow, so that nobody takes the answer for whole.
+    #[must_use]
+    pub fn event(&self) -> Bytes {
+        let text = format!("data: {}\n\n", json!({ "error": self.detail() }));
+        Bytes::from(text)
+    }
+
+    /// The model server's own words, where they are meant for the application.
+    fn upstream(&self) -> Option<(u16, Bytes)> {
+        let Self::Infer(InferError::Upstream { status, body }) = self else {
+            return None;
+        };
+        // 401, 402, 403 and 407 are between the seller and its server.
+        let ours = matches!(*status, 400 | 404..=406 | 408..=499);
+        let shaped = Body::parse(body).is_ok_and(|body| body.raw("error").is_some());
+        (ours && shaped).then(|| (*status, body.clone()))
+    }
+}
+
+const fn infer(error: &InferError) -> Row {
+    match error {
+        InferError::BadRequest(_) => row(400, REQUEST, "invalid_request", Retry::Usual),
+        InferError::TooLarge { .. } => row(413, REQUEST, "payload_too_large", Retry::Usual),
+        InferError::UnknownModel { .. } => row(404, REQUEST, "model_not_found", Retry::Usual),
+        InferError::NoSeller { .. } => row(503, SERVER, "no_seller", Retry::No),
+        InferError::SpendLimit(_) => row(402, QUOTA, "spend_limit_reached", Retry::No),
+        InferError::EmptyWallet { .. } => row(402, QUOTA, "wallet_empty", Retry::No),
+        InferError::Chain(_) => row(503, SERVER, "chain_unavailable", Retry::Usual),
+        InferError::Upstream { status, .. } => match *status {
+            400 | 404..=406 | 408..=499 => row(*status, REQUEST, "upstream_refused", Retry::No),
+            _ => row(502, SERVER, "upstream_failed", Retry::No),
+        },
+        InferError::Busy { retry_after_ms } => {
+            let retry = Retry::After(*retry_after_ms);
+            row(429, "rate_limit_error", "sellers_busy", retry)
+        }
+        InferError::Failed { .. } => row(502, SERVER, "sellers_failed", Retry::No),
+        // Part of it is paid: trying again is the application's decision.
+        InferError::Interrupted(_) => row(502, SERVER, "interrupted", Retry::No),
+        InferError::Internal(_) => row(500, SERVER, "internal", Retry::No),
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let row = self.row();
+        let (status, body) = self.upstream().unwrap_or_else(|| {
+            let body = json!({ "error": self.detail() });
+            (row.status, Bytes::from(body.to_string()))
+        });
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let kind = [(CONTENT_TYPE, "application/json")];
+        let mut response = (status, kind, body).into_response();
+        let headers = response.headers_mut();
+        match row.retry {
+            Retry::Usual => {}
+            Retry::No => {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            Retry::After(millis) => {
+                headers.insert(RETRY_AFTER, millis.div_ceil(1000).into());
+                headers.insert(RETRY_AFTER_MS, millis.into());
+            }
+        }
+        response
+    }
+}

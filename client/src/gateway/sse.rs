@@ -1,0 +1,183 @@
+//! An answer as server-sent events, written as the bytes came.
+//!
+//! Every stream ends in one of two ways: with the bill as a comment and exactly one `[DONE]`, or
+//! with an error event and no `[DONE]`. Dropping the stream drops the answer, which cancels it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use farthing_protocol::body::Body;
+use futures::Stream;
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use crate::client::{Answer, Bill, Event, InferError};
+use crate::gateway::Shared;
+use crate::gateway::error::Problem;
+
+const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+/// What a seller's own end of stream looks like; ours is written once, by us.
+const DONE: &[u8] = b"[DONE]";
+
+/// Whether the application asked for the chunk that holds only the usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UsageChunk {
+    /// `stream_options.include_usage` is true.
+    Wanted,
+    /// It is not; the chunk was asked for by the seller, for its own count.
+    Unwanted,
+}
+
+/// The state of a stream.
+struct Writer {
+    shared: Arc<Shared>,
+    answer: Answer,
+    usage: UsageChunk,
+    first: Option<Result<Event, InferError>>,
+    /// When the last event came.
+    heard: Instant,
+    ended: bool,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.metrics.gateway_streams_open.dec();
+    }
+}
+
+/// The body of a streamed answer, of which the first event is already there.
+pub(crate) fn stream(
+    shared: Arc<Shared>,
+    answer: Answer,
+    first: Event,
+    usage: UsageChunk,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    shared.metrics.gateway_streams_open.inc();
+    let writer = Writer {
+        shared,
+        answer,
+        usage,
+        first: Some(Ok(first)),
+        heard: Instant::now(),
+        ended: false,
+    };
+    futures::stream::unfold(writer, |mut writer| async move {
+        let bytes = writer.next().await?;
+        Some((Ok(bytes), writer))
+    })
+}
+
+impl Writer {
+    /// The next bytes; `None` after the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        loop {
+            let event = match self.first.take() {
+                Some(event) => Some(event),
+                None => match timeout(self.shared.settings.keep_alive, self.answer.next()).await {
+                    Ok(event) => event,
+                    Err(_) => return Some(self.silence()),
+                },
+            };
+            self.heard = Instant::now();
+            match event {
+                Some(Ok(Event::Data(json))) if self.passes(&json) => return Some(event_of(&json)),
+                Some(Ok(Event::Data(_))) => {}
+                Some(Ok(Event::End(bill))) => {
+                    self.ended = true;
+                    return Some(self.end(&bill));
+                }
+                Some(Err(error)) => return Some(self.fail(error.into())),
+                None => {
+                    let error = InferError::Interrupted("it ended without a receipt".into());
+                    return Some(self.fail(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Nothing came for a while.
+    fn silence(&mut self) -> Bytes {
+        if self.heard.elapsed() >= self.shared.settings.deadline {
+            return self.fail(Problem::Deadline);
+        }
+        KEEP_ALIVE
+    }
+
+    fn fail(&mut self, problem: Problem) -> Bytes {
+        self.ended = true;
+        problem.event()
+    }
+
+    fn passes(&self, json: &[u8]) -> bool {
+        !json.trim_ascii_start().starts_with(DONE)
+            && (self.usage == UsageChunk::Wanted || !only_usage(json))
+    }
+
+    fn end(&self, bill: &Bill) -> Bytes {
+        let bill = json!({
+            "request": self.answer.request.to_string(),
+            "seller": self.answer.seller,
+            "charged": bill.charged,
+            "receipt_seq": bill.receipt.receipt.seq,
+        });
+        Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
+    }
+}
+
+/// One event. A line break within the JSON begins a new `data:` line, so that a seller's bytes
+/// stay within their event.
+fn event_of(json: &[u8]) -> Bytes {
+    let mut event = Vec::with_capacity(json.len() + 8);
+    let lines = json.split(|byte| matches!(byte, b'\n' | b'\r'));
+    for line in lines.filter(|line| !line.is_empty()) {
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(line);
+        event.push(b'\n');
+    }
+    event.push(b'\n');
+    Bytes::from(event)
+}
+
+/// Whether a chunk has no choices, only the usage.
+fn only_usage(json: &[u8]) -> bool {
+    let Ok(body) = Body::parse(json) else {
+        return false;
+    };
+    let choices = body.raw("choices").map(str::as_bytes);
+    let empty = choices.is_some_and(|list| {
+        let inner = list.strip_prefix(b"[").and_then(|l| l.strip_suffix(b"]"));
+        inner.is_some_and(|inner| inner.trim_ascii().is_empty())
+    });
+    empty && body.raw("usage").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_break_cannot_leave_its_event() {
+        let event = event_of(b"{\"a\":\r\n\r\n1}\n\ndata: [DONE]");
+        assert_eq!(event, "data: {\"a\":\ndata: 1}\ndata: data: [DONE]\n\n");
+    }
+
+    #[test]
+    fn only_a_chunk_without_choices_is_a_usage_chunk() {
+        assert!(only_usage(
+            br#"{"choices": [ ],"usage":{"prompt_tokens":1}}"#
+        ));
+        for other in [
+            r#"{"choices":[{"index":0}],"usage":{"prompt_tokens":1}}"#,
+            r#"{"choices":[],"usage":null}"#,
+            r#"{"choices":[],"prompt_filter_results":[]}"#,
+            r#"{"usage":{}}"#,
+            "not json",
+        ] {
+            assert!(!only_usage(other.as_bytes()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! The gateway end to end over a real loopback socket; the answers are scripted.
+
+#![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::identity::NodeId;
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::client::scripted::{Events, answer, data, end, whole};
+use crate::client::{Answer, Attempt, InferError, Request};
+
+const CHAT: &str = "/v1/chat/completions";
+const PLAIN: &str = r#"{"model":"test/model","messages":[]}"#;
+const STREAM: &str = r#"{"model":"test/model","messages":[],"stream":true}"#;
+const WITH_USAGE: &str =
+    r#"{"model":"test/model","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#;
+const CHUNK: &str = r#"{"id":"x","choices":[{"index":0,"delta":{"content":"hi"}}],"usage":null}"#;
+const USAGE: &str = r#"{"id":"x","choices":[],"usage":{"prompt_tokens":1}}"#;
+/// A test that waits longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A gateway that answers by a closure, stopped when dropped.
+struct Running {
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+type Answered = Result<Answer, InferError>;
+
+async fn start(infer: impl Fn(Request) -> Answered + Send + Sync + 'static) -> Running {
+    start_with(config::Gateway::default(), infer).await
+}
+
+async fn start_with(
+    mut settings: config::Gateway,
+    infer: impl Fn(Request) -> Answered + Send + Sync + 'static,
+) -> Running {
+    settings.listen.set_port(0);
+    let client = Client::scripted(infer);
+    let gateway = Gateway::bind(client, settings, Metrics::default()).await;
+    let gateway = gateway.expect("binds");
+    let stop = CancellationToken::new();
+    let address = gateway.address();
+    tokio::spawn(gateway.serve(stop.clone()));
+    Running { address, stop }
+}
+
+struct Reply {
+    status: u16,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).expect("is JSON")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Status, type and code of an error.
+    fn error(&self) -> (u16, String, String) {
+        let json = self.json();
+        let error = &json["error"];
+        assert!(
+            error["message"].is_string() && error.get("param").is_some(),
+            "{json}"
+        );
+        let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
+        (self.status, text("type"), text("code"))
+    }
+}
+
+impl Running {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
+        let response = timeout(PATIENCE, request.send()).await.expect("in time");
+        let response = response.expect("is answered");
+        Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text: timeout(PATIENCE, response.text())
+                .await
+                .expect("in time")
+                .expect("is text"),
+        }
+    }
+
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
+        self.send(reqwest::Client::new().post(self.url(path)).body(body))
+            .await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(reqwest::Client::new().get(self.url(path))).await
+    }
+}
+
+fn seller() -> NodeId {
+    farthing_protocol::testing::node_key(1).id()
+}
+
+#[tokio::test]
+async fn a_plain_answer_comes_as_the_seller_sent_it_with_its_price_in_the_head() {
+    let (seen, mut requests) = mpsc::channel(1);
+    let gateway = start(move |request| {
+        seen.try_send(request).expect("one request");
+        Ok(whole(vec![data("{\"odd\" :  1}"), end()]))
+    })
+    .await;
+    let body = r#"{"messages":[], "model":"test/model","future_field":{"a":1.0e2}}"#;
+    let reply = gateway.post(CHAT, body).await;
+    assert_eq!((reply.status, reply.text.as_str()), (200, "{\"odd\" :  1}"));
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert_eq!(reply.header("x-farthing-charged"), Some("11"));
+    assert_eq!(
+        reply.header("x-farthing-seller"),
+        Some(seller().to_string().as_str())
+    );
+    assert_eq!(reply.header("x-farthing-model"), Some("test/model"));
+    assert_eq!(reply.header("x-request-id").map(str::len), Some(66));
+    let request = requests.recv().await.expect("one request");
+    assert_eq!(request.endpoint, Endpoint::Chat);
+    assert_eq!(request.body, body.as_bytes());
+}
+
+#[tokio::test]
+async fn each_path_buys_at_its_endpoint() {
+    let gateway = start(|request| {
+        let text = format!("{{\"endpoint\":\"{}\"}}", request.endpoint);
+        Ok(whole(vec![data(&text), end()]))
+    })
+    .await;
+    for (path, name) in [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/completions", "completions"),
+        ("/v1/embeddings", "embeddings"),
+    ] {
+        assert_eq!(gateway.post(path, PLAIN).await.json()["endpoint"], name);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_written_as_it_came_and_ends_with_bill_and_one_done() {
+    let done = "[DONE]";
+    let gateway =
+        start(move |_| Ok(whole(vec![data(CHUNK), data(USAGE), data(done), end()]))).await;
+    let bill = format!(
+        ": farthing {{\"charged\":\"11\",\"receipt_seq\":3,\"request\":\"0x{}\",\"seller\":\"{}\"}}\n\n",
+        "07".repeat(32),
+        seller()
+    );
+    let reply = gateway.post(CHAT, STREAM).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.header("content-type"),
+        Some("text/event-stream; charset=utf-8")
+    );
+    assert_eq!(reply.header("x-farthing-charged"), None);
+    assert_eq!(
+        reply.text,
+        format!("data: {CHUNK}\n\n{bill}data: [DONE]\n\n")
+    );
+    let reply = gateway.post(CHAT, WITH_USAGE).await;
+    let expected = format!("data: {CHUNK}\n\ndata: {USAGE}\n\n{bill}data: [DONE]\n\n");
+    assert_eq!(reply.text, expected);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_ends_in_an_error_and_never_in_done() {
+    for broken in [
+        vec![data(CHUNK), Err(InferError::Interrupted("gone".into()))],
+        vec![data(CHUNK)],
+    ] {
+        let gateway = start(move |_| Ok(whole(broken.clone()))).await;
+        let reply = gateway.post(CHAT, STREAM).await;
+        assert_eq!(reply.status, 200);
+        let rest = reply.text.strip_prefix(&format!("data: {CHUNK}\n\ndata: "));
+        let error: Value = serde_json::from_str(rest.expect("has an error")).expect("is JSON");
+        assert_eq!(error["error"]["code"], "interrupted");
+        assert!(!reply.text.contains("[DONE]"));
+    }
+}
+
+#[tokio::test]
+async fn an_error_before_the_first_event_has_its_status_also_in_a_stream() {
+    let gateway = start(|_| {
+        let failed = InferError::Failed { attempts: vec![] };
+        Ok(whole(vec![Err(failed)]))
+    })
+    .await;
+    let reply = gateway.post(CHAT, STREAM).await;
+    assert_eq!(reply.error().0, 502);
+    assert_eq!(reply.header("x-should-retry"), Some("false"));
+}
+
+/// Every failure with its status, type and code.
+fn table() -> Vec<(InferError, u16, &'static str, &'static str)> {
+    let model = || "no/such".to_owned();
+    let reason = || "reason".to_owned();
+    let upstream = |status, body: &'static str| InferError::Upstream {
+        status,
+        body: Bytes::from_static(body.as_bytes()),
+    };
+    let empty = InferError::EmptyWallet {
+        address: "0x09".into(),
+        balance: Amount::ZERO,
+        needed: Amount::atoms(5),
+    };
+    let attempts = vec![Attempt {
+        seller: seller(),
+        reason: reason(),
+    }];
+    let theirs = r#"{"error":{"message":"m","param":null,"type":"t","code":"c"}}"#;
+    let (request, quota, server) = (
+        "invalid_request_error",
+        "insufficient_quota",
+        "server_error",
+    );
+    let no_seller = InferError::NoSeller {
+        model: model(),
+        reason: reason(),
+    };
+    let busy = InferError::Busy { retry_after_ms: 1 };
+    vec![
+        (
+            InferError::BadRequest(reason()),
+            400,
+            request,
+            "invalid_request",
+        ),
+        (
+            InferError::TooLarge { len: 2, max: 1 },
+            413,
+            request,
+            "payload_too_large",
+        ),
+        (
+            InferError::UnknownModel { model: model() },
+            404,
+            request,
+            "model_not_found",
+        ),
+        (no_seller, 503, server, "no_seller"),
+        (
+            InferError::SpendLimit(reason()),
+            402,
+            quota,
+            "spend_limit_reached",
+        ),
+        (empty, 402, quota, "wallet_empty"),
+        (
+            InferError::Chain(reason()),
+            503,
+            server,
+            "chain_unavailable",
+        ),
+        (upstream(422, theirs), 422, "t", "c"),
+        (upstream(422, "plain"), 422, request, "upstream_refused"),
+        (upstream(401, theirs), 502, server, "upstream_failed"),
+        (upstream(200, theirs), 502, server, "upstream_failed"),
+        (busy, 429, "rate_limit_error", "sellers_busy"),
+        (
+            InferError::Failed { attempts },
+            502,
+            server,
+            "sellers_failed",
+        ),
+        (
+            InferError::Interrupted(reason()),
+            502,
+            server,
+            "interrupted",
+        ),
+        (InferError::Internal(reason()), 500, server, "internal"),
+    ]
+}
+
+#[tokio::test]
+async fn every_failure_has_its_status_type_and_code() {
+    for (error, status, kind, code) in table() {
+        let text = error.to_string();
+        let gateway = start(move |_| Err(error.clone())).await;
+        let reply = gateway.post(CHAT, PLAIN).await;
+        let expected = (status, kind.to_owned(), code.to_owned());
+        assert_eq!(reply.error(), expected, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_market_says_when_to_come_back() {
+    let gateway = start(|_| {
+        Err(InferError::Busy {
+            retry_after_ms: 1500,
+        })
+    })
+    .await;
+    let reply = gateway.post(CHAT, PLAIN).await;
+    assert_eq!(reply.header("retry-after"), Some("2"));
+    assert_eq!(reply.header("retry-after-ms"), Some("1500"));
+    assert_eq!(reply.header("x-should-retry"), None);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_request_buys_nothing() {
+    let gateway = start(|_| Err(InferError::Internal("must not be asked".into()))).await;
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "{\"stream\":1}",
+        "{\"model\":\"a\",\"model\":\"b\"}",
+    ] {
+        let reply = gateway.post(CHAT, bad).await;
+        assert_eq!(reply.error().0, 400, "{bad}");
+    }
+    let reply = gateway.post(CHAT, "{\"stream\":\"yes\"}").await;
+    assert_eq!(reply.json()["error"]["param"], "stream");
+}
+
+#[tokio::test]
+async fn a_body_too_large_is_answered_in_the_openai_shape() {
+    let settings = config::Gateway {
+        max_body: 1000,
+        ..config::Gateway::default()
+    };
+    let gateway = start_with(settings, |_| Ok(whole(vec![data("{}"), end()]))).await;
+    let reply = gateway.post(CHAT, "x".repeat(1001)).await;
+    assert_eq!(
+        reply.error(),
+        (
+            413,
+            "invalid_request_error".into(),
+            "payload_too_large".into()
+        )
+    );
+    // Without a stated length, in pieces.
+    let piece = |_| Ok::<_, std::io::Error>("x".repeat(600));
+    let pieces = futures::stream::iter((0..3).map(piece));
+    let reply = gateway.post(CHAT, reqwest::Body::wrap_stream(pieces)).await;
+    assert_eq!(reply.status, 413);
+    let full = format!("{PLAIN}{}", " ".repeat(1000 - PLAIN.len()));
+    assert_eq!(gateway.post(CHAT, full).await.status, 200);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_answered_in_the_openai_shape() {
+    let gateway = start(|_| Ok(answer().1)).await;
+    assert_eq!(gateway.get("/v1/nothing").await.error().2, "unknown_path");
+    assert_eq!(gateway.get("/").await.error().0, 404);
+    let reply = gateway.get(CHAT).await;
+    assert_eq!(reply.error().0, 405);
+    assert_eq!(reply.header("allow"), Some("POST"));
+    assert_eq!(gateway.post("/health", "").await.error().0, 405);
+}
+
+#[tokio::test]
+async fn models_are_listed_and_found_by_an_id_with_a_slash() {
+    let gateway = start(|_| Ok(answer().1)).await;
+    let list = gateway.get("/v1/models").await.json();
+    assert_eq!(list["object"], "list");
+    let card = &list["data"][0];
+    assert_eq!(card["id"], "test/model");
+    assert_eq!(card["object"], "model");
+    assert_eq!(card["owned_by"], "test");
+    assert_eq!(card["created"], 1_753_900_000);
+    assert_eq!(card["farthing"]["sellers"], 2);
+    assert_eq!(&gateway.get("/v1/models/test/model").await.json(), card);
+    assert_eq!(&gateway.get("/v1/models/test%2Fmodel").await.json(), card);
+    let reply = gateway.get("/v1/models/no/such").await;
+    assert_eq!(reply.error().2, "model_not_found");
+    assert_eq!(reply.json()["error"]["param"], "model");
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_served() {
+    let gateway = start(|_| Ok(whole(vec![data("{}"), end()]))).await;
+    gateway.post(CHAT, PLAIN).await;
+    let health = gateway.get("/health").await;
+    assert_eq!(
+        (health.status, &health.json()["chain"]),
+        (200, &Value::from("ok"))
+    );
+    let metrics = gateway.get("/metrics").await.text;
+    let line = "farthing_gateway_requests_total{route=\"/v1/chat/completions\",status=\"200\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn with_keys_only_a_known_key_buys() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "secret\n").expect("is written");
+    let settings = config::Gateway {
+        api_keys_file: Some(file.path().to_owned()),
+        ..config::Gateway::default()
+    };
+    let gateway = start_with(settings, |_| Ok(whole(vec![data("{}"), end()]))).await;
+    for path in [CHAT, "/v1/models", "/metrics", "/v1/nothing"] {
+        let reply = gateway.post(path, PLAIN).await;
+        assert_eq!(reply.error().2, "invalid_api_key", "{path}");
+        assert_eq!(reply.status, 401);
+    }
+    let request = |key| {
+        let request = reqwest::Client::new().post(gateway.url(CHAT)).body(PLAIN);
+        request.bearer_auth(key)
+    };
+    assert_eq!(gateway.send(request("wrong")).await.status, 401);
+    assert_eq!(gateway.send(request("secret")).await.status, 200);
+    assert_eq!(gateway.get("/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_web_page_from_elsewhere_cannot_spend() {
+    let gateway = start(|_| Ok(whole(vec![data("{}"), end()]))).await;
+    let request = reqwest::Client::new().post(gateway.url(CHAT)).body(PLAIN);
+    let request = request.header("origin", "https://evil.example");
+    assert_eq!(gateway.send(request).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_public_address_without_keys_is_refused() {
+    let settings = config::Gateway {
+        listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+        ..config::Gateway::default()
+    };
+    let client = Client::scripted(|_| Ok(answer().1));
+    let bound = Gateway::bind(client, settings, Metrics::default()).await;
+    assert!(matches!(bound, Err(BindError::Public { .. })));
+}
+
+/// A gateway whose answers are fed by the test.
+async fn fed(settings: config::Gateway) -> (Running, mpsc::Receiver<Events>) {
+    let (feeds, receiver) = mpsc::channel(1);
+    let gateway = start_with(settings, move |_| {
+        let (events, answer) = answer();
+        feeds.try_send(events).expect("one answer");
+        Ok(answer)
+    })
+    .await;
+    (gateway, receiver)
+}
+
+async fn ask(gateway: &Running, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.address).await.expect("connects");
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let request = head + body;
+    stream.write_all(request.as_bytes()).await.expect("is sent");
+    stream
+}
+
+async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 1024];
+    while !text.contains(mark) {
+        let read = timeout(PATIENCE, stream.read(&mut buffer))
+            .await
+            .expect("in time");
+        let read = read.expect("reads");
+        assert!(read > 0, "ended without {mark}: {text}");
+        text += &String::from_utf8_lossy(&buffer[..read]);
+    }
+    text
+}
+
+#[tokio::test]
+async fn an_application_that_hangs_up_cancels_its_answer() {
+    for body in [PLAIN, STREAM] {
+        let (gateway, mut feeds) = fed(config::Gateway::default()).await;
+        let mut stream = ask(&gateway, body).await;
+        let events = feeds.recv().await.expect("is asked");
+        if body == STREAM {
+            events.send(data(CHUNK)).await.expect("is taken");
+            read_until(&mut stream, "\"hi\"").await;
+        }
+        drop(stream);
+        timeout(PATIENCE, events.closed())
+            .await
+            .expect("is dropped");
+    }
+}
+
+#[tokio::test]
+async fn each_event_is_sent_at_once_and_silence_is_bridged() {
+    let settings = config::Gateway {
+        keep_alive: Duration::from_millis(20),
+        ..config::Gateway::default()
+    };
+    let (gateway, mut feeds) = fed(settings).await;
+    let mut stream = ask(&gateway, STREAM).await;
+    let events = feeds.recv().await.expect("is asked");
+    events.send(data(CHUNK)).await.expect("is taken");
+    read_until(&mut stream, "\"hi\"").await;
+    read_until(&mut stream, ": keep-alive\n\n").await;
+    events.send(end()).await.expect("is taken");
+    read_until(&mut stream, "data: [DONE]\n\n").await;
+}
+
+#[tokio::test]
+async fn a_silent_seller_is_not_waited_for_for_ever() {
+    let settings = config::Gateway {
+        keep_alive: Duration::from_millis(10),
+        deadline: Duration::from_millis(50),
+        ..config::Gateway::default()
+    };
+    let (gateway, mut feeds) = fed(settings).await;
+    let reply = gateway.post(CHAT, PLAIN).await;
+    assert_eq!(reply.error().2, "deadline");
+    let silent = feeds.recv().await.expect("is asked");
+    assert!(silent.is_closed());
+    let mut stream = ask(&gateway, STREAM).await;
+    let events = feeds.recv().await.expect("is asked");
+    events.send(data(CHUNK)).await.expect("is taken");
+    read_until(&mut stream, "\"code\":\"deadline\"").await;
+}
+
+#[tokio::test]
+async fn the_gateway_ends_when_it_is_told_to() {
+    let client = Client::scripted(|_| Ok(answer().1));
+    let mut settings = config::Gateway::default();
+    settings.listen.set_port(0);
+    let gateway = Gateway::bind(client, settings, Metrics::default()).await;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(gateway.expect("binds").serve(stop.clone()));
+    stop.cancel();
+    let ended = timeout(PATIENCE, serving).await.expect("in time");
+    assert!(ended.expect("does not panic").is_ok());
+}

@@ -1,0 +1,415 @@
+//! What we owe: promises made, money set aside for running purchases, receipts held.
+//!
+//! The books live in memory behind one short lock and on disk behind the store's committer. Two
+//! promises: a ceiling is on disk before it is signed ([`Ledger::promise`]), and every receipt is
+//! booked exactly once, by its place in the channel, in whatever order receipts arrive.
+//!
+//! A purchase whose end we did not see leaves its money set aside **in doubt** until the seller's
+//! receipts, or its signed statement, tell what became of it.
+
+pub mod records;
+mod books;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use farthing_protocol::amount::{Amount, Overflow};
+use farthing_protocol::channel::Rejected;
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::offer::Endpoint;
+use farthing_protocol::purchase::RequestId;
+use farthing_protocol::receipt::{SignedReceipt, VerifiedReceipt};
+use farthing_protocol::store::{Batch, BatchError, CommitError, Order, ReadError, Store};
+use farthing_protocol::x402::{ChannelConfig, ChannelId};
+
+use crate::ledger::books::Books;
+pub use crate::ledger::books::Fate;
+pub use crate::ledger::records::{
+    Account, CHANNELS, DAYS, DEPOSITS, Kept, PendingDeposit, RECEIPTS, REQUESTS, SELLER_DAYS,
+    Standing, schema,
+};
+
+/// Why the books cannot be changed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// There is no such channel.
+    #[error("no such channel")]
+    NoChannel,
+    /// The channel is frozen or closing.
+    #[error("the channel is no longer used ({0:?})")]
+    NotInUse(Standing),
+    /// The channel's rules forbid it.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// A limit of the spend policy forbids it.
+    #[error(
+        "{limit} is {allowed} atoms; {spent} are promised and {more} more are needed (raise [spend] {limit} to allow it)"
+    )]
+    Limit {
+        /// The limit's name in the config.
+        limit: &'static str,
+        /// What it allows.
+        allowed: Amount,
+        /// What is promised already.
+        spent: Amount,
+        /// What would be added.
+        more: Amount,
+    },
+    /// The store did not take it. Nothing more is bought until the client is restarted.
+    #[error("the ledger cannot be written: {0}")]
+    Commit(#[from] CommitError),
+    /// A record does not fit the store.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The store cannot be read.
+    #[error("the ledger cannot be read: {0}")]
+    Read(#[from] ReadError),
+}
+
+impl From<Overflow> for LedgerError {
+    fn from(error: Overflow) -> Self {
+        Self::Rejected(error.into())
+    }
+}
+
+/// How much may be promised: the spend policy, in atoms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// On one purchase.
+    pub per_purchase: Amount,
+    /// To one seller in one day (UTC).
+    pub per_seller: Amount,
+    /// In one day (UTC).
+    pub per_day: Amount,
+    /// In all.
+    pub total: Amount,
+}
+
+/// What is promised against the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Promised {
+    /// Today.
+    pub today: Amount,
+    /// In all.
+    pub total: Amount,
+}
+
+/// What a purchase wants set aside.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The purchase.
+    pub request: RequestId,
+    /// What it may charge, on top of what it already holds.
+    pub more: Amount,
+    /// What to sign ahead if something must be signed, so that most purchases need no signature.
+    pub headroom: Amount,
+    /// The least ceiling to sign, whatever is set aside.
+    pub floor: Amount,
+}
+
+/// A handle to the books; clones share them.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    store: Store,
+    books: Arc<Mutex<Books>>,
+}
+
+impl Ledger {
+    /// Opens the books.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn open(store: Store) -> Result<Self, LedgerError> {
+        let mut books = Books::default();
+        for (id, account) in store.scan(&CHANNELS, .., Order::Up, usize::MAX)? {
+            let range = (id, account.booked)..=(id, u64::MAX);
+            let ahead = store.scan(&RECEIPTS, range, Order::Up, usize::MAX)?;
+            books.load(
+                ChannelId(id),
+                account,
+                ahead.into_iter().map(|((_, seq), _)| seq),
+            );
+        }
+        if let Some((day, promised)) = store.last(&DAYS)? {
+            let sellers = store.scan_prefix(&SELLER_DAYS, &day, Order::Up, usize::MAX)?;
+            let sellers = sellers
+                .into_iter()
+                .map(|((_, seller), promised)| (seller, promised));
+            books.load_day(day, promised, sellers);
+        }
+        Ok(Self {
+            store,
+            books: Arc::new(Mutex::new(books)),
+        })
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Nothing in here panics while holding the lock; the state is whole even if it did.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store below.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A channel.
+    #[must_use]
+    pub fn account(&self, id: ChannelId) -> Option<Account> {
+        self.books().account(id)
+    }
+
+    /// Every channel.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<(ChannelId, Account)> {
+        self.books().accounts()
+    }
+
+    /// What is promised against the limits, as of `now`.
+    #[must_use]
+    pub fn promised(&self, now: Timestamp) -> Promised {
+        self.books().promised(now.day())
+    }
+
+    /// True when the channel has purchases whose end we do not know, or may have: after a start,
+    /// or when receipts are missing although nothing runs.
+    #[must_use]
+    pub fn in_doubt(&self, id: ChannelId) -> bool {
+        self.books().in_doubt(id)
+    }
+
+    /// The first receipt that is not booked.
+    #[must_use]
+    pub fn booked(&self, id: ChannelId) -> u64 {
+        self.books().account(id).map_or(0, |account| account.booked)
+    }
+
+    /// Sets money aside for a purchase, raising the ceiling if needed, within the limits. Returns
+    /// when the ceiling that must now be signed is on disk: the one function that makes promises.
+    ///
+    /// # Errors
+    /// [`LedgerError::Limit`], [`Rejected::OverDeposit`] when the channel must be topped up.
+    pub async fn promise(
+        &self,
+        want: Want,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<Amount, LedgerError> {
+        let permit = self.store.reserve().await?;
+        let (durable, ceiling) = {
+            let mut books = self.books();
+            match books.promise(want, limits, now.day())? {
+                Some(change) => {
+                    let batch = Batch::new()
+                        .put(&CHANNELS, &want.channel.0, &change.account)?
+                        .put(&DAYS, &now.day(), &change.today)?
+                        .put(&SELLER_DAYS, &(now.day(), change.seller), &change.to_seller)?;
+                    (permit.commit(batch), change.account.channel.ceiling())
+                }
+                // Covered by an older promise.
+                None => return self.covering(want.channel, books),
+            }
+        };
+        durable.await?;
+        self.books().recorded(want.channel, ceiling);
+        Ok(ceiling)
+    }
+
+    /// The recorded ceiling, if it is on disk already.
+    fn covering(&self, id: ChannelId, books: MutexGuard<'_, Books>) -> Result<Amount, LedgerError> {
+        drop(books);
+        let account = self.account(id).ok_or(LedgerError::NoChannel)?;
+        Ok(account.channel.ceiling())
+    }
+
+    /// Waits until `ceiling` is on disk; another purchase may have raised it a moment ago.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn durable(&self, id: ChannelId, ceiling: Amount) -> Result<(), LedgerError> {
+        if self.books().is_recorded(id, ceiling) {
+            return Ok(());
+        }
+        self.store.commit(Batch::new()).await?;
+        self.books().recorded(id, ceiling);
+        Ok(())
+    }
+
+    /// Gives a purchase's money back: nothing was or will be charged.
+    pub fn release(&self, id: ChannelId, request: RequestId) {
+        self.books().release(id, request);
+    }
+
+    /// Leaves a purchase's money set aside until its receipt is found or its seller denies it.
+    pub fn doubt(&self, id: ChannelId, request: RequestId) {
+        self.books().doubt(id, request);
+    }
+
+    /// Books a receipt, once. It settles the purchase it names.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; [`Rejected::OverReserved`] when it charges more than was set aside.
+    pub async fn book(&self, receipt: VerifiedReceipt, kept: Note) -> Result<Fate, LedgerError> {
+        let permit = self.store.reserve().await?;
+        let (id, seq) = (receipt.receipt().channel, receipt.receipt().seq);
+        let (durable, fate) = {
+            let mut books = self.books();
+            let (account, fate) = books.book(receipt.receipt())?;
+            if fate == Fate::Known {
+                return Ok(fate);
+            }
+            let signed: SignedReceipt = receipt.signed().clone();
+            let request = signed.receipt.request;
+            let Note {
+                model,
+                endpoint,
+                dispute,
+            } = kept;
+            let kept = Kept {
+                receipt: signed,
+                model,
+                endpoint,
+                dispute,
+            };
+            let batch = Batch::new()
+                .put(&CHANNELS, &id.0, &account)?
+                .put(&RECEIPTS, &(id.0, seq), &kept)?
+                .put(&REQUESTS, &request.0, &(id.0, seq))?;
+            (permit.commit(batch), fate)
+        };
+        durable.await?;
+        Ok(fate)
+    }
+
+    /// Changes a channel's record and waits until it is on disk.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoChannel`], what `change` refuses, the store's.
+    pub async fn update(
+        &self,
+        id: ChannelId,
+        change: impl FnOnce(&mut Account) -> Result<(), Rejected>,
+    ) -> Result<Account, LedgerError> {
+        let permit = self.store.reserve().await?;
+        let (durable, account) = {
+            let mut books = self.books();
+            let account = books.update(id, change)?;
+            (
+                permit.commit(Batch::new().put(&CHANNELS, &id.0, &account)?),
+                account,
+            )
+        };
+        durable.await?;
+        Ok(account)
+    }
+
+    /// The purchases whose end we do not know.
+    #[must_use]
+    pub fn doubts(&self, id: ChannelId) -> Vec<RequestId> {
+        self.books().doubts(id)
+    }
+
+    /// Ends these doubts about a channel: the seller's statement, asked for after they arose,
+    /// covers them.
+    pub fn settle_doubts(&self, id: ChannelId, doubts: &[RequestId]) {
+        self.books().settle_doubts(id, doubts);
+    }
+
+    /// Enters a channel that is open on chain, or what the chain now says of a known one.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn observe(&self, opened: Opened, now: Timestamp) -> Result<Account, LedgerError> {
+        let permit = self.store.reserve().await?;
+        let (durable, account) = {
+            let mut books = self.books();
+            let account = books.observe(&opened, now)?;
+            (
+                permit.commit(Batch::new().put(&CHANNELS, &opened.id.0, &account)?),
+                account,
+            )
+        };
+        durable.await?;
+        Ok(account)
+    }
+
+    /// The receipt of one purchase.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn receipt(&self, request: RequestId) -> Result<Option<Kept>, LedgerError> {
+        let Some(place) = self.store.get(&REQUESTS, &request.0)? else {
+            return Ok(None);
+        };
+        Ok(self.store.get(&RECEIPTS, &place)?)
+    }
+
+    /// The newest receipts of a channel.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn newest_receipts(&self, id: ChannelId, limit: usize) -> Result<Vec<Kept>, LedgerError> {
+        let range = (id.0, 0)..=(id.0, u64::MAX);
+        let rows = self.store.scan(&RECEIPTS, range, Order::Down, limit)?;
+        Ok(rows.into_iter().map(|(_, kept)| kept).collect())
+    }
+
+    /// The receipts of a channel from `from` on.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn receipts(
+        &self,
+        id: ChannelId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Kept>, LedgerError> {
+        let range = (id.0, from)..=(id.0, u64::MAX);
+        let rows = self.store.scan(&RECEIPTS, range, Order::Up, limit)?;
+        Ok(rows.into_iter().map(|(_, kept)| kept).collect())
+    }
+}
+
+/// What is kept beside a receipt.
+#[derive(Debug, Clone, Default)]
+pub struct Note {
+    /// The model's id.
+    pub model: Option<String>,
+    /// The endpoint.
+    pub endpoint: Option<Endpoint>,
+    /// What is wrong with it.
+    pub dispute: Option<String>,
+}
+
+/// A channel as the chain shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// Its id.
+    pub id: ChannelId,
+    /// The seller's node.
+    pub seller: NodeId,
+    /// Its terms.
+    pub config: ChannelConfig,
+    /// Deposited.
+    pub balance: Amount,
+    /// Claimed.
+    pub claimed: Amount,
+    /// Asked back.
+    pub armed: Amount,
+    /// Where our books begin, if they do not know it.
+    pub base: Base,
+}
+
+/// What was bought on a channel before our books knew it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Base {
+    /// Charged.
+    pub charged: Amount,
+    /// Receipts issued.
+    pub receipts: u64,
+    /// Promised with our own signature.
+    pub ceiling: Amount,
+}

@@ -1,0 +1,388 @@
+//! The books in memory: pure changes, no disk.
+
+use std::collections::{BTreeSet, HashMap};
+
+use alloy::primitives::B256;
+
+use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::{Channel, Rejected};
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::purchase::RequestId;
+use farthing_protocol::receipt::Receipt;
+use farthing_protocol::x402::ChannelId;
+
+use crate::ledger::records::{Account, Standing};
+use crate::ledger::{Base, LedgerError, Limits, Opened, Promised, Want};
+
+/// Money set aside for one purchase.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    amount: Amount,
+    /// Its end was not seen.
+    doubtful: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    account: Account,
+    /// Receipts booked beyond `account.booked`, where parallel purchases left gaps.
+    ahead: BTreeSet<u64>,
+    held: HashMap<RequestId, Held>,
+    /// The highest ceiling that is on disk.
+    recorded: Amount,
+    /// Read from disk and not yet compared with the seller's books: a crash may have cut off
+    /// purchases of which nothing is left here.
+    unsettled: bool,
+}
+
+/// What became of a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It settled a purchase we had money set aside for.
+    Settled,
+    /// It is for a purchase we had forgotten (a crash); it is covered by our signature.
+    Recovered,
+    /// It was booked before.
+    Known,
+}
+
+/// What must be written because a promise was made.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ledger) struct Change {
+    pub(in crate::ledger) account: Account,
+    pub(in crate::ledger) today: Amount,
+    pub(in crate::ledger) seller: B256,
+    pub(in crate::ledger) to_seller: Amount,
+}
+
+/// All channels, and what is promised in all.
+#[derive(Debug, Default)]
+pub(in crate::ledger) struct Books {
+    channels: HashMap<ChannelId, Entry>,
+    day: u64,
+    today: Amount,
+    /// Of today, by seller.
+    to_sellers: HashMap<B256, Amount>,
+}
+
+impl Books {
+    pub(in crate::ledger) fn load(
+        &mut self,
+        id: ChannelId,
+        account: Account,
+        ahead: impl Iterator<Item = u64>,
+    ) {
+        let recorded = account.channel.ceiling();
+        let ahead = ahead.collect();
+        self.channels.insert(
+            id,
+            Entry {
+                account,
+                ahead,
+                held: HashMap::new(),
+                recorded,
+                unsettled: true,
+            },
+        );
+    }
+
+    pub(in crate::ledger) fn load_day(
+        &mut self,
+        day: u64,
+        promised: Amount,
+        sellers: impl Iterator<Item = (B256, Amount)>,
+    ) {
+        self.day = day;
+        self.today = promised;
+        self.to_sellers = sellers.collect();
+    }
+
+    fn entry(&mut self, id: ChannelId) -> Result<&mut Entry, LedgerError> {
+        self.channels.get_mut(&id).ok_or(LedgerError::NoChannel)
+    }
+
+    pub(in crate::ledger) fn account(&self, id: ChannelId) -> Option<Account> {
+        self.channels.get(&id).map(|entry| entry.account)
+    }
+
+    pub(in crate::ledger) fn accounts(&self) -> Vec<(ChannelId, Account)> {
+        self.channels
+            .iter()
+            .map(|(id, entry)| (*id, entry.account))
+            .collect()
+    }
+
+    pub(in crate::ledger) fn in_doubt(&self, id: ChannelId) -> bool {
+        self.channels.get(&id).is_some_and(|entry| {
+            let doubtful = entry.held.values().any(|held| held.doubtful);
+            let missing = entry.held.is_empty() && !entry.ahead.is_empty();
+            doubtful || missing || entry.unsettled
+        })
+    }
+
+    pub(in crate::ledger) fn doubts(&self, id: ChannelId) -> Vec<RequestId> {
+        let held = self.channels.get(&id).map(|entry| &entry.held);
+        let held = held.into_iter().flatten();
+        held.filter(|(_, held)| held.doubtful)
+            .map(|(request, _)| *request)
+            .collect()
+    }
+
+    /// What counts against `total`: every ceiling we have signed.
+    pub(in crate::ledger) fn promised(&self, day: u64) -> Promised {
+        let ceilings = self
+            .channels
+            .values()
+            .map(|entry| entry.account.channel.ceiling());
+        Promised {
+            today: if day == self.day {
+                self.today
+            } else {
+                Amount::ZERO
+            },
+            total: ceilings.fold(Amount::ZERO, Amount::saturating_add),
+        }
+    }
+
+    fn promised_to(&self, seller: B256, day: u64) -> Amount {
+        if day == self.day {
+            self.to_sellers.get(&seller).copied().unwrap_or_default()
+        } else {
+            Amount::ZERO
+        }
+    }
+
+    pub(in crate::ledger) fn recorded(&mut self, id: ChannelId, ceiling: Amount) {
+        if let Some(entry) = self.channels.get_mut(&id) {
+            entry.recorded = entry.recorded.max(ceiling);
+        }
+    }
+
+    pub(in crate::ledger) fn is_recorded(&self, id: ChannelId, ceiling: Amount) -> bool {
+        self.channels
+            .get(&id)
+            .is_some_and(|entry| entry.recorded >= ceiling)
+    }
+
+    /// Sets `want.more` aside; `Some` when a higher ceiling must be written first.
+    pub(in crate::ledger) fn promise(
+        &mut self,
+        want: Want,
+        limits: &Limits,
+        day: u64,
+    ) -> Result<Option<Change>, LedgerError> {
+        let account = self.account(want.channel).ok_or(LedgerError::NoChannel)?;
+        if account.standing != Standing::Good {
+            return Err(LedgerError::NotInUse(account.standing));
+        }
+        let mut channel = account.channel;
+        let before = channel.ceiling();
+        let required = channel.required(want.more)?.max(want.floor);
+        if required > before.min(channel.available()) {
+            let ceiling = self.affordable(&channel, required, &want, (limits, day))?;
+            channel.issue(ceiling)?;
+        }
+        channel.reserve(want.more)?;
+        let raised = channel.ceiling().saturating_sub(before);
+        let entry = self.entry(want.channel)?;
+        entry.account.channel = channel;
+        let held = entry.held.entry(want.request).or_insert(Held {
+            amount: Amount::ZERO,
+            doubtful: false,
+        });
+        held.amount = held.amount.saturating_add(want.more);
+        let account = entry.account;
+        if raised.is_zero() {
+            return Ok(None);
+        }
+        let seller = B256::from(*account.seller.as_bytes());
+        let to_seller = self.promised_to(seller, day).saturating_add(raised);
+        self.today = self.promised(day).today.saturating_add(raised);
+        if self.day != day {
+            self.day = day;
+            self.to_sellers.clear();
+        }
+        self.to_sellers.insert(seller, to_seller);
+        Ok(Some(Change {
+            account,
+            today: self.today,
+            seller,
+            to_seller,
+        }))
+    }
+
+    /// The ceiling to sign: with headroom if the limits and the deposit leave room for it.
+    fn affordable(
+        &self,
+        channel: &Channel,
+        required: Amount,
+        want: &Want,
+        (limits, day): (&Limits, u64),
+    ) -> Result<Amount, LedgerError> {
+        let available = channel.available();
+        if required > available {
+            return Err(Rejected::OverDeposit {
+                ceiling: required,
+                available,
+            }
+            .into());
+        }
+        let generous = required.saturating_add(want.headroom).min(available);
+        let raise = |ceiling: Amount| ceiling.saturating_sub(channel.ceiling());
+        match self.within(raise(generous), want.channel, limits, day) {
+            Ok(()) => Ok(generous),
+            Err(_) => self
+                .within(raise(required), want.channel, limits, day)
+                .map(|()| required),
+        }
+    }
+
+    fn within(
+        &self,
+        more: Amount,
+        id: ChannelId,
+        limits: &Limits,
+        day: u64,
+    ) -> Result<(), LedgerError> {
+        let promised = self.promised(day);
+        let seller = self.account(id).map(|account| account.seller);
+        let to_seller = seller.map(|seller| self.promised_to(B256::from(*seller.as_bytes()), day));
+        let checks = [
+            (
+                "per_seller",
+                limits.per_seller,
+                to_seller.unwrap_or_default(),
+            ),
+            ("per_day", limits.per_day, promised.today),
+            ("total", limits.total, promised.total),
+        ];
+        for (limit, allowed, spent) in checks {
+            if spent.saturating_add(more) > allowed {
+                return Err(LedgerError::Limit {
+                    limit,
+                    allowed,
+                    spent,
+                    more,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::ledger) fn release(&mut self, id: ChannelId, request: RequestId) {
+        let Some(entry) = self.channels.get_mut(&id) else {
+            return;
+        };
+        if let Some(held) = entry.held.remove(&request)
+            && let Err(error) = entry.account.channel.release(held.amount)
+        {
+            tracing::error!(channel = %id.short(), %error, "money was released twice");
+        }
+    }
+
+    pub(in crate::ledger) fn doubt(&mut self, id: ChannelId, request: RequestId) {
+        let held = self
+            .channels
+            .get_mut(&id)
+            .and_then(|entry| entry.held.get_mut(&request));
+        if let Some(held) = held {
+            held.doubtful = true;
+        }
+    }
+
+    pub(in crate::ledger) fn settle_doubts(&mut self, id: ChannelId, doubts: &[RequestId]) {
+        for request in doubts {
+            self.release(id, *request);
+        }
+        if let Some(entry) = self.channels.get_mut(&id) {
+            entry.unsettled = false;
+        }
+    }
+
+    /// Books a receipt at its place.
+    pub(in crate::ledger) fn book(
+        &mut self,
+        receipt: &Receipt,
+    ) -> Result<(Account, Fate), LedgerError> {
+        let entry = self.entry(receipt.channel)?;
+        if receipt.seq < entry.account.booked || entry.ahead.contains(&receipt.seq) {
+            return Ok((entry.account, Fate::Known));
+        }
+        let mut channel = entry.account.channel;
+        let fate = match entry.held.get(&receipt.request) {
+            Some(held) => {
+                // The seller may have worked on what an older promise covers, ahead of us.
+                let beyond = receipt.charged.saturating_sub(held.amount);
+                channel.reserve(beyond)?;
+                channel.settle(held.amount.saturating_add(beyond), receipt.charged)?;
+                Fate::Settled
+            }
+            None => {
+                channel.reserve(receipt.charged)?;
+                channel.settle(receipt.charged, receipt.charged)?;
+                Fate::Recovered
+            }
+        };
+        entry.account.channel = channel;
+        entry.held.remove(&receipt.request);
+        entry.ahead.insert(receipt.seq);
+        while entry.ahead.remove(&entry.account.booked) {
+            entry.account.booked = entry.account.booked.saturating_add(1);
+        }
+        Ok((entry.account, fate))
+    }
+
+    pub(in crate::ledger) fn update(
+        &mut self,
+        id: ChannelId,
+        change: impl FnOnce(&mut Account) -> Result<(), Rejected>,
+    ) -> Result<Account, LedgerError> {
+        let entry = self.entry(id)?;
+        let mut account = entry.account;
+        change(&mut account)?;
+        entry.account = account;
+        entry.recorded = entry.recorded.min(account.channel.ceiling());
+        Ok(account)
+    }
+
+    pub(in crate::ledger) fn observe(
+        &mut self,
+        seen: &Opened,
+        now: Timestamp,
+    ) -> Result<Account, LedgerError> {
+        if !self.channels.contains_key(&seen.id) {
+            let Base {
+                charged,
+                receipts,
+                ceiling,
+            } = seen.base;
+            let mut channel = Channel::open(seen.balance, seen.claimed);
+            let (charged, ceiling) = (charged.max(seen.claimed), ceiling.max(seen.claimed));
+            channel.adopt(charged, receipts, ceiling)?;
+            let account = Account {
+                seller: seen.seller,
+                config: seen.config,
+                channel,
+                booked: receipts,
+                standing: Standing::Good,
+                opened: now,
+            };
+            self.load(seen.id, account, std::iter::empty());
+            self.entry(seen.id)?.unsettled = false;
+        }
+        let entry = self.entry(seen.id)?;
+        let mut channel = entry.account.channel;
+        match channel.observe(seen.balance, seen.claimed) {
+            Ok(()) => channel.arm(seen.armed),
+            // The seller did not claim in time and we have our money back: an account that is no
+            // more than a memory.
+            Err(Rejected::Regressed { .. }) if seen.balance < channel.charged() => {
+                channel.arm(channel.balance());
+                entry.account.standing = Standing::Closing;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        entry.account.channel = channel;
+        Ok(entry.account)
+    }
+}

@@ -1,0 +1,91 @@
+//! What the buyer's books look like on disk.
+
+use alloy::primitives::B256;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::Channel;
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::offer::Endpoint;
+use farthing_protocol::receipt::SignedReceipt;
+use farthing_protocol::store::{Schema, Table};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
+use serde::{Deserialize, Serialize};
+
+/// Channels by id.
+pub const CHANNELS: Table<B256, Account> = Table::new("channels", 1);
+/// Receipts by channel and place in it.
+pub const RECEIPTS: Table<(B256, u64), Kept> = Table::new("receipts", 1);
+/// Where the receipt of a request is.
+pub const REQUESTS: Table<B256, (B256, u64)> = Table::new("requests", 1);
+/// Atoms promised per day (UTC, days since the epoch).
+pub const DAYS: Table<u64, Amount> = Table::new("days", 1);
+/// Atoms promised per day and seller's node.
+pub const SELLER_DAYS: Table<(u64, B256), Amount> = Table::new("seller-days", 1);
+/// Deposits that were signed and whose mining we have not seen, by channel and salt.
+pub const DEPOSITS: Table<(B256, B256), PendingDeposit> = Table::new("deposits", 1);
+
+/// Every table of a client's store.
+#[must_use]
+pub fn schema() -> Schema {
+    Schema::new()
+        .table(&CHANNELS, &[])
+        .table(&RECEIPTS, &[])
+        .table(&REQUESTS, &[])
+        .table(&DAYS, &[])
+        .table(&SELLER_DAYS, &[])
+        .table(&DEPOSITS, &[])
+}
+
+/// Whether new promises are made on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Yes.
+    Good,
+    /// No: the seller's receipts or counters were false.
+    Frozen,
+    /// No: the buyer is taking its money back.
+    Closing,
+}
+
+/// One channel with one seller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The seller's node.
+    pub seller: NodeId,
+    /// The channel's terms.
+    pub config: ChannelConfig,
+    /// Its state. The ceiling is the highest that was ever signed or is about to be.
+    pub channel: Channel,
+    /// All receipts before this one are booked.
+    pub booked: u64,
+    /// Whether we go on using it.
+    pub standing: Standing,
+    /// When it was opened.
+    pub opened: Timestamp,
+}
+
+/// A receipt as kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// As the seller signed it.
+    pub receipt: SignedReceipt,
+    /// The model's id (the receipt has only its hash), if known.
+    pub model: Option<String>,
+    /// The endpoint, if known.
+    pub endpoint: Option<Endpoint>,
+    /// What is wrong with it, if we do not agree.
+    pub dispute: Option<String>,
+}
+
+/// A deposit's authorization, recorded before the seller gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingDeposit {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Whose channel it is.
+    pub seller: NodeId,
+    /// The channel's terms.
+    pub config: ChannelConfig,
+    /// The authorization.
+    pub deposit: Deposit,
+}

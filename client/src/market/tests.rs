@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use farthing_protocol::amount::{Amount, Price};
+use farthing_protocol::frame::Frame;
+use farthing_protocol::testing;
+
+use super::*;
+
+const START: Timestamp = Timestamp(1_000_000);
+const MODEL: &str = "test/model";
+
+fn market(sellers: u8) -> (Market, Clock) {
+    let clock = Clock::manual(START);
+    let market = Market::new(testing::network(), clock.clone());
+    for n in 1..=sellers {
+        let heard = market.hear(testing::signed_offer_of(n, 1, START));
+        assert!(matches!(heard, Heard::Fresh(_)));
+    }
+    (market, clock)
+}
+
+fn seller(n: u8) -> NodeId {
+    testing::node_key(n).id()
+}
+
+fn measured(market: &Market, n: u8) -> Measured {
+    let snapshot = market.snapshot(MODEL);
+    let candidate = snapshot.iter().find(|c| c.seller() == seller(n));
+    candidate.expect("is on offer").measured
+}
+
+fn served(first_ms: u64, all_ms: u64, tokens: u32) -> Outcome {
+    Outcome::Served(Served {
+        first_token: Duration::from_millis(first_ms),
+        elapsed: Duration::from_millis(all_ms),
+        tokens,
+        charged: Amount::atoms(5),
+    })
+}
+
+#[test]
+fn a_snapshot_holds_everyone_who_offers_the_model_now() {
+    let (market, clock) = market(3);
+    assert_eq!(market.snapshot(MODEL).len(), 3);
+    assert_eq!(market.snapshot("other/model").len(), 0);
+    assert_eq!(market.sellers(), 3);
+    clock.advance(Duration::from_secs(3600));
+    assert_eq!(market.snapshot(MODEL).len(), 0);
+    market.sweep();
+    assert!(market.lock().sellers.is_empty());
+}
+
+#[test]
+fn a_model_dropped_from_an_offer_is_no_longer_a_candidate() {
+    let (market, _clock) = market(1);
+    let mut offer = testing::offer_of(1, 2, START);
+    offer.models[0].id = "new/model".into();
+    let signed = SignedOffer::sign(&offer, &testing::node_key(1)).expect("signs");
+    let bytes = signed.encode().expect("encodes");
+    assert!(matches!(market.hear_bytes(&bytes), Heard::Fresh(_)));
+    assert_eq!(market.snapshot(MODEL).len(), 0);
+    let snapshot = market.snapshot("new/model");
+    assert_eq!(snapshot[0].model().id, "new/model");
+    assert_eq!(snapshot[0].offer().offer().seq, 2);
+}
+
+#[test]
+fn garbage_is_bad_and_changes_nothing() {
+    let (market, _clock) = market(1);
+    assert!(matches!(market.hear_bytes(b"garbage"), Heard::Bad(_)));
+    assert_eq!(market.sellers(), 1);
+}
+
+#[test]
+fn speed_and_success_are_measured() {
+    let (market, _clock) = market(1);
+    assert_eq!(measured(&market, 1), Measured::default());
+    let trial = market.begin(seller(1), MODEL);
+    assert_eq!(measured(&market, 1).in_flight, 1);
+    trial.record(served(100, 1100, 101));
+    let now = measured(&market, 1);
+    assert_eq!(now.in_flight, 0);
+    assert_eq!(now.first_token, Some(100.0));
+    assert_eq!(now.per_token, Some(10.0));
+    assert!(now.success > 0.9 && now.success < 1.0);
+    assert_eq!(now.paid, Amount::atoms(5));
+}
+
+#[test]
+fn a_purchase_that_is_dropped_says_nothing_of_the_seller() {
+    let (market, _clock) = market(1);
+    drop(market.begin(seller(1), MODEL));
+    assert_eq!(measured(&market, 1), Measured::default());
+}
+
+#[test]
+fn a_failing_seller_cools_down_and_is_tried_by_one_purchase_first() {
+    let (market, clock) = market(1);
+    for pause in [1, 2, 4] {
+        market.begin(seller(1), MODEL).record(Outcome::Failed);
+        let cooling = Pause::CoolingDown(Duration::from_secs(pause));
+        assert_eq!(measured(&market, 1).pause, Some(cooling));
+        clock.advance(Duration::from_secs(pause));
+        assert_eq!(measured(&market, 1).pause, None);
+    }
+    let probe = market.begin(seller(1), MODEL);
+    assert_eq!(measured(&market, 1).pause, Some(Pause::OnProbation));
+    probe.record(served(1, 1, 1));
+    assert_eq!(measured(&market, 1).pause, None);
+    let second = market.begin(seller(1), MODEL);
+    assert_eq!(measured(&market, 1).pause, None);
+    drop(second);
+}
+
+#[test]
+fn a_pause_has_a_longest_length() {
+    let (market, _clock) = market(1);
+    for _ in 0..100 {
+        market.begin(seller(1), MODEL).record(Outcome::Failed);
+    }
+    let pause = measured(&market, 1).pause.expect("is paused");
+    assert_eq!(pause.left(), Duration::from_secs(120));
+}
+
+#[test]
+fn old_failures_are_forgiven() {
+    let (market, clock) = market(1);
+    for _ in 0..5 {
+        market.begin(seller(1), MODEL).record(Outcome::Failed);
+    }
+    let bad = measured(&market, 1).success;
+    clock.advance(Duration::from_secs(590));
+    assert!(measured(&market, 1).success > bad);
+}
+
+#[test]
+fn busy_is_believed_for_a_moment_and_is_no_failure() {
+    let (market, clock) = market(1);
+    let retry_after = Duration::from_secs(3600);
+    let trial = market.begin(seller(1), MODEL);
+    trial.load(Load {
+        running: 8,
+        slots: 8,
+    });
+    trial.record(Outcome::Busy { retry_after });
+    let now = measured(&market, 1);
+    assert_eq!(now.pause, Some(Pause::Busy(Duration::from_secs(30))));
+    assert_eq!(
+        now.load,
+        Some(Load {
+            running: 8,
+            slots: 8
+        })
+    );
+    assert_eq!(now.success, Measured::default().success);
+    clock.advance(Duration::from_secs(31));
+    assert_eq!(measured(&market, 1).pause, None);
+    assert_eq!(measured(&market, 1).load, None);
+}
+
+#[test]
+fn a_listing_shows_the_cheapest_price_of_each_kind() {
+    let (market, _clock) = market(2);
+    let mut offer = testing::offer_of(3, 1, START);
+    offer.models[0].prices.output = Price(400_000);
+    offer.models[0].context = 8192;
+    let signed = SignedOffer::sign(&offer, &testing::node_key(3)).expect("signs");
+    market.hear(signed);
+    let listing = &market.models()[0];
+    assert_eq!((listing.id.as_str(), listing.sellers), (MODEL, 3));
+    assert_eq!(listing.cheapest.output, Price(400_000));
+    assert_eq!(listing.cheapest.input, Price(100_000));
+    assert_eq!(listing.context, 8192);
+    assert_eq!(listing.features, ["tools"]);
+    let offers = market.offers();
+    assert_eq!(offers.len(), 3);
+    assert_eq!(offers[0].seller, seller(3));
+    assert_eq!(offers[0].measured, None);
+}
+
+#[test]
+fn measurements_are_bounded() {
+    let (market, _clock) = market(1);
+    for n in 0..100 {
+        drop(market.begin(seller(1), &format!("model/{n}")));
+    }
+    assert_eq!(market.lock().measured[&seller(1)].len(), MAX_MODELS);
+}

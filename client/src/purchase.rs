@@ -1,0 +1,509 @@
+//! One purchase with one seller: ask, pay ahead, count, check the receipt.
+//!
+//! The buyer never signs more than one window ahead of what it has itself counted
+//! ([`crate::wallet`] enforces the limits), pays beside the stream and not in its way, and
+//! believes a receipt only if it is signed, about this very exchange, and within the buyer's own
+//! bounds. This file does not know the market: what was measured is returned.
+
+mod count;
+mod receipt;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::Keccak256;
+use bytes::{Bytes, BytesMut};
+use farthing_protocol::amount::Amount;
+use farthing_protocol::frame::{CHUNK_LIMIT, Part, ToBuyer, ToSeller};
+use farthing_protocol::net::session::{Limits, RecvError};
+use farthing_protocol::net::wire::{self, Hears, Speaks, WireError};
+use farthing_protocol::net::{Net, OpenError, Protocol};
+use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
+use farthing_protocol::pricing::{self, Demand};
+use farthing_protocol::purchase::{Ask, Load, Mode, Refusal, RequestId};
+use farthing_protocol::receipt::VerifiedReceipt;
+use farthing_protocol::voucher::SignedVoucher;
+use tokio::time::Instant;
+
+use crate::ledger::LedgerError;
+use crate::policy::{Deadlines, Terms};
+use crate::purchase::count::Counter;
+pub use crate::purchase::receipt::Dispute;
+use crate::wallet::Hold;
+
+/// The `tracing` target of one event per voucher sent, for whoever wants to watch money flow:
+/// `request`, `ceiling`, `set_aside` and `events` (stream events counted by then).
+pub const VOUCHERS: &str = "farthing::events::voucher";
+/// The most bytes of one document: embeddings of many inputs are large.
+const DOCUMENT_LIMIT: usize = 48 * 1024 * 1024;
+/// The most bytes of one event of a stream: what a node takes from its model server.
+const EVENT_LIMIT: usize = 4 * 1024 * 1024;
+
+/// Why a purchase ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum PurchaseError {
+    /// No stream to the seller. Nothing was asked.
+    #[error("the seller cannot be reached: {0}")]
+    Unreachable(#[from] OpenError),
+    /// The seller refused. Nothing is charged.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// The stream broke. It is not known whether the seller worked or charged; its receipt will
+    /// be asked for.
+    #[error("the stream broke: {0}")]
+    Broken(WireError),
+    /// The seller sent what it may not. It is not known whether it charged.
+    #[error("the seller broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// Nothing came in time. It is not known whether the seller worked.
+    #[error("no {0} in time")]
+    Late(&'static str),
+    /// The seller wants a voucher beyond what this purchase can owe.
+    #[error("the seller asks for a ceiling of {asked} atoms, {allowed} at most are due")]
+    Overreach {
+        /// What it asks for.
+        asked: Amount,
+        /// What we would sign.
+        allowed: Amount,
+    },
+    /// The spend policy, the deposit or the store forbid going on.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl PurchaseError {
+    /// Whether the seller may still be heard: its receipt can be asked for at once.
+    #[must_use]
+    pub const fn leaves_the_stream(&self) -> bool {
+        matches!(
+            self,
+            Self::Late(_) | Self::Overreach { .. } | Self::Ledger(_)
+        )
+    }
+}
+
+impl From<WireError> for PurchaseError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Recv(RecvError::Deadline) => Self::Late("word from the seller"),
+            other => Self::Broken(other),
+        }
+    }
+}
+
+/// What a purchase yields.
+#[derive(Debug)]
+pub enum Step {
+    /// The seller is working.
+    Accepted(Load),
+    /// One whole event, or the document.
+    Data(Bytes),
+    /// The end.
+    Done {
+        /// The receipt, signature checked.
+        receipt: Box<VerifiedReceipt>,
+        /// What is wrong with it, if anything.
+        dispute: Option<Dispute>,
+        /// The seller's load.
+        load: Load,
+    },
+}
+
+/// What is bought from whom.
+#[derive(Debug, Clone)]
+pub struct Deal {
+    /// The purchase's name.
+    pub request: RequestId,
+    /// The seller's offer.
+    pub offer: Arc<VerifiedOffer>,
+    /// The model in it.
+    pub model: ModelOffer,
+    /// The most it can use.
+    pub demand: Demand,
+    /// The most it may cost: the quote, or the policy's limit if that is lower.
+    pub max_cost: Amount,
+    /// How far to sign ahead, in output tokens.
+    pub window: u64,
+}
+
+impl Deal {
+    /// What is set aside before the ask is sent.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when it cannot be represented.
+    pub fn opening(&self) -> Result<Amount, LedgerError> {
+        Ok(self
+            .demand
+            .opening(&self.model.prices, pricing::FIRST_WINDOW.max(self.window))?
+            .min(self.max_cost))
+    }
+
+    /// What to sign ahead when something must be signed.
+    #[must_use]
+    pub fn headroom(&self) -> Amount {
+        pricing::window_value(&self.model.prices, self.window)
+    }
+}
+
+type Payment = Pin<Box<dyn Future<Output = Result<SignedVoucher, LedgerError>> + Send>>;
+
+/// A running purchase. Dropping it hangs up; the seller charges what it delivered.
+pub struct Purchase {
+    deal: Deal,
+    hears: Hears,
+    speaks: Speaks,
+    hold: Hold,
+    /// The highest ceiling that was sent on this stream.
+    sent: Amount,
+    /// An extension that is being recorded and signed, and by how much.
+    paying: Option<(Amount, Payment)>,
+    counter: Counter,
+    request_hash: alloy::primitives::B256,
+    hash: Keccak256,
+    event: BytesMut,
+    /// A ceiling the seller waits for.
+    demanded: Option<Amount>,
+    /// What was signed on demand beyond our own count: see [`Purchase::pay_on_demand`].
+    advanced: Amount,
+    cancelled: bool,
+    idle: Duration,
+    deadline: Instant,
+    next_by: Instant,
+}
+
+impl std::fmt::Debug for Purchase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Purchase")
+            .field("request", &self.deal.request)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Purchase {
+    /// Opens a stream and asks. `hold` covers the deal's opening and `voucher` covers `hold`.
+    ///
+    /// # Errors
+    /// [`PurchaseError::Unreachable`] (nothing was asked) or [`PurchaseError::Broken`].
+    pub async fn ask(
+        net: &Net,
+        deal: Deal,
+        terms: &Terms,
+        mut hold: Hold,
+        voucher: SignedVoucher,
+    ) -> Result<Self, PurchaseError> {
+        let offer = deal.offer.offer();
+        let stream = open(net, &deal.offer, terms.deadlines).await?;
+        let (hears, mut speaks) = wire::over(
+            stream,
+            Limits {
+                frame: farthing_protocol::frame::ASK_LIMIT,
+                ..Limits::default()
+            },
+        );
+        let ask = Ask {
+            request: deal.request,
+            offer: deal.offer.hash(),
+            model: deal.model.id.clone(),
+            endpoint: terms.endpoint,
+            mode: terms.mode,
+            max_cost: deal.max_cost,
+            deadline_ms: u64::try_from(terms.deadlines.total.as_millis()).unwrap_or(u64::MAX),
+            channel: hold.channel(),
+            voucher: Some(voucher),
+            body: terms.body.clone(),
+        };
+        tracing::debug!(request = %deal.request.short(), seller = %offer.seller.short(), "asking");
+        let ceiling = ask
+            .voucher
+            .map_or(Amount::ZERO, |voucher| voucher.message.ceiling);
+        hold.at_risk();
+        speaks.send(&ToSeller::Ask(Box::new(ask))).await?;
+        let now = Instant::now();
+        let deadline = now + terms.deadlines.total;
+        let purchase = Self {
+            hears,
+            speaks,
+            hold,
+            sent: ceiling,
+            paying: None,
+            counter: Counter::new(terms.endpoint, terms.mode),
+            request_hash: alloy::primitives::keccak256(&terms.body),
+            hash: Keccak256::new(),
+            event: BytesMut::new(),
+            demanded: None,
+            advanced: Amount::ZERO,
+            cancelled: false,
+            idle: terms.deadlines.idle,
+            deadline,
+            next_by: (now + terms.deadlines.first_token).min(deadline),
+            deal,
+        };
+        purchase.tell();
+        Ok(purchase)
+    }
+
+    /// Tells whoever watches that a voucher was sent.
+    fn tell(&self) {
+        tracing::debug!(
+            target: VOUCHERS,
+            request = %self.deal.request,
+            ceiling = %self.sent,
+            set_aside = %self.hold.amount(),
+            events = self.counter.events(),
+            "sent a voucher"
+        );
+    }
+
+    async fn pay(&mut self, voucher: SignedVoucher) -> Result<(), PurchaseError> {
+        self.sent = voucher.message.ceiling;
+        self.speaks.send(&ToSeller::Pay(voucher)).await?;
+        self.tell();
+        Ok(())
+    }
+
+    /// The deal.
+    #[must_use]
+    pub const fn deal(&self) -> &Deal {
+        &self.deal
+    }
+
+    /// The channel that pays.
+    #[must_use]
+    pub const fn channel(&self) -> farthing_protocol::x402::ChannelId {
+        self.hold.channel()
+    }
+
+    /// What is set aside.
+    #[must_use]
+    pub const fn held(&self) -> Amount {
+        self.hold.amount()
+    }
+
+    /// Ends the money side once the receipt is booked.
+    pub fn settled(&mut self) {
+        self.hold.settled();
+    }
+
+    /// Sets aside what a receipt charges, if the seller was ahead of us on older promises.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn cover(&mut self, charged: Amount) -> Result<(), LedgerError> {
+        if let Some((more, payment)) = self.paying.take() {
+            payment.await?;
+            self.hold.extended(more);
+        }
+        let more = charged.saturating_sub(self.hold.amount());
+        if !more.is_zero() {
+            self.hold.extend(more, Amount::ZERO).await?;
+            self.hold.extended(more);
+        }
+        Ok(())
+    }
+
+    /// The next thing that happens. Payments are made meanwhile. Not to be called after
+    /// [`Step::Done`] or an error, but for [`OverDeposit`](farthing_protocol::channel::Rejected::OverDeposit): when the channel has been
+    /// topped up, it goes on.
+    ///
+    /// # Errors
+    /// Any [`PurchaseError`] but [`PurchaseError::Unreachable`].
+    pub async fn next(&mut self) -> Result<Step, PurchaseError> {
+        loop {
+            if let Some(asked) = self.demanded {
+                self.pay_on_demand(asked).await?;
+                self.demanded = None;
+            }
+            let word = tokio::select! {
+                biased;
+                paid = payment(&mut self.paying) => {
+                    self.paid(paid).await?;
+                    continue;
+                }
+                word = self.hears.expect::<ToBuyer>(CHUNK_LIMIT, self.next_by) => word?,
+            };
+            if let Some(step) = self.heard(word).await? {
+                return Ok(step);
+            }
+        }
+    }
+
+    async fn heard(&mut self, word: ToBuyer) -> Result<Option<Step>, PurchaseError> {
+        match word {
+            ToBuyer::Accepted { load } => {
+                if self.deal.demand.mode == Mode::Plain {
+                    // A document comes whole and at the end: only the deadline is too late.
+                    self.next_by = self.deadline;
+                }
+                Ok(Some(Step::Accepted(load)))
+            }
+            ToBuyer::Refused { refusal, .. } if self.counter.nothing() => {
+                self.hold.refused();
+                Err(PurchaseError::Refused(refusal))
+            }
+            ToBuyer::Refused { .. } => Err(PurchaseError::Protocol(
+                "a refusal after a part of the answer",
+            )),
+            ToBuyer::NeedVoucher { ceiling, .. } => {
+                self.demanded = (!self.cancelled).then_some(ceiling);
+                Ok(None)
+            }
+            ToBuyer::Chunk { data, part, .. } => self.chunk(&data, part),
+            ToBuyer::Done { receipt, load } => {
+                let seller = self.deal.offer.offer().seller;
+                let checked = receipt.verify(seller);
+                let receipt =
+                    checked.map_err(|_| PurchaseError::Protocol("a receipt it did not sign"))?;
+                let dispute = self.check(receipt.receipt()).err();
+                Ok(Some(Step::Done {
+                    receipt: Box::new(receipt),
+                    dispute,
+                    load,
+                }))
+            }
+        }
+    }
+
+    fn chunk(&mut self, data: &Bytes, part: Part) -> Result<Option<Step>, PurchaseError> {
+        let limit = match self.deal.demand.mode {
+            Mode::Plain => DOCUMENT_LIMIT,
+            Mode::Stream => EVENT_LIMIT,
+        };
+        if self.event.len() + data.len() > limit {
+            return Err(PurchaseError::Protocol("an event without end"));
+        }
+        self.hash.update(data);
+        // Pieces of a first event that never ends do not count as a first event.
+        if part == Part::Last || !self.counter.nothing() {
+            self.next_by = (Instant::now() + self.idle).min(self.deadline);
+        }
+        if part == Part::More {
+            self.event.extend_from_slice(data);
+            return Ok(None);
+        }
+        let event = if self.event.is_empty() {
+            data.clone()
+        } else {
+            self.event.extend_from_slice(data);
+            self.event.split().freeze()
+        };
+        self.counter.count(&event);
+        self.pay_ahead();
+        Ok(Some(Step::Data(event)))
+    }
+
+    /// Starts to raise the ceiling when less than half a window is left: an honest stream never
+    /// has to wait.
+    fn pay_ahead(&mut self) {
+        if self.deal.demand.mode == Mode::Plain || self.paying.is_some() || self.cancelled {
+            return;
+        }
+        let (Some(soon), Some(target)) = (
+            self.worth(self.deal.window / 2),
+            self.worth(self.deal.window),
+        ) else {
+            return;
+        };
+        if soon > self.hold.amount() && target > self.hold.amount() {
+            self.extend(target);
+        }
+    }
+
+    /// What this purchase may cost when `ahead` more tokens have come: by our own count.
+    fn worth(&self, ahead: u64) -> Option<Amount> {
+        let output = self
+            .counter
+            .output()
+            .saturating_add(ahead)
+            .min(self.deal.demand.output);
+        let cost = self
+            .deal
+            .demand
+            .up_to(&self.deal.model.prices, output)
+            .ok()?;
+        Some(cost.ceil().min(self.deal.max_cost))
+    }
+
+    fn extend(&mut self, target: Amount) {
+        let more = target.saturating_sub(self.hold.amount());
+        let payment = self.hold.extend(more, self.deal.headroom());
+        self.paying = Some((more, Box::pin(payment)));
+    }
+
+    async fn paid(
+        &mut self,
+        paid: Result<SignedVoucher, LedgerError>,
+    ) -> Result<(), PurchaseError> {
+        let Some((more, _)) = self.paying.take() else {
+            return Ok(());
+        };
+        let voucher = paid?;
+        self.hold.extended(more);
+        // Covered by slack: this stream has carried the voucher already.
+        if voucher.message.ceiling <= self.sent {
+            return Ok(());
+        }
+        self.pay(voucher).await
+    }
+
+    /// The seller has stopped and names the ceiling it needs: signs up to one window ahead of our
+    /// own count. Purchases share a channel's slack, and the seller may have spent some on another
+    /// one whose chunks we have not read; so what it lacks for this one is signed on top, in all
+    /// at most what this purchase is worth.
+    async fn pay_on_demand(&mut self, asked: Amount) -> Result<(), PurchaseError> {
+        if let Some((_, payment)) = self.paying.as_mut() {
+            let paid = payment.await;
+            self.paid(paid).await?;
+        }
+        let mut voucher = self.hold.newest().await?;
+        if voucher.message.ceiling < asked {
+            let ahead = self.deal.window.saturating_add(pricing::FIRST_WINDOW);
+            let target = self.worth(ahead).unwrap_or_default();
+            let more = target.saturating_sub(self.hold.amount());
+            voucher = self.hold.extend(more, self.deal.headroom()).await?;
+            self.hold.extended(more);
+        }
+        let allowed = voucher.message.ceiling;
+        if allowed < asked {
+            let advanced = self.advanced.saturating_add(asked.saturating_sub(allowed));
+            if advanced > self.hold.amount() {
+                return Err(PurchaseError::Overreach { asked, allowed });
+            }
+            voucher = self.hold.raise(asked).await?;
+            self.advanced = advanced;
+        }
+        self.pay(voucher).await
+    }
+
+    /// Tells the seller to stop, and signs nothing more. The receipt for what it delivered may
+    /// still come within `wait`.
+    ///
+    /// # Errors
+    /// [`PurchaseError::Broken`].
+    pub async fn cancel(&mut self, wait: Duration) -> Result<(), PurchaseError> {
+        self.cancelled = true;
+        self.demanded = None;
+        self.deadline = Instant::now() + wait;
+        self.next_by = self.deadline;
+        Ok(self.speaks.send(&ToSeller::Cancel).await?)
+    }
+}
+
+/// The running payment's end; never, when none is running.
+async fn payment(paying: &mut Option<(Amount, Payment)>) -> Result<SignedVoucher, LedgerError> {
+    match paying {
+        Some((_, payment)) => payment.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn open(
+    net: &Net,
+    offer: &VerifiedOffer,
+    deadlines: Deadlines,
+) -> Result<farthing_protocol::net::Stream, PurchaseError> {
+    let offer = offer.offer();
+    let opening = net.open(offer.seller, &offer.addresses, Protocol::Purchase);
+    let opened = tokio::time::timeout(deadlines.connect, opening).await;
+    Ok(opened.map_err(|_| OpenError::Deadline)??)
+}

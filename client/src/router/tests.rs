@@ -1,0 +1,259 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::offer::{SignedOffer, VerifiedOffer};
+use farthing_protocol::testing;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Config, Strategy};
+use crate::market::Measured;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+const MODEL: &str = "test/model";
+
+fn offer(n: u8, output: u64) -> Arc<VerifiedOffer> {
+    let mut offer = testing::offer_of(n, 1, NOW);
+    offer.models[0].prices.output = Price(output);
+    let signed = SignedOffer::sign(&offer, &testing::node_key(n)).expect("signs");
+    Arc::new(signed.verify(&testing::network(), NOW).expect("verifies"))
+}
+
+fn candidate(n: u8, output: u64, measured: Measured) -> Candidate {
+    Candidate::of(offer(n, output), MODEL, measured).expect("offers the model")
+}
+
+fn terms(strategy: Strategy) -> Terms {
+    let body = Bytes::from_static(br#"{"model":"test/model","messages":[],"max_tokens":100}"#);
+    let mut config = Config::default();
+    config.router.strategy = strategy;
+    Terms::of(Endpoint::Chat, &body, &config).expect("accepted")
+}
+
+fn measured(success: f64, first_token: f64) -> Measured {
+    Measured {
+        weight: 10.0,
+        success,
+        first_token: Some(first_token),
+        per_token: Some(10.0),
+        ..Measured::default()
+    }
+}
+
+fn order(plan: &Plan) -> Vec<NodeId> {
+    plan.choices
+        .iter()
+        .map(|choice| choice.candidate.seller())
+        .collect()
+}
+
+fn seller(n: u8) -> NodeId {
+    testing::node_key(n).id()
+}
+
+#[test]
+fn each_strategy_prefers_what_it_is_named_for() {
+    let sellers = || {
+        vec![
+            candidate(1, 100_000, measured(0.8, 900.0)),
+            candidate(2, 900_000, measured(0.8, 50.0)),
+            candidate(3, 900_000, measured(0.999, 900.0)),
+        ]
+    };
+    let first = |strategy| order(&plan(&terms(strategy), sellers(), 1))[0];
+    assert_eq!(first(Strategy::Cheapest), seller(1));
+    assert_eq!(first(Strategy::Fastest), seller(2));
+    assert_eq!(first(Strategy::Reliable), seller(3));
+}
+
+#[test]
+fn whoever_cannot_serve_is_dropped_with_the_reason() {
+    let mut terms = terms(Strategy::Balanced);
+    terms.max_price_output = Some(Price(600_000));
+    let sellers = vec![
+        candidate(1, 500_000, measured(0.9, 100.0)),
+        candidate(2, 700_000, measured(0.9, 100.0)),
+    ];
+    let made = plan(&terms, sellers.clone(), 1);
+    assert_eq!(order(&made), [seller(1)]);
+    let reason = made.dropped[0].reason.to_string();
+    assert_eq!(
+        reason,
+        "price over ceiling: 700000 micro-atoms per token, at most 600000"
+    );
+    assert_eq!(made.why_dropped(), format!("1 × {reason}"));
+
+    terms.max_cost = Amount::atoms(1);
+    let made = plan(&terms, sellers.clone(), 1);
+    assert!(made.choices.is_empty());
+    assert!(made.over_limit().is_some());
+
+    terms.body = Bytes::from(vec![b'x'; 4096 * 16 + 16]);
+    let made = plan(&terms, sellers, 1);
+    assert_eq!(made.dropped[0].reason, Reason::Context { context: 4096 });
+}
+
+#[test]
+fn a_stream_may_begin_when_its_first_window_is_affordable() {
+    let body = br#"{"model":"test/model","messages":[],"stream":true}"#;
+    let mut config = Config::default();
+    config.spend.per_purchase = Amount::atoms(100);
+    let terms = Terms::of(Endpoint::Chat, &Bytes::from_static(body), &config);
+    let made = plan(
+        &terms.expect("accepted"),
+        vec![candidate(1, 500_000, Measured::default())],
+        1,
+    );
+    assert_eq!(made.choices[0].max_cost, Amount::atoms(100));
+    let text = String::from_utf8_lossy(body).replace("true", "false");
+    let terms = Terms::of(Endpoint::Chat, &Bytes::from(text), &config);
+    let made = plan(
+        &terms.expect("accepted"),
+        vec![candidate(1, 500_000, Measured::default())],
+        1,
+    );
+    assert!(made.over_limit().is_some());
+}
+
+#[test]
+fn a_paused_seller_is_a_last_resort() {
+    let cooling = Measured {
+        pause: Some(Pause::CoolingDown(Duration::from_millis(11_200))),
+        ..measured(0.9, 1.0)
+    };
+    let well = candidate(2, 900_000, measured(0.9, 900.0));
+    let made = plan(
+        &terms(Strategy::Balanced),
+        vec![candidate(1, 100_000, cooling), well],
+        1,
+    );
+    assert_eq!(order(&made), [seller(2)]);
+    assert_eq!(made.dropped[0].reason.to_string(), "cooling down 12 s");
+    let made = plan(
+        &terms(Strategy::Balanced),
+        vec![candidate(1, 100_000, cooling)],
+        1,
+    );
+    assert_eq!(order(&made), [seller(1)]);
+    assert!(
+        made.choices[0]
+            .to_string()
+            .contains("cooling down 12 s, but there is no other")
+    );
+}
+
+#[test]
+fn a_newcomer_is_tried_now_and_then_but_not_at_any_price() {
+    let known = candidate(1, 500_000, measured(0.99, 10.0));
+    let newcomer = candidate(2, 600_000, Measured::default());
+    let dear = candidate(3, 5_000_000, Measured::default());
+    let first = |seed| {
+        let sellers = vec![known.clone(), newcomer.clone(), dear.clone()];
+        order(&plan(&terms(Strategy::Balanced), sellers, seed))[0]
+    };
+    let firsts: Vec<_> = (0..1000).map(first).collect();
+    let explored = firsts.iter().filter(|first| **first == seller(2)).count();
+    assert!((20..100).contains(&explored), "{explored} of 1000");
+    assert!(!firsts.contains(&seller(3)));
+}
+
+#[test]
+fn a_full_seller_falls_behind_an_idle_one() {
+    let full = Measured {
+        in_flight: 8,
+        ..measured(0.9, 100.0)
+    };
+    let made = plan(
+        &terms(Strategy::Balanced),
+        vec![
+            candidate(1, 500_000, full),
+            candidate(2, 500_000, measured(0.9, 100.0)),
+        ],
+        1,
+    );
+    assert_eq!(order(&made), [seller(2), seller(1)]);
+}
+
+fn strategies() -> impl proptest::strategy::Strategy<Value = Strategy> {
+    prop_oneof![
+        Just(Strategy::Balanced),
+        Just(Strategy::Cheapest),
+        Just(Strategy::Fastest),
+        Just(Strategy::Reliable),
+    ]
+}
+
+prop_compose! {
+    fn measurements()(
+        weight in 0.0_f64..50.0,
+        success in 0.0_f64..=1.0,
+        first_token in proptest::option::of(0.0_f64..10_000.0),
+        per_token in proptest::option::of(0.0_f64..500.0),
+        in_flight in 0_u32..20,
+        pause in proptest::option::of(0_u64..100_000),
+    ) -> Measured {
+        let pause = pause.map(|millis| Pause::CoolingDown(Duration::from_millis(millis)));
+        Measured { weight, success, first_token, per_token, in_flight, pause, ..Measured::default() }
+    }
+}
+
+prop_compose! {
+    fn markets()(
+        sellers in proptest::collection::vec((1_u64..2_000_000, measurements()), 1..6),
+    ) -> Vec<Candidate> {
+        let numbered = (1_u8..).zip(sellers);
+        numbered.map(|(n, (output, measured))| candidate(n, output, measured)).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_same_inputs_make_the_same_plan(
+        market in markets(), seed: u64, strategy in strategies(),
+    ) {
+        let mut turned = market.clone();
+        turned.reverse();
+        let one = plan(&terms(strategy), market, seed);
+        let two = plan(&terms(strategy), turned, seed);
+        prop_assert_eq!(order(&one), order(&two));
+        prop_assert_eq!(one.dropped, two.dropped);
+    }
+
+    #[test]
+    fn a_plan_is_never_empty_while_anyone_is_eligible(
+        market in markets(), seed: u64, strategy in strategies(),
+    ) {
+        let all = market.len();
+        let made = plan(&terms(strategy), market, seed);
+        prop_assert!(!made.choices.is_empty());
+        prop_assert_eq!(made.choices.len() + made.dropped.len(), all);
+        prop_assert!(made.choices.iter().all(|choice| choice.score.is_finite()));
+    }
+
+    #[test]
+    fn the_cheaper_of_two_otherwise_equal_sellers_wins(
+        cheap in 1_u64..1_000_000, more in 1_000_u64..1_000_000,
+        mut measured in measurements(), seed: u64,
+        strategy in strategies(),
+    ) {
+        prop_assume!(strategy != Strategy::Fastest);
+        measured.pause = None;
+        let sellers = vec![candidate(1, cheap + more, measured), candidate(2, cheap, measured)];
+        prop_assert_eq!(order(&plan(&terms(strategy), sellers, seed))[0], seller(2));
+    }
+
+    #[test]
+    fn a_failing_seller_falls_behind(
+        mut measured in measurements(), seed: u64, strategy in strategies(),
+    ) {
+        measured.pause = None;
+        measured.success = 0.9;
+        let failing = Measured { success: 0.4, ..measured };
+        let sellers = vec![candidate(1, 500_000, failing), candidate(2, 500_000, measured)];
+        prop_assert_eq!(order(&plan(&terms(strategy), sellers, seed))[0], seller(2));
+    }
+}

@@ -1,0 +1,300 @@
+//! The only door to the payment keys: check, record, then sign.
+//!
+//! Two keys: the **payer** owns the tokens and signs deposits; the **authorizer** is the hot key
+//! that signs vouchers. A voucher is signed only for a ceiling that [`Ledger::promise`] has
+//! checked against the spend policy and the store has on disk. Signing the same ceiling again
+//! gives the same bytes and is harmless: vouchers are cumulative.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloy::primitives::{Address, B256};
+use farthing_protocol::amount::Amount;
+use farthing_protocol::clock::Clock;
+use farthing_protocol::eip712::{Domain, EvmKey, Signed};
+use farthing_protocol::purchase::RequestId;
+use farthing_protocol::voucher::{SignedVoucher, Voucher};
+use farthing_protocol::x402::{
+    ChannelConfig, ChannelId, DEPOSIT_VALIDITY, Deposit, DepositTerms, Network,
+};
+
+use crate::ledger::{Ledger, LedgerError, Limits, Want};
+
+/// The two payment keys. They may be the same key.
+#[derive(Debug)]
+pub struct Keys {
+    /// Owns the tokens; signs deposits.
+    pub payer: EvmKey,
+    /// Signs vouchers.
+    pub authorizer: EvmKey,
+}
+
+#[derive(Debug)]
+struct Inside {
+    keys: Keys,
+    limits: Limits,
+    network: Network,
+    domain: Domain,
+    clock: Clock,
+    ledger: Ledger,
+    /// The voucher last signed on each channel: most purchases need no new one.
+    signed: Mutex<HashMap<ChannelId, SignedVoucher>>,
+}
+
+/// A handle to the wallet; clones share it.
+#[derive(Debug, Clone)]
+pub struct Wallet(Arc<Inside>);
+
+impl Wallet {
+    /// A wallet with these keys, obeying these limits.
+    #[must_use]
+    pub fn new(keys: Keys, limits: Limits, network: Network, clock: Clock, ledger: Ledger) -> Self {
+        let domain = network.domain();
+        Self(Arc::new(Inside {
+            keys,
+            limits,
+            network,
+            domain,
+            clock,
+            ledger,
+            signed: Mutex::default(),
+        }))
+    }
+
+    /// The address whose tokens are spent.
+    #[must_use]
+    pub fn payer(&self) -> Address {
+        self.0.keys.payer.address()
+    }
+
+    /// The address that signs vouchers.
+    #[must_use]
+    pub fn authorizer(&self) -> Address {
+        self.0.keys.authorizer.address()
+    }
+
+    /// The spend policy.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// The key that pays gas for withdrawals.
+    #[must_use]
+    pub fn gas_key(&self) -> &EvmKey {
+        &self.0.keys.authorizer
+    }
+
+    /// Sets money aside for a new purchase and returns the voucher that covers it.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the limit `per_purchase` is checked against `max_cost` here.
+    pub async fn hold(
+        &self,
+        want: Want,
+        max_cost: Amount,
+    ) -> Result<(Hold, SignedVoucher), LedgerError> {
+        let allowed = self.0.limits.per_purchase;
+        if max_cost > allowed {
+            let spent = Amount::ZERO;
+            return Err(LedgerError::Limit {
+                limit: "per_purchase",
+                allowed,
+                spent,
+                more: max_cost,
+            });
+        }
+        // First the guard: whoever asked may go while the promise is being written.
+        let hold = Hold {
+            wallet: self.clone(),
+            channel: want.channel,
+            request: want.request,
+            amount: want.more,
+            end: End::Release,
+        };
+        let voucher = self.promise(want).await?;
+        Ok((hold, voucher))
+    }
+
+    /// Checks, records, signs.
+    async fn promise(&self, want: Want) -> Result<SignedVoucher, LedgerError> {
+        let inside = &self.0;
+        let ceiling = inside
+            .ledger
+            .promise(want, &inside.limits, inside.clock.now())
+            .await?;
+        self.sign(want.channel, ceiling).await
+    }
+
+    /// Signs a ceiling that is recorded, waiting until it is.
+    async fn sign(
+        &self,
+        channel: ChannelId,
+        ceiling: Amount,
+    ) -> Result<SignedVoucher, LedgerError> {
+        self.0.ledger.durable(channel, ceiling).await?;
+        let message = Voucher { channel, ceiling };
+        if let Some(known) = self.signed().get(&channel)
+            && known.message == message
+        {
+            return Ok(*known);
+        }
+        let voucher = Signed::sign(message, &self.0.domain, &self.0.keys.authorizer);
+        self.signed().insert(channel, voucher);
+        Ok(voucher)
+    }
+
+    fn signed(&self) -> MutexGuard<'_, HashMap<ChannelId, SignedVoucher>> {
+        // Whatever is in it was signed: a panic elsewhere does not change that.
+        self.0.signed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The voucher over what is promised already: for a seller that has not seen it.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoChannel`], the store's.
+    pub async fn newest(&self, channel: ChannelId) -> Result<SignedVoucher, LedgerError> {
+        let account = self
+            .0
+            .ledger
+            .account(channel)
+            .ok_or(LedgerError::NoChannel)?;
+        self.sign(channel, account.channel.ceiling()).await
+    }
+
+    /// A voucher over nothing: proves to a seller that we hold the channel's key.
+    #[must_use]
+    pub fn proof(&self, channel: ChannelId) -> SignedVoucher {
+        let nothing = Voucher {
+            channel,
+            ceiling: Amount::ZERO,
+        };
+        Signed::sign(nothing, &self.0.domain, &self.0.keys.authorizer)
+    }
+
+    /// Whether `voucher` carries our own signature: what makes a seller's counter believable.
+    #[must_use]
+    pub fn is_ours(&self, voucher: &SignedVoucher) -> bool {
+        voucher.verify(&self.0.domain, self.authorizer()).is_ok()
+    }
+
+    /// Signs a deposit that the caller has checked; it must be recorded before it is sent.
+    #[must_use]
+    pub fn deposit(&self, config: &ChannelConfig, amount: Amount, salt: B256) -> Deposit {
+        let valid_before = self.0.clock.now().plus(DEPOSIT_VALIDITY);
+        let terms = DepositTerms {
+            amount,
+            valid_before,
+            salt,
+        };
+        Deposit::sign(config, terms, &self.0.network, &self.0.keys.payer)
+    }
+}
+
+/// What happens to the money when a hold is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing was asked or everything was refused: it is given back.
+    Release,
+    /// The seller may have worked: it stays set aside until we know.
+    Doubt,
+    /// A receipt has settled it.
+    Settled,
+}
+
+/// Money set aside for one running purchase.
+#[derive(Debug)]
+#[must_use = "dropping a hold gives the money back, or leaves it in doubt"]
+pub struct Hold {
+    wallet: Wallet,
+    channel: ChannelId,
+    request: RequestId,
+    amount: Amount,
+    end: End,
+}
+
+impl Hold {
+    /// What is set aside.
+    #[must_use]
+    pub const fn amount(&self) -> Amount {
+        self.amount
+    }
+
+    /// The channel.
+    #[must_use]
+    pub const fn channel(&self) -> ChannelId {
+        self.channel
+    }
+
+    /// The voucher over all that is promised on the channel.
+    ///
+    /// # Errors
+    /// As [`Wallet::newest`].
+    pub async fn newest(&self) -> Result<SignedVoucher, LedgerError> {
+        self.wallet.newest(self.channel).await
+    }
+
+    /// From here on the seller may work: call it before the ask is sent.
+    pub fn at_risk(&mut self) {
+        self.end = End::Doubt;
+    }
+
+    /// The seller refused: nothing is charged.
+    pub fn refused(&mut self) {
+        self.end = End::Release;
+    }
+
+    /// The receipt is booked.
+    pub fn settled(&mut self) {
+        self.end = End::Settled;
+    }
+
+    /// Sets `more` aside. The voucher comes from the returned future, which borrows nothing and so
+    /// can be waited for beside the stream; call [`Hold::extended`] when it has come.
+    pub fn extend(
+        &self,
+        more: Amount,
+        headroom: Amount,
+    ) -> impl Future<Output = Result<SignedVoucher, LedgerError>> + Send + 'static {
+        let wallet = self.wallet.clone();
+        let want = Want {
+            channel: self.channel,
+            request: self.request,
+            more,
+            headroom,
+            floor: Amount::ZERO,
+        };
+        async move { wallet.promise(want).await }
+    }
+
+    /// The voucher over at least `floor`: for a seller that is further than we have read.
+    ///
+    /// # Errors
+    /// As [`Wallet::hold`].
+    pub async fn raise(&self, floor: Amount) -> Result<SignedVoucher, LedgerError> {
+        let want = Want {
+            channel: self.channel,
+            request: self.request,
+            more: Amount::ZERO,
+            headroom: Amount::ZERO,
+            floor,
+        };
+        self.wallet.promise(want).await
+    }
+
+    /// Enters that an extension by `more` has come.
+    pub fn extended(&mut self, more: Amount) {
+        self.amount = self.amount.saturating_add(more);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let ledger = &self.wallet.0.ledger;
+        match self.end {
+            End::Release => ledger.release(self.channel, self.request),
+            End::Doubt => ledger.doubt(self.channel, self.request),
+            End::Settled => {}
+        }
+    }
+}

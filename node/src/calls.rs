@@ -1,0 +1,213 @@
+//! Small questions to the node: its book, deposits, channels, receipts, refunds.
+//!
+//! What a channel holds is told only to whoever proves to hold its key, by signing a voucher over
+//! nothing with it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use farthing_protocol::book::Book;
+use farthing_protocol::frame::{Answer, BOOK_PAGE, CALL_LIMIT, Call, CallRefusal, RECEIPT_PAGE};
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::net::Stream;
+use farthing_protocol::net::session::Limits;
+use farthing_protocol::net::wire::{self, WireError};
+use farthing_protocol::voucher::SignedVoucher;
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, Network};
+use tokio::time::Instant;
+
+use crate::ledger::LedgerError;
+use crate::settlement::{Settlement, SettlementError};
+use crate::shop::Shop;
+
+/// How long a caller may take to say what it wants.
+const CALL_WAIT: Duration = Duration::from_secs(10);
+/// The least time a deposit's authorization must still be valid.
+const DEPOSIT_MARGIN: Duration = Duration::from_secs(30);
+
+/// The terms every channel with us must have.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Where the money lives.
+    pub network: Network,
+    /// Where it goes.
+    pub payout: Address,
+    /// Our claim key.
+    pub claim: Address,
+    /// Seconds of withdraw delay.
+    pub withdraw_delay: u64,
+    /// The smallest deposit we pay the gas for.
+    pub min_deposit: farthing_protocol::amount::Amount,
+}
+
+/// What answers need.
+#[derive(Debug)]
+pub struct Desk {
+    /// The seller's parts.
+    pub shop: Arc<Shop>,
+    /// The way to the chain.
+    pub settlement: Settlement,
+    /// The offers we know.
+    pub book: Arc<Mutex<Book>>,
+    /// Our channels' terms.
+    pub terms: Terms,
+}
+
+/// Answers one call of `caller`.
+pub async fn answer(desk: Arc<Desk>, caller: NodeId, stream: Stream) {
+    if let Err(error) = converse(&desk, caller, stream).await {
+        tracing::debug!(%error, "a call was not answered");
+    }
+}
+
+async fn converse(desk: &Desk, caller: NodeId, stream: Stream) -> Result<(), WireError> {
+    let (mut hears, mut speaks) = wire::over(stream, Limits::default());
+    let call: Call = hears.expect(CALL_LIMIT, Instant::now() + CALL_WAIT).await?;
+    let answer = desk
+        .reply(caller, call)
+        .await
+        .unwrap_or_else(Answer::Refused);
+    speaks.send(&answer).await?;
+    speaks.close().await
+}
+
+impl Desk {
+    async fn reply(&self, caller: NodeId, call: Call) -> Result<Answer, CallRefusal> {
+        match call {
+            Call::Book { from } => Ok(Answer::Book(self.page(from))),
+            Call::Deposit { config, deposit } => self.deposit(config, deposit).await,
+            Call::Channel { channel, proof } => {
+                self.proven(caller, channel, &proof)?;
+                let statement = self
+                    .shop
+                    .ledger
+                    .statement(channel)
+                    .ok_or(CallRefusal::NoChannel)?;
+                Ok(Answer::Channel(Box::new(statement)))
+            }
+            Call::Receipts {
+                channel,
+                proof,
+                from,
+            } => {
+                self.proven(caller, channel, &proof)?;
+                self.receipts(channel, from)
+            }
+            Call::Refund { channel, proof } => {
+                self.proven(caller, channel, &proof)?;
+                self.refund(channel).await
+            }
+        }
+    }
+
+    fn page(&self, from: u32) -> Vec<farthing_protocol::offer::SignedOffer> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.page(from as usize, BOOK_PAGE, self.shop.clock.now())
+    }
+
+    /// Whoever proves to hold the channel's key may buy on it from then on.
+    fn proven(
+        &self,
+        caller: NodeId,
+        id: ChannelId,
+        proof: &SignedVoucher,
+    ) -> Result<(), CallRefusal> {
+        let view = self.shop.ledger.channel(id).ok_or(CallRefusal::NoChannel)?;
+        let honest = proof.message.channel == id
+            && proof.message.ceiling.is_zero()
+            && proof
+                .verify(&self.shop.domain, view.config.payer_authorizer)
+                .is_ok();
+        if !honest {
+            return Err(CallRefusal::Proof);
+        }
+        self.shop.ledger.own(id, caller);
+        Ok(())
+    }
+
+    fn receipts(&self, id: ChannelId, from: u64) -> Result<Answer, CallRefusal> {
+        let receipts = self
+            .shop
+            .ledger
+            .receipts(id, from, RECEIPT_PAGE)
+            .map_err(|e| unavailable(&e))?;
+        let signed = receipts
+            .into_iter()
+            .map(|receipt| receipt.sign(&self.shop.key));
+        Ok(Answer::Receipts(signed.collect()))
+    }
+
+    async fn deposit(
+        &self,
+        config: ChannelConfig,
+        deposit: Deposit,
+    ) -> Result<Answer, CallRefusal> {
+        self.terms.check(&config)?;
+        self.check_deposit(&config, &deposit)?;
+        let moved = self.settlement.deposit(config, deposit).await;
+        let moved = moved.map_err(|error| CallRefusal::Deposit(error.to_string()))?;
+        Ok(Answer::Deposited {
+            transaction: moved.transaction,
+            balance: moved.amount,
+        })
+    }
+
+    fn check_deposit(&self, config: &ChannelConfig, deposit: &Deposit) -> Result<(), CallRefusal> {
+        let refuse = |reason: String| Err(CallRefusal::Deposit(reason));
+        if deposit.amount < self.terms.min_deposit {
+            return refuse(format!(
+                "at least {} atoms must be deposited",
+                self.terms.min_deposit
+            ));
+        }
+        let margin = self.shop.clock.now().plus(DEPOSIT_MARGIN).seconds();
+        if deposit.valid_before < margin {
+            return refuse("the authorization ends too soon".to_owned());
+        }
+        match deposit.verify(config, &self.terms.network) {
+            Ok(()) => Ok(()),
+            Err(error) => refuse(format!("the payer did not sign it: {error}")),
+        }
+    }
+
+    async fn refund(&self, id: ChannelId) -> Result<Answer, CallRefusal> {
+        match self.settlement.refund(id).await {
+            Ok(moved) => Ok(Answer::Refunded {
+                transaction: moved.transaction,
+                amount: moved.amount,
+            }),
+            Err(SettlementError::InUse) => Err(CallRefusal::InUse),
+            Err(error) => Err(CallRefusal::Unavailable(error.to_string())),
+        }
+    }
+}
+
+impl Terms {
+    /// A channel that is not exactly ours is not worth our gas: we could not claim from it.
+    fn check(&self, config: &ChannelConfig) -> Result<(), CallRefusal> {
+        let checks = [
+            ("receiver", config.receiver == self.payout),
+            (
+                "receiverAuthorizer",
+                config.receiver_authorizer == self.claim,
+            ),
+            ("token", config.token == self.network.token),
+            (
+                "withdrawDelay",
+                config.withdraw_delay == self.withdraw_delay,
+            ),
+            ("payer", !config.payer.is_zero()),
+            ("payerAuthorizer", !config.payer_authorizer.is_zero()),
+        ];
+        match checks.iter().find(|(_, holds)| !holds) {
+            Some((what, _)) => Err(CallRefusal::Terms((*what).to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn unavailable(error: &LedgerError) -> CallRefusal {
+    tracing::error!(%error, "the ledger failed");
+    CallRefusal::Unavailable("the seller's ledger failed".to_owned())
+}

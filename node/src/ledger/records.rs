@@ -1,0 +1,134 @@
+//! What the books look like on disk.
+
+use alloy::primitives::B256;
+use bytes::Bytes;
+use farthing_protocol::amount::Cost;
+use farthing_protocol::channel::{Channel, Rejected};
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::offer::OfferHash;
+use farthing_protocol::purchase::Usage;
+use farthing_protocol::receipt::Receipt;
+use farthing_protocol::store::{Schema, Table};
+use farthing_protocol::voucher::SignedVoucher;
+use farthing_protocol::x402::{ChannelConfig, ChannelId};
+use serde::{Deserialize, Serialize};
+
+/// Channels by id.
+pub const CHANNELS: Table<B256, ChannelRecord> = Table::new("channels", 1);
+/// Receipts by channel and place in it.
+pub const RECEIPTS: Table<(B256, u64), Receipt> = Table::new("receipts", 1);
+/// Where the receipt of a request is: no request is served twice.
+pub const SERVED: Table<B256, (B256, u64)> = Table::new("served", 1);
+/// Checkpoints of running purchases by request.
+pub const OPEN: Table<B256, OpenPurchase> = Table::new("open", 1);
+/// Transactions that were signed and whose end is not known, by hash.
+pub const TRANSACTIONS: Table<B256, Pending> = Table::new("transactions", 1);
+/// Their raw bytes, in pieces of [`RAW_PIECE`], by hash and place.
+pub const RAW: Table<(B256, u32), Bytes> = Table::new("raw", 1);
+/// A piece of a raw transaction: well below the store's largest value.
+pub const RAW_PIECE: usize = 1024;
+/// Transactions that were mined, by hash: what `claim` and `earnings` show.
+pub const MINED: Table<B256, Mined> = Table::new("mined", 1);
+/// Small counters by name.
+pub const COUNTERS: Table<String, u64> = Table::new("counters", 1);
+
+/// Every table of a node's store.
+#[must_use]
+pub fn schema() -> Schema {
+    Schema::new()
+        .table(&CHANNELS, &[])
+        .table(&RECEIPTS, &[])
+        .table(&SERVED, &[])
+        .table(&OPEN, &[])
+        .table(&TRANSACTIONS, &[])
+        .table(&RAW, &[])
+        .table(&MINED, &[])
+        .table(&COUNTERS, &[])
+}
+
+/// One channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelRecord {
+    /// Its terms.
+    pub config: ChannelConfig,
+    /// Its state. The ceiling in it may lag behind the voucher's.
+    pub channel: Channel,
+    /// The highest voucher: what will be claimed with.
+    pub voucher: Option<SignedVoucher>,
+}
+
+impl ChannelRecord {
+    /// Brings a record that was read up to its voucher.
+    ///
+    /// # Errors
+    /// [`Rejected`] when the voucher cannot belong to the state.
+    pub(in crate::ledger) fn revive(&mut self) -> Result<(), Rejected> {
+        if let Some(voucher) = self.voucher {
+            let armed = self.channel.armed();
+            // The voucher was accepted before any withdrawal that is armed now.
+            self.channel.arm(farthing_protocol::amount::Amount::ZERO);
+            let ceiling = voucher.message.ceiling.min(self.channel.balance());
+            self.channel.accept(ceiling)?;
+            self.channel.arm(armed);
+        }
+        Ok(())
+    }
+}
+
+/// How far a purchase has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPurchase {
+    /// The channel that pays.
+    pub channel: ChannelId,
+    /// keccak-256 of the body as asked.
+    pub request_hash: B256,
+    /// keccak-256 of what was delivered so far.
+    pub response_hash: B256,
+    /// keccak-256 of the model id.
+    pub model_hash: B256,
+    /// The offer.
+    pub offer: OfferHash,
+    /// Tokens so far.
+    pub usage: Usage,
+    /// What they cost.
+    pub cost: Cost,
+    /// When it was admitted.
+    pub started: Timestamp,
+}
+
+/// What a signed transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// A buyer's deposit.
+    Deposit(ChannelId),
+    /// A claim (and settle) of vouchers.
+    Claim,
+    /// Moving what was claimed to the payout address.
+    Settle,
+    /// Returning the rest of a channel.
+    Refund(ChannelId),
+}
+
+/// A transaction that was signed and recorded before it was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What for.
+    pub purpose: Purpose,
+    /// Its nonce.
+    pub nonce: u64,
+    /// When it was signed.
+    pub signed: Timestamp,
+}
+
+/// A transaction that was mined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mined {
+    /// What for.
+    pub purpose: Purpose,
+    /// In which block.
+    pub block: u64,
+    /// Whether it succeeded.
+    pub success: bool,
+    /// When we learned of it.
+    pub seen: Timestamp,
+}

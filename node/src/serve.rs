@@ -1,0 +1,468 @@
+//! One purchase from top to bottom: admit, reserve, run, meter, charge, sign.
+//!
+//! [`serve`] is the only function that calls the hops. The rule it keeps: nothing is delivered
+//! that the reservation does not cover, and a reservation never exceeds the signed ceiling. What
+//! was delivered is charged however the purchase ends; what was refused costs nothing.
+
+mod till;
+
+use std::sync::Arc;
+
+use alloy::primitives::Keccak256;
+use bytes::Bytes;
+use farthing_protocol::amount::{Amount, Cost};
+use farthing_protocol::channel::Rejected;
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::frame::{CHUNK_PAYLOAD, Part, ToBuyer, ToSeller};
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::net::Stream;
+use farthing_protocol::net::wire::WireError;
+use farthing_protocol::pricing;
+use farthing_protocol::purchase::{Ask, Ending, Mode, Refusal, Usage};
+use tokio::time::Instant;
+
+use crate::admission::{self, Admitted};
+use crate::ledger::{LedgerError, OpenPurchase, Reservation, Served};
+use crate::meter::{Meter, NotAnAnswer};
+use crate::serve::till::Till;
+use crate::shop::Shop;
+use crate::upstream::{Events, Reply, UpstreamError};
+
+/// The most events without content that are held back before the first with some.
+const MOST_HELD: usize = 16;
+
+/// How long a buyer for whom there is no room may take to ask.
+const TURN_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Why a purchase ends without a receipt.
+#[derive(Debug)]
+enum Halt {
+    /// It is refused; nothing is charged.
+    Refused(Refusal),
+    /// The buyer is gone and got nothing.
+    Gone(WireError),
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<WireError> for Halt {
+    fn from(error: WireError) -> Self {
+        Self::Gone(error)
+    }
+}
+
+/// Serves one purchase of `buyer` on a fresh stream and returns when it is over.
+pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream) {
+    let mut till = Till::new(&shop, buyer, stream);
+    let ask = match till.ask().await {
+        Ok(ask) => ask,
+        Err(error) => {
+            tracing::debug!(%error, "no ask came");
+            return till.refuse_noise(&error).await;
+        }
+    };
+    let request = ask.request;
+    match sell(&shop, &mut till, &ask).await {
+        Ok(ending) => {
+            tracing::debug!(request = %request.short(), ?ending, "purchase ended");
+        }
+        Err(Halt::Refused(refusal)) => {
+            shop.metrics.refused(&refusal);
+            tracing::debug!(request = %request.short(), %refusal, "purchase refused");
+            till.refuse(refusal, shop.seats.load(&ask.model)).await;
+        }
+        Err(Halt::Gone(error)) => {
+            tracing::debug!(request = %request.short(), %error, "the buyer is gone");
+        }
+    }
+}
+
+/// Tells a buyer that there is no room, once it has asked.
+pub async fn turn_away(shop: &Shop, buyer: NodeId, stream: Stream) {
+    let mut till = Till::new(shop, buyer, stream);
+    if let Ok(Ok(ask)) = tokio::time::timeout(TURN_AWAY_WAIT, till.ask()).await {
+        let refusal = Refusal::Busy {
+            retry_after_ms: crate::shop::RETRY_AFTER_MS,
+        };
+        shop.metrics.refused(&refusal);
+        till.refuse(refusal, shop.seats.load(&ask.model)).await;
+    }
+}
+
+/// The hops of a purchase, in order.
+async fn sell<'s>(shop: &'s Shop, till: &mut Till<'s>, ask: &Ask) -> Result<Ending, Halt> {
+    let started = shop.clock.now();
+    let deadline = Instant::now() + ask.deadline().min(shop.limits.deadline);
+    let admitted = admission::admit(shop, till.buyer, ask).await?;
+    let _seat = shop.seats.take(&admitted.model.id)?;
+    let reservation = till.reserve(&admitted, deadline).await?;
+    let load = shop.seats.load(&admitted.model.id);
+    till.speaks.queue(&ToBuyer::Accepted { load }).await?;
+    let asked = ask_upstream(shop, &admitted, deadline);
+    let reply = till
+        .unless_cancelled(admitted.channel, deadline, asked)
+        .await??;
+    let meter = Meter::new(ask.body.len());
+    let mut sale = Sale {
+        shop,
+        till,
+        admitted,
+        reservation,
+        meter,
+        usage: Usage::default(),
+        hash: Keccak256::new(),
+        held: Vec::new(),
+        delivered: false,
+        started,
+        deadline,
+        checkpointed: (Instant::now(), 0),
+    };
+    let ended = match reply {
+        Reply::Plain(document) => sale.document(document).await,
+        Reply::Stream(mut events) => sale.events(&mut events).await,
+    };
+    let ending = sale.ending(ended)?;
+    sale.finish(ending).await
+}
+
+async fn ask_upstream(
+    shop: &Shop,
+    admitted: &Admitted,
+    deadline: Instant,
+) -> Result<Reply, Refusal> {
+    let body = Bytes::from(admitted.body.clone());
+    let left = deadline.saturating_duration_since(Instant::now());
+    let asked = shop
+        .upstream
+        .ask(admitted.endpoint, admitted.mode, body, left);
+    asked.await.map_err(refused_upstream)
+}
+
+/// A failure of the model server before anything was delivered.
+fn refused_upstream(error: UpstreamError) -> Refusal {
+    match error {
+        UpstreamError::Status { status, body, .. } => Refusal::Upstream { status, body },
+        other => Refusal::Unavailable(format!("the model server failed: {other}")),
+    }
+}
+
+/// A purchase that is being delivered.
+struct Sale<'a, 's> {
+    shop: &'s Shop,
+    till: &'a mut Till<'s>,
+    admitted: Admitted,
+    reservation: Reservation,
+    meter: Meter,
+    /// Of what was delivered.
+    usage: Usage,
+    hash: Keccak256,
+    /// Events without content that came before any: they leave with the first that has some, so
+    /// that a model server that fails before its first token has cost the buyer nothing.
+    held: Vec<Bytes>,
+    delivered: bool,
+    started: Timestamp,
+    deadline: Instant,
+    /// When the last checkpoint was made, and how many tokens of the answer it had.
+    checkpointed: (Instant, u32),
+}
+
+impl Sale<'_, '_> {
+    /// Delivers a whole document. It was reserved in full before work started.
+    async fn document(&mut self, document: Bytes) -> Result<Ending, Halt> {
+        self.usage = self.meter.document(&document).map_err(not_an_answer)?;
+        if let Some(ending) = self.cover(self.cost()?).await? {
+            return Ok(ending);
+        }
+        let sent = self.chunks(&document, self.usage, Flush::Later).await;
+        Ok(if sent.is_ok() {
+            Ending::Complete
+        } else {
+            Ending::Cancelled
+        })
+    }
+
+    /// Delivers a stream event by event, listening to the buyer between them.
+    async fn events(&mut self, events: &mut Events) -> Result<Ending, Halt> {
+        loop {
+            if Instant::now() >= self.deadline {
+                return self.stopped(Ending::Limit);
+            }
+            // Not biased: a buyer that talks without end does not keep its answer from coming.
+            let next = tokio::select! {
+                word = self.till.hears.next::<ToSeller>(farthing_protocol::frame::PAY_LIMIT, self.deadline) => {
+                    match self.till.heard(self.admitted.channel, word).await {
+                        Some(ending) => return self.stopped(ending),
+                        None => continue,
+                    }
+                }
+                event = events.next() => event,
+            };
+            match next {
+                Some(Ok(event)) => {
+                    if let Some(ending) = self.event(event).await? {
+                        return self.stopped(ending);
+                    }
+                }
+                Some(Err(error)) if !self.delivered => return Err(refused_upstream(error).into()),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the model server failed in the middle of an answer");
+                    return Ok(Ending::UpstreamFailed);
+                }
+                None => return self.completed().await,
+            }
+        }
+    }
+
+    /// The model server has said all. An answer without content is one, too.
+    async fn completed(&mut self) -> Result<Ending, Halt> {
+        if !self.held.is_empty() {
+            let usage = self.meter.usage();
+            if let Some(ending) = self.cover(self.priced(&usage)?).await? {
+                return self.stopped(ending);
+            }
+            if self.release_held(usage).await.is_err() {
+                return self.stopped(Ending::Cancelled);
+            }
+            self.usage = usage;
+        }
+        self.stopped(Ending::Complete)
+    }
+
+    /// What was delivered is charged, whatever came in the way of more.
+    fn ending(&self, ended: Result<Ending, Halt>) -> Result<Ending, Halt> {
+        match ended {
+            Err(Halt::Gone(error)) if self.delivered => {
+                tracing::debug!(%error, "the buyer hung up");
+                Ok(Ending::Cancelled)
+            }
+            Err(Halt::Refused(refusal)) if self.delivered => {
+                tracing::warn!(%refusal, "an answer ends in the middle");
+                Ok(Ending::UpstreamFailed)
+            }
+            other => other,
+        }
+    }
+
+    /// An end before anything was delivered is no sale.
+    fn stopped(&self, ending: Ending) -> Result<Ending, Halt> {
+        match ending {
+            _ if self.delivered => Ok(ending),
+            Ending::Unpaid => Err(Refusal::Unavailable("no voucher came in time".into()).into()),
+            Ending::Limit => {
+                Err(Refusal::Unavailable("the deadline passed before an answer".into()).into())
+            }
+            Ending::Complete => {
+                Err(Refusal::Unavailable("the model server sent nothing".into()).into())
+            }
+            _ => Err(Halt::Gone(WireError::Ended)),
+        }
+    }
+
+    /// Counts, covers and delivers one event.
+    async fn event(&mut self, event: Bytes) -> Result<Option<Ending>, Halt> {
+        let mut usage = self.meter.event(&event).map_err(not_an_answer)?;
+        if !self.meter.is_reported() {
+            // An estimate is not allowed to find more tokens than were asked for.
+            let asked = u32::try_from(self.admitted.demand.output).unwrap_or(u32::MAX);
+            usage.completion = usage.completion.min(asked);
+        }
+        if usage.completion == 0 && !self.delivered && self.held.len() < MOST_HELD {
+            self.held.push(event);
+            return Ok(None);
+        }
+        let bound = self
+            .admitted
+            .demand
+            .up_to(&self.admitted.model.prices, u64::from(usage.completion));
+        let cost = if self.meter.is_reported() {
+            self.priced(&usage)?
+        } else {
+            bound.map_err(too_dear)?
+        };
+        if let Some(ending) = self.cover(cost).await? {
+            return Ok(Some(ending));
+        }
+        let sent = match self.release_held(usage).await {
+            Ok(()) => self.chunks(&event, usage, Flush::Now).await,
+            error => error,
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "the buyer hung up");
+            return Ok(Some(Ending::Cancelled));
+        }
+        self.usage = usage;
+        self.checkpoint().await;
+        Ok(None)
+    }
+
+    /// Sends what was held back, to leave with what follows.
+    async fn release_held(&mut self, usage: Usage) -> Result<(), WireError> {
+        for event in std::mem::take(&mut self.held) {
+            self.chunks(&event, usage, Flush::Later).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one event or document in chunks of bounded size.
+    async fn chunks(&mut self, data: &Bytes, usage: Usage, flush: Flush) -> Result<(), WireError> {
+        let mut rest = data.clone();
+        loop {
+            let piece = rest.split_to(rest.len().min(CHUNK_PAYLOAD));
+            let part = if rest.is_empty() {
+                Part::Last
+            } else {
+                Part::More
+            };
+            self.hash.update(&piece);
+            let chunk = ToBuyer::Chunk {
+                data: piece,
+                part,
+                usage,
+            };
+            match flush {
+                Flush::Now => self.till.speaks.send(&chunk).await?,
+                Flush::Later => self.till.speaks.queue(&chunk).await?,
+            }
+            self.delivered = true;
+            if part == Part::Last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes the reservation cover `cost`: from slack if there is some, else from a voucher.
+    async fn cover(&mut self, cost: Cost) -> Result<Option<Ending>, Halt> {
+        let needed = cost.ceil();
+        while needed > self.reservation.amount() {
+            if needed > self.admitted.max_cost {
+                return Ok(Some(Ending::Limit));
+            }
+            let window = pricing::window_value(&self.admitted.model.prices, pricing::FIRST_WINDOW);
+            let ahead = needed.saturating_add(window).min(self.admitted.max_cost);
+            if self.extend_to(ahead)? || self.extend_to(needed)? {
+                continue;
+            }
+            let more = ahead.saturating_sub(self.reservation.amount());
+            if let Some(ending) = self
+                .till
+                .await_voucher(self.admitted.channel, more, self.deadline)
+                .await?
+            {
+                return Ok(Some(ending));
+            }
+        }
+        Ok(None)
+    }
+
+    fn extend_to(&mut self, amount: Amount) -> Result<bool, Halt> {
+        match self
+            .reservation
+            .extend(amount.saturating_sub(self.reservation.amount()))
+        {
+            Ok(()) => Ok(true),
+            Err(LedgerError::Rejected(Rejected::OverCeiling { .. })) => Ok(false),
+            Err(error) => Err(unavailable(&error).into()),
+        }
+    }
+
+    fn priced(&self, usage: &Usage) -> Result<Cost, Halt> {
+        pricing::cost(usage, &self.admitted.model.prices).map_err(|error| too_dear(error).into())
+    }
+
+    fn cost(&self) -> Result<Cost, Halt> {
+        self.priced(&self.usage)
+    }
+
+    /// Every window, and every second, writes down how far we are: what a crash would charge.
+    async fn checkpoint(&mut self) {
+        let (at, tokens) = self.checkpointed;
+        let behind = u64::from(self.usage.completion.saturating_sub(tokens));
+        if at.elapsed() < self.shop.limits.checkpoint && behind < pricing::FIRST_WINDOW {
+            return;
+        }
+        self.checkpointed = (Instant::now(), self.usage.completion);
+        if let Ok(purchase) = self.purchase()
+            && let Err(error) = self
+                .shop
+                .ledger
+                .checkpoint(&self.reservation, &purchase)
+                .await
+        {
+            tracing::error!(%error, "a checkpoint could not be written");
+        }
+    }
+
+    fn purchase(&self) -> Result<OpenPurchase, Halt> {
+        let limit = self.admitted.max_cost.to_cost().map_err(too_dear)?;
+        Ok(OpenPurchase {
+            channel: self.admitted.channel,
+            request_hash: self.admitted.request_hash,
+            response_hash: self.hash.clone().finalize(),
+            model_hash: self.admitted.model_hash,
+            offer: self.admitted.offer,
+            usage: self.usage,
+            cost: self.cost()?.min(limit),
+            started: self.started,
+        })
+    }
+
+    /// Charges what was delivered and hands over the receipt.
+    async fn finish(mut self, ending: Ending) -> Result<Ending, Halt> {
+        if !self.delivered {
+            self.stopped(ending)?;
+        }
+        if self.admitted.mode == Mode::Stream && ending == Ending::Complete {
+            // The final count may exceed the running estimate; the buyer bounds it by its own.
+            // What is not covered, because the buyer is gone or unwilling, is not charged.
+            if let Err(Halt::Gone(error)) = self.cover(self.cost()?).await {
+                tracing::debug!(%error, "the buyer left before its receipt");
+            }
+        }
+        let served = Served {
+            purchase: self.purchase()?,
+            finished: self.shop.clock.now(),
+            ending,
+        };
+        let receipt = self.shop.ledger.finish(self.reservation, served).await;
+        let receipt = receipt.map_err(|error| unavailable(&error))?;
+        self.shop
+            .metrics
+            .purchase_ended(ending, &receipt.usage, receipt.charged);
+        let done = ToBuyer::Done {
+            receipt: Box::new(receipt.sign(&self.shop.key)),
+            load: self.shop.seats.load(&self.admitted.model.id),
+        };
+        if let Err(error) = self.till.end(&done).await {
+            tracing::debug!(%error, "the buyer left before its receipt; it can ask for it");
+        }
+        Ok(ending)
+    }
+}
+
+/// Whether a chunk leaves at once or together with what follows.
+#[derive(Clone, Copy)]
+enum Flush {
+    Now,
+    Later,
+}
+
+fn not_an_answer(error: NotAnAnswer) -> Refusal {
+    Refusal::Unavailable(error.to_string())
+}
+
+fn too_dear(_: farthing_protocol::amount::Overflow) -> Refusal {
+    Refusal::BadRequest("the request's cost cannot be represented".to_owned())
+}
+
+fn unavailable(error: &LedgerError) -> Refusal {
+    tracing::error!(%error, "the ledger failed");
+    match error {
+        LedgerError::Duplicate => Refusal::Duplicate,
+        LedgerError::NoChannel => Refusal::NoChannel,
+        _ => Refusal::Unavailable("the seller's ledger failed".to_owned()),
+    }
+}

@@ -1,0 +1,6 @@
+//! Small questions.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(
+    |bytes: &[u8]| farthing_fuzz::frame::<farthing_protocol::frame::Call>(bytes)
+);

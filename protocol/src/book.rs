@@ -1,0 +1,220 @@
+//! The offers a node knows: at most one per seller, never an older one again, bounded.
+//!
+//! Pure: the time is an argument. Sellers and buyers keep the same book; a buyer chooses from
+//! it, and either hands it to a newcomer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::codec;
+use crate::frame::Frame;
+use crate::identity::NodeId;
+use crate::offer::{OfferError, SignedOffer, VerifiedOffer};
+use crate::x402::Network;
+
+/// The most sellers remembered.
+pub const MAX_SELLERS: usize = 20_000;
+
+/// What became of an offer that was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// New: keep it, pass it on.
+    Fresh(Arc<VerifiedOffer>),
+    /// Known, older than what we have, or no room: do not pass it on, blame nobody.
+    Old,
+    /// Bad: do not pass it on, blame the peer that sent it.
+    Bad(BadOffer),
+}
+
+/// Why an offer is bad.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadOffer {
+    /// Not a frame.
+    #[error(transparent)]
+    Codec(#[from] codec::Error),
+    /// Not a believable offer.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+}
+
+#[derive(Debug)]
+struct Entry {
+    seq: u64,
+    expires: Timestamp,
+    /// Dropped when it expires; `seq` stays, so that an older offer cannot come back.
+    offer: Option<Arc<VerifiedOffer>>,
+}
+
+/// The book of offers on one network.
+#[derive(Debug)]
+pub struct Book {
+    network: Network,
+    sellers: HashMap<NodeId, Entry>,
+    max: usize,
+}
+
+impl Book {
+    /// An empty book for offers on `network`.
+    #[must_use]
+    pub fn new(network: Network) -> Self {
+        Self {
+            network,
+            sellers: HashMap::new(),
+            max: MAX_SELLERS,
+        }
+    }
+
+    /// Takes the bytes of a gossip message.
+    pub fn hear_bytes(&mut self, bytes: &[u8], now: Timestamp) -> Heard {
+        match SignedOffer::decode(bytes) {
+            Ok(offer) => self.hear(offer, now),
+            Err(error) => Heard::Bad(error.into()),
+        }
+    }
+
+    /// Takes an offer that somebody sent.
+    pub fn hear(&mut self, offer: SignedOffer, now: Timestamp) -> Heard {
+        match offer.verify(&self.network, now) {
+            // Late by a moment on a slow path is nobody's fault.
+            Err(OfferError::Expired | OfferError::OtherNetwork) => Heard::Old,
+            Err(error) => Heard::Bad(error.into()),
+            Ok(offer) => self.keep(Arc::new(offer), now),
+        }
+    }
+
+    fn keep(&mut self, offer: Arc<VerifiedOffer>, now: Timestamp) -> Heard {
+        let (seller, seq) = (offer.offer().seller, offer.offer().seq);
+        let known = self.sellers.get(&seller);
+        if known.is_some_and(|entry| entry.seq >= seq) {
+            return Heard::Old;
+        }
+        if known.is_none() && self.sellers.len() >= self.max && !self.make_room(now) {
+            return Heard::Old;
+        }
+        let entry = Entry {
+            seq,
+            expires: offer.offer().expires,
+            offer: Some(Arc::clone(&offer)),
+        };
+        self.sellers.insert(seller, entry);
+        Heard::Fresh(offer)
+    }
+
+    /// Forgets the seller whose offer expired longest ago, if any has expired.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        let oldest = self.sellers.iter().min_by_key(|(_, entry)| entry.expires);
+        let Some((seller, _)) = oldest.filter(|(_, entry)| entry.expires <= now) else {
+            return false;
+        };
+        let seller = *seller;
+        self.sellers.remove(&seller).is_some()
+    }
+
+    /// The unexpired offers.
+    pub fn offers(&self, now: Timestamp) -> impl Iterator<Item = &Arc<VerifiedOffer>> {
+        let live = move |entry: &&Entry| entry.expires > now;
+        self.sellers
+            .values()
+            .filter(live)
+            .filter_map(|entry| entry.offer.as_ref())
+    }
+
+    /// One seller's unexpired offer.
+    #[must_use]
+    pub fn offer(&self, seller: NodeId, now: Timestamp) -> Option<&Arc<VerifiedOffer>> {
+        self.sellers
+            .get(&seller)
+            .filter(|entry| entry.expires > now)?
+            .offer
+            .as_ref()
+    }
+
+    /// A page of the book for a newcomer, in a stable order: from the `from`th seller on.
+    #[must_use]
+    pub fn page(&self, from: usize, size: usize, now: Timestamp) -> Vec<SignedOffer> {
+        let mut offers: Vec<_> = self.offers(now).collect();
+        offers.sort_unstable_by_key(|offer| offer.offer().seller);
+        offers
+            .into_iter()
+            .skip(from)
+            .take(size)
+            .map(|offer| offer.signed().clone())
+            .collect()
+    }
+
+    /// Drops the texts of expired offers. Call it now and then.
+    pub fn sweep(&mut self, now: Timestamp) {
+        for entry in self
+            .sellers
+            .values_mut()
+            .filter(|entry| entry.expires <= now)
+        {
+            entry.offer = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    #[test]
+    fn an_older_offer_cannot_come_back_even_after_expiry() {
+        let mut book = Book::new(testing::network());
+        let old = testing::signed_offer(1, NOW);
+        let new = testing::signed_offer(2, NOW);
+        assert!(matches!(book.hear(new, NOW), Heard::Fresh(_)));
+        assert_eq!(book.hear(old.clone(), NOW), Heard::Old);
+        book.sweep(NOW.plus(Duration::from_secs(3600)));
+        assert_eq!(book.offers(NOW.plus(Duration::from_secs(3600))).count(), 0);
+        assert_eq!(book.hear(old, NOW), Heard::Old);
+    }
+
+    #[test]
+    fn garbage_and_forged_offers_are_bad_but_late_ones_are_only_old() {
+        let mut book = Book::new(testing::network());
+        assert!(matches!(
+            book.hear_bytes(&[], NOW),
+            Heard::Bad(BadOffer::Codec(_))
+        ));
+        let mut forged = testing::signed_offer(1, NOW);
+        forged.signature.0[0] ^= 1;
+        assert!(matches!(
+            book.hear(forged, NOW),
+            Heard::Bad(BadOffer::Offer(_))
+        ));
+        let offer = testing::signed_offer(1, NOW);
+        assert_eq!(
+            book.hear(offer, NOW.plus(Duration::from_secs(3600))),
+            Heard::Old
+        );
+    }
+
+    #[test]
+    fn a_full_book_keeps_what_is_alive() {
+        let mut book = Book {
+            max: 2,
+            ..Book::new(testing::network())
+        };
+        for seed in [1, 2] {
+            assert!(matches!(
+                book.hear(testing::signed_offer_of(seed, 1, NOW), NOW),
+                Heard::Fresh(_)
+            ));
+        }
+        assert_eq!(
+            book.hear(testing::signed_offer_of(3, 1, NOW), NOW),
+            Heard::Old
+        );
+        let later = NOW.plus(Duration::from_secs(3600));
+        let offer = testing::signed_offer_of(3, 1, later);
+        assert!(matches!(book.hear(offer, later), Heard::Fresh(_)));
+        assert_eq!(book.page(0, 10, later).len(), 1);
+    }
+}

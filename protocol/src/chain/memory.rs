@@ -1,0 +1,366 @@
+//! The twin: a chain in memory that takes the same signed transactions, runs them on a model of
+//! the contract, and does what a test tells it (stand still, go away, lose its answers).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
+use alloy::eips::Decodable2718;
+use alloy::primitives::{Address, B256, Bytes, LogData, TxKind, keccak256};
+use alloy::rpc::types::Log;
+
+use crate::amount::Amount;
+use crate::chain::abi;
+use crate::chain::error::ChainError;
+use crate::chain::model::{Context, Done, Model};
+use crate::chain::words::{Block, Call, Fees, LogQuery, Outcome};
+use crate::clock::Clock;
+use crate::eip712::EvmSignature;
+use crate::x402::Network;
+
+/// What every transaction offers here: one gwei.
+const FEES: Fees = Fees {
+    max: 1_000_000_000,
+    priority: 100_000_000,
+};
+
+/// Gas of a call: so much, plus [`GAS_PER_BYTE`] for its data. About what the contract takes.
+const GAS_PER_CALL: u64 = 60_000;
+/// See [`GAS_PER_CALL`].
+const GAS_PER_BYTE: u64 = 40;
+
+/// A chain in memory. Clones are handles to the same chain. It mines at once, like anvil.
+#[derive(Debug, Clone)]
+pub struct MemoryChain {
+    clock: Clock,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    model: Model,
+    gas: HashMap<Address, u128>,
+    nonces: HashMap<Address, u64>,
+    height: u64,
+    waiting: Vec<Waiting>,
+    outcomes: HashMap<B256, Outcome>,
+    logs: Vec<Log>,
+    line: Line,
+    held: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    hash: B256,
+    from: Address,
+    transaction: TxEip1559,
+}
+
+/// What the line to the chain does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Up,
+    /// Nothing gets through.
+    Away,
+    /// Transactions arrive, but their sender hears nothing back.
+    Deaf,
+}
+
+impl MemoryChain {
+    /// A chain that carries `network`'s contracts, its time given by `clock`.
+    #[must_use]
+    pub fn new(network: Network, clock: Clock) -> Self {
+        let state = State {
+            model: Model::new(network),
+            gas: HashMap::new(),
+            nonces: HashMap::new(),
+            height: 1,
+            waiting: Vec::new(),
+            outcomes: HashMap::new(),
+            logs: Vec::new(),
+            line: Line::Up,
+            held: false,
+        };
+        Self {
+            clock,
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// The network whose contracts it carries.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        self.lock().model.network().clone()
+    }
+
+    /// The clock its blocks are dated by.
+    #[must_use]
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Test tokens for an account.
+    pub fn mint(&self, to: Address, amount: Amount) {
+        self.lock().model.mint(to, amount.get());
+    }
+
+    /// Wei for an account's gas.
+    pub fn fund(&self, account: Address, wei: u128) {
+        let mut state = self.lock();
+        let balance = state.gas.entry(account).or_default();
+        *balance = balance.saturating_add(wei);
+    }
+
+    /// Goes away: every question fails like an outage, until it comes back.
+    pub fn set_away(&self, away: bool) {
+        self.lock().line = if away { Line::Away } else { Line::Up };
+    }
+
+    /// Takes transactions but lets their sender believe in an outage.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.lock().line = if deaf { Line::Deaf } else { Line::Up };
+    }
+
+    /// Holds transactions back until [`MemoryChain::mine`], or mines them at once again.
+    pub fn set_held(&self, held: bool) {
+        self.lock().held = held;
+    }
+
+    /// Mines so many blocks; the first takes all that waits.
+    pub fn mine(&self, blocks: u64) {
+        let now = self.clock.now().seconds();
+        let mut state = self.lock();
+        for _ in 0..blocks {
+            state.mine(now);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self) -> Result<MutexGuard<'_, State>, ChainError> {
+        let state = self.lock();
+        if state.line == Line::Away {
+            return Err(ChainError::Unavailable("the twin is away".into()));
+        }
+        Ok(state)
+    }
+
+    pub(super) fn check_chain(&self, expected: u64) -> Result<(), ChainError> {
+        let got = self.answer()?.model.network().chain_id;
+        if got == expected {
+            return Ok(());
+        }
+        Err(ChainError::WrongChain {
+            url: "memory".into(),
+            expected,
+            got,
+        })
+    }
+
+    pub(super) fn has_code(&self, address: Address) -> Result<bool, ChainError> {
+        Ok(self.answer()?.model.has_code(address))
+    }
+
+    pub(super) fn gas_balance(&self, account: Address) -> Result<u128, ChainError> {
+        Ok(self.answer()?.gas_of(account))
+    }
+
+    pub(super) fn call(&self, call: &Call) -> Result<Bytes, ChainError> {
+        let now = self.clock.now().seconds();
+        let state = self.answer()?;
+        let done = state.simulate(call.from, now, call.to, &call.data)?.1;
+        Ok(done.output)
+    }
+
+    pub(super) fn estimate(&self, call: &Call) -> Result<u64, ChainError> {
+        self.call(call)?;
+        Ok(gas_used(&call.data))
+    }
+
+    pub(super) fn fees(&self) -> Result<Fees, ChainError> {
+        self.answer().map(|_| FEES)
+    }
+
+    pub(super) fn next_nonce(&self, account: Address) -> Result<u64, ChainError> {
+        let state = self.answer()?;
+        let waiting = state.waiting.iter().filter(|w| w.from == account);
+        let next = waiting.map(|w| w.transaction.nonce.saturating_add(1)).max();
+        Ok(next.unwrap_or_default().max(state.nonce_of(account)))
+    }
+
+    pub(super) fn send(&self, raw: &Bytes) -> Result<(), ChainError> {
+        let now = self.clock.now().seconds();
+        let mut state = self.answer()?;
+        state.admit(read(raw)?)?;
+        if !state.held {
+            state.mine(now);
+        }
+        if state.line == Line::Deaf {
+            return Err(ChainError::Unavailable("the twin lost its answer".into()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn outcome(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
+        Ok(self.answer()?.outcomes.get(&hash).copied())
+    }
+
+    pub(super) fn latest(&self) -> Result<Block, ChainError> {
+        Ok(Block {
+            number: self.answer()?.height,
+            timestamp: self.clock.now().seconds(),
+        })
+    }
+
+    pub(super) fn logs(&self, query: &LogQuery) -> Result<Vec<Log>, ChainError> {
+        let matches = |log: &&Log| {
+            let block = log.block_number.unwrap_or_default();
+            let topic = log.inner.topics().first();
+            log.inner.address == query.address
+                && query.blocks.contains(&block)
+                && topic.is_some_and(|topic| query.topics.contains(topic))
+        };
+        Ok(self
+            .answer()?
+            .logs
+            .iter()
+            .filter(matches)
+            .cloned()
+            .collect())
+    }
+}
+
+fn gas_used(data: &[u8]) -> u64 {
+    let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
+    GAS_PER_CALL.saturating_add(bytes.saturating_mul(GAS_PER_BYTE))
+}
+
+/// A signed transaction and who signed it.
+fn read(raw: &Bytes) -> Result<Waiting, ChainError> {
+    let refused = |why: &str| ChainError::Refused(why.to_owned());
+    let envelope = TxEnvelope::decode_2718(&mut raw.as_ref())
+        .map_err(|e| refused(&format!("not a transaction: {e}")))?;
+    let signed = envelope
+        .as_eip1559()
+        .ok_or_else(|| refused("only EIP-1559 transactions are taken here"))?;
+    let mut bytes = signed.signature().as_bytes();
+    // Transactions carry a parity, messages 27 or 28.
+    bytes[64] = if signed.signature().v() { 28 } else { 27 };
+    let from = EvmSignature::from_bytes(bytes)
+        .recover(signed.tx().signature_hash())
+        .map_err(|e| refused(&e.to_string()))?;
+    Ok(Waiting {
+        hash: keccak256(raw),
+        from,
+        transaction: signed.tx().clone(),
+    })
+}
+
+impl State {
+    fn gas_of(&self, account: Address) -> u128 {
+        self.gas.get(&account).copied().unwrap_or_default()
+    }
+
+    fn nonce_of(&self, account: Address) -> u64 {
+        self.nonces.get(&account).copied().unwrap_or_default()
+    }
+
+    fn simulate(
+        &self,
+        caller: Address,
+        now: u64,
+        to: Address,
+        data: &[u8],
+    ) -> Result<(Model, Done), ChainError> {
+        let mut model = self.model.clone();
+        match model.run(Context { caller, now }, to, data) {
+            Ok(done) => Ok((model, done)),
+            Err(reverted) => Err(abi::reverted(&reverted.0)),
+        }
+    }
+
+    /// The pool's door: the same refusals as a node's.
+    fn admit(&mut self, new: Waiting) -> Result<(), ChainError> {
+        let known = self.waiting.iter().any(|w| w.hash == new.hash);
+        if known || self.outcomes.contains_key(&new.hash) {
+            return Ok(());
+        }
+        let transaction = &new.transaction;
+        if transaction.chain_id != self.model.network().chain_id {
+            return Err(ChainError::Refused("invalid chain id".into()));
+        }
+        if transaction.nonce < self.nonce_of(new.from) {
+            return Err(ChainError::NonceUsed);
+        }
+        let fee = transaction.max_fee_per_gas;
+        if u128::from(transaction.gas_limit).saturating_mul(fee) > self.gas_of(new.from) {
+            return Err(ChainError::Refused("insufficient funds for gas".into()));
+        }
+        let place = |w: &Waiting| w.from == new.from && w.transaction.nonce == transaction.nonce;
+        if let Some(old) = self.waiting.iter().position(place) {
+            let least = self
+                .waiting
+                .get(old)
+                .map_or(0, |w| w.transaction.max_fee_per_gas / 10 * 11);
+            if fee < least {
+                return Err(ChainError::Underpriced);
+            }
+            self.waiting.remove(old);
+        }
+        self.waiting.push(new);
+        Ok(())
+    }
+
+    fn mine(&mut self, now: u64) {
+        self.height = self.height.saturating_add(1);
+        let ready = |state: &Self, w: &Waiting| w.transaction.nonce == state.nonce_of(w.from);
+        while let Some(next) = self.waiting.iter().position(|w| ready(self, w)) {
+            let transaction = self.waiting.remove(next);
+            self.include(&transaction, now);
+        }
+    }
+
+    fn include(&mut self, waiting: &Waiting, now: u64) {
+        let transaction = &waiting.transaction;
+        let used = gas_used(&transaction.input).min(transaction.gas_limit);
+        let cost = u128::from(used).saturating_mul(transaction.max_fee_per_gas);
+        let gas = self.gas_of(waiting.from).saturating_sub(cost);
+        self.gas.insert(waiting.from, gas);
+        let nonce = transaction.nonce.saturating_add(1);
+        self.nonces.insert(waiting.from, nonce);
+        let success = match transaction.to {
+            TxKind::Call(to) => self.execute(waiting, now, to),
+            TxKind::Create => false,
+        };
+        let outcome = Outcome {
+            block: self.height,
+            success,
+            gas: used,
+            gas_price: transaction.max_fee_per_gas,
+        };
+        self.outcomes.insert(waiting.hash, outcome);
+    }
+
+    fn execute(&mut self, waiting: &Waiting, now: u64, to: Address) -> bool {
+        let data = &waiting.transaction.input;
+        let Ok((model, done)) = self.simulate(waiting.from, now, to, data) else {
+            return false;
+        };
+        self.model = model;
+        for event in done.events {
+            self.logs.push(self.log(to, event, waiting.hash));
+        }
+        true
+    }
+
+    fn log(&self, address: Address, data: LogData, transaction: B256) -> Log {
+        Log {
+            inner: alloy::primitives::Log { address, data },
+            block_number: Some(self.height),
+            transaction_hash: Some(transaction),
+            ..Log::default()
+        }
+    }
+}

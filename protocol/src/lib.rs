@@ -1,0 +1,43 @@
+//! What two strangers must agree on to buy and sell inference: words, bytes, signatures and
+//! rules. No I/O unless a feature asks for it.
+//!
+//! The order of the modules is the order of the floors: each uses only what stands above it.
+//!
+//! | floor | modules | promises |
+//! |---|---|---|
+//! | words | [`amount`], [`clock`] | integers and time, nothing hidden |
+//! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
+//! | sentences | [`x402`], [`voucher`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
+//! | grammar | [`pricing`], [`channel`], [`book`] | pure rules both sides obey |
+//! | doors | `store`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
+
+// words
+pub mod amount;
+pub mod clock;
+// ink
+pub mod codec;
+pub mod identity;
+pub mod eip712;
+// sentences
+pub mod x402;
+pub mod voucher;
+pub mod body;
+pub mod offer;
+pub mod purchase;
+pub mod receipt;
+pub mod frame;
+// grammar
+pub mod pricing;
+pub mod channel;
+pub mod book;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+// doors
+#[cfg(feature = "store")]
+pub mod store;
+#[cfg(feature = "store")]
+pub mod keystore;
+#[cfg(feature = "chain")]
+pub mod chain;
+#[cfg(feature = "net")]
+pub mod net;

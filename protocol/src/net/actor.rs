@@ -1,0 +1,507 @@
+//! The task that owns the swarm. It dials, publishes, passes gossip on and keeps the bootstrap
+//! peers; streams do not pass through it (see `streams`). It ends when asked to, or when the
+//! last handle is dropped: it closes the connections and with them every stream.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
+    gossipsub::{self, IdentTopic, MessageAcceptance, MessageId},
+    identify, mdns, ping,
+    swarm::{
+        ConnectionId, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    identity::NodeId,
+    net::{
+        ConnectError, Gossip, PeerEvent, PublishError, Reach, StartError, Verdict,
+        dial::{Dials, Roots, Waiter, reason},
+        gossip::{self, Intake, Judged},
+        observed::Observed,
+        peer,
+        streams::Directory,
+        swarm::{Behaviour, BehaviourEvent, listen},
+    },
+};
+
+/// How long the listeners may take to come up.
+const LISTENING: Duration = Duration::from_secs(10);
+
+/// How long connections may take to close politely.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What the handle can ask for.
+pub(super) enum Message {
+    /// Be connected to the peer.
+    Connect {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        waiter: Waiter,
+    },
+    /// Connect to whoever is there.
+    Dial {
+        address: Multiaddr,
+        reply: oneshot::Sender<Result<NodeId, ConnectError>>,
+    },
+    /// Send to the topic.
+    Publish {
+        bytes: Bytes,
+        reply: oneshot::Sender<Result<(), PublishError>>,
+    },
+    /// End.
+    Stop,
+}
+
+/// What the handle reads without asking.
+#[derive(Default)]
+pub(super) struct Board {
+    pub(super) directory: Arc<Directory>,
+    pub(super) addresses: RwLock<Vec<String>>,
+    pub(super) gossip_dropped: AtomicU64,
+}
+
+/// The actor's ends of the channels.
+pub(super) struct Ends {
+    pub(super) messages: mpsc::Receiver<Message>,
+    pub(super) gossip: mpsc::Sender<Gossip>,
+    pub(super) events: mpsc::Sender<PeerEvent>,
+    pub(super) verdicts: (mpsc::Sender<Judged>, mpsc::Receiver<Judged>),
+}
+
+pub(super) struct Actor {
+    // Hooks to the rest. The swarm is dropped first: whoever sees the message channel closed
+    // knows that everything has ended.
+    swarm: Swarm<Behaviour>,
+    board: Arc<Board>,
+    ends: Ends,
+    // Own state.
+    topic: IdentTopic,
+    reach: Reach,
+    dials: Dials,
+    explicit: HashMap<ConnectionId, oneshot::Sender<Result<NodeId, ConnectError>>>,
+    roots: Roots,
+    listeners: Vec<ListenerId>,
+    intake: Intake,
+    observed: Observed,
+    dialled: HashSet<ConnectionId>,
+}
+
+impl Actor {
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        board: Arc<Board>,
+        ends: Ends,
+        topic: (IdentTopic, Reach),
+        roots: Roots,
+    ) -> Self {
+        Self {
+            swarm,
+            board,
+            ends,
+            topic: topic.0,
+            reach: topic.1,
+            dials: Dials::default(),
+            explicit: HashMap::new(),
+            roots,
+            listeners: Vec::new(),
+            intake: Intake::default(),
+            observed: Observed::default(),
+            dialled: HashSet::new(),
+        }
+    }
+
+    /// Listens at all addresses and returns when each has a port.
+    pub(super) async fn listen(
+        &mut self,
+        addresses: &[String],
+        external: &[String],
+    ) -> Result<(), StartError> {
+        for text in external {
+            let address = text
+                .parse()
+                .map_err(|_| StartError::Address(text.clone()))?;
+            self.swarm.add_external_address(peer::split(address).0);
+        }
+        let mut awaited = HashMap::new();
+        for text in addresses {
+            let listener = listen(&mut self.swarm, text)?;
+            self.listeners.push(listener);
+            awaited.insert(listener, text);
+        }
+        let up = async {
+            while !awaited.is_empty() {
+                let event = self.swarm.select_next_some().await;
+                match &event {
+                    SwarmEvent::NewListenAddr { listener_id, .. } => {
+                        awaited.remove(listener_id);
+                    }
+                    SwarmEvent::ListenerClosed { listener_id, .. } => {
+                        if let Some(text) = awaited.remove(listener_id) {
+                            return Err(StartError::ListenerClosed(text.clone()));
+                        }
+                    }
+                    _ => {}
+                }
+                self.on_swarm(event);
+            }
+            Ok(())
+        };
+        timeout(LISTENING, up)
+            .await
+            .map_err(|_| StartError::Deadline)?
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let due = self.roots.next();
+            tokio::select! {
+                // Callers first: they wait for each answer and so cannot starve the swarm, which
+                // under a flood could starve them. Verdicts next: they free the gossip queue.
+                biased;
+                message = self.ends.messages.recv() => match message {
+                    None | Some(Message::Stop) => break,
+                    Some(message) => self.handle(message),
+                },
+                Some(judged) = self.ends.verdicts.1.recv() => self.judge(judged),
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.redial(),
+            }
+        }
+        self.close().await;
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Connect {
+                peer,
+                addresses,
+                waiter,
+            } => self.connect(peer, addresses, waiter),
+            Message::Dial { address, reply } => self.dial(address, reply),
+            Message::Publish { bytes, reply } => answer(reply, self.publish(bytes)),
+            Message::Stop => {}
+        }
+    }
+
+    fn connect(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, waiter: Waiter) {
+        if self.board.directory.is_connected(&peer) {
+            return answer(waiter, Ok(()));
+        }
+        match self.dials.join(peer, waiter, addresses) {
+            Err(waiter) => answer(waiter, Err(ConnectError::Busy)),
+            Ok(fresh) if fresh.is_empty() => self.dials.settle(&peer, ConnectError::NoAddress),
+            Ok(fresh) => {
+                let options = DialOpts::peer_id(peer)
+                    .condition(PeerCondition::Always)
+                    .addresses(fresh)
+                    .build();
+                let connection = options.connection_id();
+                self.dials.running(peer, connection);
+                if let Err(error) = self.swarm.dial(options) {
+                    self.dials.failed(&peer, connection, reason(&error));
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr, reply: oneshot::Sender<Result<NodeId, ConnectError>>) {
+        let (_, named) = peer::split(address.clone());
+        if let Some(peer) = named.filter(|peer| self.board.directory.is_connected(peer)) {
+            return answer(reply, peer::node_of(&peer).ok_or(ConnectError::WrongPeer));
+        }
+        let options = DialOpts::unknown_peer_id().address(address).build();
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => drop(self.explicit.insert(connection, reply)),
+            Err(error) => answer(reply, Err(reason(&error))),
+        }
+    }
+
+    fn publish(&mut self, bytes: Bytes) -> Result<(), PublishError> {
+        use gossipsub::PublishError as Cause;
+        let published = self
+            .swarm
+            .behaviour_mut()
+            .gossip
+            .publish(self.topic.clone(), bytes);
+        published.map(drop).map_err(|error| match error {
+            Cause::Duplicate => PublishError::Duplicate,
+            Cause::NoPeersSubscribedToTopic => PublishError::Alone,
+            Cause::MessageTooLarge => PublishError::TooLarge,
+            Cause::AllQueuesFull(_) => PublishError::Busy,
+            Cause::SigningError(_) | Cause::TransformFailed(_) => PublishError::Failed,
+        })
+    }
+
+    fn judge(&mut self, judged: Judged) {
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        let was = gossip::is_graylisted(gossip, &judged.peer);
+        if !gossip.report_message_validation_result(&judged.id, &judged.peer, judged.acceptance) {
+            tracing::debug!(peer = %judged.peer, "verdict_too_late");
+        }
+        if !was && gossip::is_graylisted(gossip, &judged.peer) {
+            tracing::info!(peer = %judged.peer, "peer_graylisted");
+            self.tell(&judged.peer, PeerEvent::Graylisted);
+        }
+    }
+
+    fn redial(&mut self) {
+        let now = Instant::now();
+        for (peer, addresses) in self.roots.take_due(now) {
+            if self.board.directory.is_connected(&peer) {
+                continue;
+            }
+            let options = DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(addresses)
+                .build();
+            if self.swarm.dial(options).is_err() {
+                self.roots.lost(&peer, now);
+            }
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                num_established,
+                ..
+            } => {
+                if endpoint.is_dialer() {
+                    self.dialled.insert(connection_id);
+                }
+                self.on_connected(peer_id, connection_id, num_established.get() == 1);
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                num_established,
+                cause,
+                ..
+            } => {
+                tracing::debug!(peer = %peer_id, ?cause, "connection_closed");
+                self.dialled.remove(&connection_id);
+                if num_established == 0 {
+                    self.intake.forget(&peer_id);
+                    self.roots.lost(&peer_id, Instant::now());
+                    self.tell(&peer_id, PeerEvent::Disconnected);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                peer_id,
+                error,
+            } => {
+                tracing::debug!(?peer_id, %error, "dial_failed");
+                self.on_dial_failed(connection_id, peer_id, reason(&error));
+            }
+            SwarmEvent::NewListenAddr { .. }
+            | SwarmEvent::ExpiredListenAddr { .. }
+            | SwarmEvent::ListenerClosed { .. }
+            | SwarmEvent::ExternalAddrConfirmed { .. }
+            | SwarmEvent::ExternalAddrExpired { .. } => self.note_addresses(),
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listener_failed"),
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, first: bool) {
+        self.dials.connected(&peer);
+        self.roots.connected(&peer);
+        if let Some(reply) = self.explicit.remove(&connection) {
+            answer(reply, peer::node_of(&peer).ok_or(ConnectError::WrongPeer));
+        }
+        if first {
+            self.tell(&peer, PeerEvent::Connected);
+        }
+    }
+
+    fn on_dial_failed(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        error: ConnectError,
+    ) {
+        if let Some(reply) = self.explicit.remove(&connection) {
+            answer(reply, Err(error));
+        }
+        if let Some(peer) = peer {
+            self.dials.failed(&peer, connection, error);
+            if !self.board.directory.is_connected(&peer) {
+                self.roots.lost(&peer, Instant::now());
+            }
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            }) => {
+                self.on_gossip(propagation_source, message_id, message.data.into());
+            }
+            BehaviourEvent::Gossip(gossipsub::Event::Subscribed { peer_id, .. }) => {
+                self.tell(&peer_id, PeerEvent::Neighbour);
+            }
+            BehaviourEvent::Identify(identify::Event::Received {
+                connection_id,
+                peer_id,
+                info,
+            }) => {
+                self.on_observed(connection_id, peer_id, info.observed_addr);
+            }
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(failure),
+            }) => {
+                self.on_silence(&peer, connection, &failure);
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            _ => {}
+        }
+    }
+
+    /// Passes a message on, if there is room for it and for its verdict.
+    fn on_gossip(&mut self, source: PeerId, id: MessageId, bytes: Bytes) {
+        let passed = peer::node_of(&source)
+            .filter(|_| self.intake.admits(source, Instant::now()))
+            .and_then(|node| {
+                let place = self.ends.gossip.try_reserve().ok()?;
+                let permit = self.ends.verdicts.0.clone().try_reserve_owned().ok()?;
+                place.send(Gossip {
+                    source: node,
+                    bytes,
+                    verdict: Verdict::new(permit, id.clone(), source),
+                });
+                Some(())
+            });
+        if passed.is_none() {
+            self.board.gossip_dropped.fetch_add(1, Ordering::Relaxed);
+            let gossip = &mut self.swarm.behaviour_mut().gossip;
+            gossip.report_message_validation_result(&id, &source, MessageAcceptance::Ignore);
+        }
+    }
+
+    /// TCP alone would not notice for minutes that a peer is gone.
+    fn on_silence(&mut self, peer: &PeerId, connection: ConnectionId, failure: &ping::Failure) {
+        if !matches!(failure, ping::Failure::Unsupported) {
+            tracing::debug!(%peer, %failure, "peer_silent");
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    fn on_observed(&mut self, connection: ConnectionId, witness: PeerId, address: Multiaddr) {
+        let (place, _) = peer::split(address);
+        let told_by_choice = self.dialled.contains(&connection);
+        if told_by_choice && peer::is_public(&place) && self.observed.note(&place, witness) {
+            tracing::info!(address = %place, "address_observed");
+            self.swarm.add_external_address(place);
+            self.note_addresses();
+        }
+    }
+
+    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut peers: HashMap<PeerId, Vec<String>> = HashMap::new();
+        for (peer, address) in found {
+            peers.entry(peer).or_default().push(address.to_string());
+        }
+        for (peer, addresses) in peers {
+            let addresses = peer::dialable(&addresses, peer, self.reach);
+            let condition = PeerCondition::DisconnectedAndNotDialing;
+            let options = DialOpts::peer_id(peer)
+                .condition(condition)
+                .addresses(addresses)
+                .build();
+            if let Err(error) = self.swarm.dial(options) {
+                tracing::debug!(%peer, %error, "discovered_peer_not_dialled");
+            }
+        }
+    }
+
+    /// Writes our addresses on the board: those confirmed from outside first.
+    fn note_addresses(&self) {
+        let local = *self.swarm.local_peer_id();
+        let mut addresses: Vec<String> = Vec::new();
+        for address in self
+            .swarm
+            .external_addresses()
+            .chain(self.swarm.listeners())
+        {
+            let text = peer::full(address, local);
+            if !addresses.contains(&text) {
+                addresses.push(text);
+            }
+        }
+        *self
+            .board
+            .addresses
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Tells the inbox; who does not read it misses events, not peers.
+    fn tell(&self, peer: &PeerId, event: fn(NodeId) -> PeerEvent) {
+        if let Some(node) = peer::node_of(peer)
+            && self.ends.events.try_send(event(node)).is_err()
+        {
+            tracing::trace!(%peer, "event_dropped");
+        }
+    }
+
+    async fn close(&mut self) {
+        for listener in self.listeners.drain(..) {
+            self.swarm.remove_listener(listener);
+        }
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            if self.swarm.disconnect_peer_id(peer).is_err() {
+                tracing::trace!(%peer, "already_gone");
+            }
+        }
+        let closed = async {
+            while self
+                .swarm
+                .network_info()
+                .connection_counters()
+                .num_established()
+                > 0
+            {
+                self.swarm.select_next_some().await;
+            }
+        };
+        if timeout(CLOSING, closed).await.is_err() {
+            tracing::debug!("connections_cut");
+        }
+    }
+}
+
+/// Answers somebody who may have stopped waiting.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    if reply.send(value).is_err() {
+        tracing::trace!("answer_no_longer_wanted");
+    }
+}

@@ -1,0 +1,443 @@
+//! Our stream behaviour. It opens and accepts streams of the two [`Protocol`]s and knows nothing
+//! of what flows in them.
+//!
+//! `libp2p-stream` loses streams under load: its inbound queue holds none. Here inbound streams
+//! go into one bounded queue; past it, or past a peer's cap, a stream is reset and counted, and
+//! the swarm never waits. Opening does not pass through the swarm either: [`Directory`] leads
+//! straight to the task of the connection. It ends with the swarm.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::{Ready, ready},
+    iter::Copied,
+    slice,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, InboundUpgrade, OutboundUpgrade, UpgradeInfo, transport::PortUse},
+    swarm::{
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
+        handler::{
+            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+        },
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    identity::NodeId,
+    net::{
+        Incoming, Protocol, peer,
+        stream::{Slot, Stream},
+    },
+};
+
+/// Requests queued for one connection; past it, callers wait in `open`.
+const REQUESTS: usize = 64;
+
+/// Streams one connection negotiates at once; yamux allows 256 unacknowledged ones.
+const NEGOTIATING: usize = 256;
+
+/// How long either side may take to agree on a stream.
+const NEGOTIATION: Duration = Duration::from_secs(10);
+
+/// Why a connected peer gave us no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No connection to the peer.
+    NotConnected,
+    /// The connection went away, or could not carry the stream.
+    Lost,
+    /// The peer did not agree in time.
+    Deadline,
+    /// The peer does not speak the protocol.
+    Unsupported,
+}
+
+/// Asks the task of a connection for a stream.
+pub(super) struct Request {
+    protocol: Protocol,
+    reply: Reply,
+}
+
+type Reply = oneshot::Sender<Result<Stream, Refusal>>;
+
+/// Who is connected, and the way to each connection's task. Shared by the handle, the behaviour
+/// and the handlers; its lock is held only for lookups.
+#[derive(Default)]
+pub(super) struct Directory {
+    peers: Mutex<HashMap<PeerId, Links>>,
+    refused: AtomicU64,
+}
+
+/// The connections to one peer.
+#[derive(Default)]
+struct Links {
+    links: Vec<Link>,
+    /// Inbound streams of the peer now alive, over all its connections.
+    open: Arc<AtomicUsize>,
+}
+
+struct Link {
+    connection: ConnectionId,
+    quic: bool,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Directory {
+    /// Inbound streams reset because a bound was reached.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Living connections, to whomever.
+    pub(super) fn connections(&self) -> usize {
+        self.lock()
+            .values()
+            .flat_map(|links| &links.links)
+            .filter(|link| !link.requests.is_closed())
+            .count()
+    }
+
+    /// Everybody connected.
+    pub(super) fn connected(&self) -> Vec<NodeId> {
+        self.lock()
+            .iter()
+            .filter(|(_, links)| links.best().is_some())
+            .filter_map(|(id, _)| peer::node_of(id))
+            .collect()
+    }
+
+    /// Whether there is a connection to the peer.
+    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.lock()
+            .get(peer)
+            .is_some_and(|links| links.best().is_some())
+    }
+
+    /// Opens a stream on an existing connection.
+    pub(super) async fn open(&self, peer: PeerId, protocol: Protocol) -> Result<Stream, Refusal> {
+        let link = self
+            .lock()
+            .get(&peer)
+            .and_then(Links::best)
+            .ok_or(Refusal::NotConnected)?;
+        let (reply, answer) = oneshot::channel();
+        link.send(Request { protocol, reply })
+            .await
+            .map_err(|_| Refusal::Lost)?;
+        answer.await.unwrap_or(Err(Refusal::Lost))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Links>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection; returns the peer's count of inbound streams.
+    fn add(&self, peer: PeerId, link: Link) -> Arc<AtomicUsize> {
+        let mut peers = self.lock();
+        let links = peers.entry(peer).or_default();
+        links.links.push(link);
+        Arc::clone(&links.open)
+    }
+
+    fn remove(&self, peer: &PeerId, connection: ConnectionId) {
+        let mut peers = self.lock();
+        if let Some(links) = peers.get_mut(peer) {
+            links.links.retain(|link| link.connection != connection);
+            if links.links.is_empty() {
+                peers.remove(peer);
+            }
+        }
+    }
+}
+
+impl Links {
+    /// The way to the best living connection: QUIC before all, then the oldest.
+    fn best(&self) -> Option<mpsc::Sender<Request>> {
+        let alive = self.links.iter().filter(|link| !link.requests.is_closed());
+        alive
+            .min_by_key(|link| !link.quic)
+            .map(|link| link.requests.clone())
+    }
+}
+
+/// Refusal of a peer whose key is not ed25519.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer's key is not ed25519")]
+pub(super) struct ForeignKey;
+
+/// Keeps the [`Directory`] and gives each connection a [`Handler`].
+pub(super) struct Behaviour {
+    directory: Arc<Directory>,
+    inlet: Inlet,
+}
+
+/// Where accepted streams go, and how many of one peer may be alive.
+#[derive(Clone)]
+struct Inlet {
+    incoming: mpsc::Sender<Incoming>,
+    per_peer: usize,
+}
+
+impl Behaviour {
+    /// The behaviour that fills `directory` and accepts into `incoming`, at most `per_peer` each.
+    pub(super) fn new(
+        directory: Arc<Directory>,
+        incoming: mpsc::Sender<Incoming>,
+        per_peer: usize,
+    ) -> Self {
+        Self {
+            directory,
+            inlet: Inlet { incoming, per_peer },
+        }
+    }
+
+    fn admit(
+        &self,
+        peer: PeerId,
+        connection: ConnectionId,
+        address: &Multiaddr,
+    ) -> Result<Handler, ConnectionDenied> {
+        let node = peer::node_of(&peer).ok_or_else(|| ConnectionDenied::new(ForeignKey))?;
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let open = self.directory.add(
+            peer,
+            Link {
+                connection,
+                quic: peer::is_quic(address),
+                requests: sender,
+            },
+        );
+        let directory = Arc::clone(&self.directory);
+        Ok(Handler {
+            requests,
+            directory,
+            inlet: self.inlet.clone(),
+            peer: node,
+            open,
+            negotiating: 0,
+        })
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(peer, id, local)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(peer, id, address)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionClosed(closed) => {
+                self.directory.remove(&closed.peer_id, closed.connection_id)
+            }
+            FromSwarm::DialFailure(failure) => {
+                if let Some(peer) = failure.peer_id {
+                    self.directory.remove(&peer, failure.connection_id);
+                }
+            }
+            FromSwarm::ListenFailure(failure) => {
+                if let Some(peer) = failure.peer_id {
+                    self.directory.remove(&peer, failure.connection_id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+/// One connection's end of it.
+pub(super) struct Handler {
+    requests: mpsc::Receiver<Request>,
+    directory: Arc<Directory>,
+    inlet: Inlet,
+    peer: NodeId,
+    open: Arc<AtomicUsize>,
+    negotiating: usize,
+}
+
+impl Handler {
+    fn accept(&self, protocol: Protocol, stream: libp2p::Stream) {
+        let accepted = Slot::take(&self.open, self.inlet.per_peer).is_some_and(|slot| {
+            let stream = Stream::inbound(stream, slot);
+            self.inlet
+                .incoming
+                .try_send(Incoming {
+                    peer: self.peer,
+                    protocol,
+                    stream,
+                })
+                .is_ok()
+        });
+        if !accepted {
+            self.directory.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(peer = %self.peer, ?protocol, "stream_refused");
+        }
+    }
+
+    fn answer(&mut self, reply: Reply, result: Result<Stream, Refusal>) {
+        self.negotiating = self.negotiating.saturating_sub(1);
+        if reply.send(result).is_err() {
+            tracing::trace!(peer = %self.peer, "stream_no_longer_wanted");
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Infallible;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = Upgrade;
+    type OutboundProtocol = Upgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Reply;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
+        SubstreamProtocol::new(Upgrade(&Protocol::ALL), ()).with_timeout(NEGOTIATION)
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Upgrade, Reply, Infallible>> {
+        // At the bound no waker is needed: the connection polls us after each negotiation ends.
+        while self.negotiating < NEGOTIATING {
+            let Poll::Ready(Some(request)) = self.requests.poll_recv(cx) else {
+                return Poll::Pending;
+            };
+            if request.reply.is_closed() {
+                continue;
+            }
+            self.negotiating += 1;
+            let upgrade = Upgrade(request.protocol.alone());
+            let protocol = SubstreamProtocol::new(upgrade, request.reply).with_timeout(NEGOTIATION);
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+        }
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, event: Infallible) {
+        match event {}
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), Reply>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (protocol, stream),
+                ..
+            }) => {
+                self.accept(protocol, stream);
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (_, stream),
+                info,
+            }) => {
+                self.answer(info, Ok(Stream::outbound(stream)));
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+                let refusal = match error {
+                    StreamUpgradeError::Timeout => Refusal::Deadline,
+                    StreamUpgradeError::NegotiationFailed => Refusal::Unsupported,
+                    StreamUpgradeError::Io(_) => Refusal::Lost,
+                    StreamUpgradeError::Apply(never) => match never {},
+                };
+                self.answer(info, Err(refusal));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Offers some protocols and yields the raw stream with the one agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Upgrade(&'static [Protocol]);
+
+impl UpgradeInfo for Upgrade {
+    type Info = Protocol;
+    type InfoIter = Copied<slice::Iter<'static, Protocol>>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.iter().copied()
+    }
+}
+
+impl InboundUpgrade<libp2p::Stream> for Upgrade {
+    type Output = (Protocol, libp2p::Stream);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: libp2p::Stream, protocol: Protocol) -> Self::Future {
+        ready(Ok((protocol, stream)))
+    }
+}
+
+impl OutboundUpgrade<libp2p::Stream> for Upgrade {
+    type Output = (Protocol, libp2p::Stream);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_outbound(self, stream: libp2p::Stream, protocol: Protocol) -> Self::Future {
+        ready(Ok((protocol, stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_of_a_foreign_key_is_denied() {
+        let (incoming, _) = mpsc::channel(1);
+        let mut behaviour = Behaviour::new(Arc::default(), incoming, 1);
+        let address: Multiaddr = "/memory/1".parse().unwrap();
+        let mut key = vec![0x00, 0x25, 0x08, 0x02, 0x12, 0x21];
+        key.extend([2; 33]);
+        let peer = PeerId::from_bytes(&key).unwrap();
+        let id = ConnectionId::new_unchecked(1);
+        let denied = behaviour.handle_established_inbound_connection(id, peer, &address, &address);
+        assert!(denied.err().unwrap().downcast::<ForeignKey>().is_ok());
+        assert!(behaviour.directory.lock().is_empty());
+    }
+}

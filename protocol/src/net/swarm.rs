@@ -1,0 +1,205 @@
+//! The swarm's parts: transports, behaviours and their settings.
+
+use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport,
+    connection_limits::{self, ConnectionLimits},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId, MemoryTransport},
+        upgrade::Version,
+    },
+    dns,
+    gossipsub::IdentTopic,
+    identify,
+    identity::Keypair,
+    mdns, noise, ping, quic,
+    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    tcp, yamux,
+};
+use tokio::sync::mpsc;
+
+use crate::net::{
+    Config, Incoming, Reach, StartError, crowd, gossip,
+    streams::{self, Directory},
+};
+
+/// Streams on one connection, over both transports.
+const STREAMS: u32 = 1_024;
+
+/// Unread bytes of one QUIC stream. Fills 80 Mbit/s at 100 ms; text needs a thousandth.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Unread bytes of one QUIC connection.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// A connection's handshakes together.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Events between the swarm and one connection's task, each way.
+const EVENTS: usize = 32;
+
+/// Inbound streams one connection negotiates at once; more of them wait in the muxer.
+const NEGOTIATING: usize = 256;
+
+/// How streams agree on a protocol: `V1Lazy` saves a round trip on each. Measured without an
+/// error with our own stream behaviour (`tests/net.rs`).
+const SUBSTREAM: Version = Version::V1Lazy;
+
+/// What every node says it speaks.
+const IDENTIFY: &str = "/farthing/1";
+
+/// All behaviours. Limits come first: what they deny, nobody else hears of.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    crowd: Toggle<crowd::Behaviour>,
+    streams: streams::Behaviour,
+    pub(super) gossip: gossip::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// What the swarm shares with the handle.
+pub(super) struct Shared {
+    pub(super) directory: Arc<Directory>,
+    pub(super) incoming: mpsc::Sender<Incoming>,
+}
+
+/// A swarm that listens nowhere yet.
+pub(super) fn build(
+    keypair: &Keypair,
+    config: &Config,
+    topic: &IdentTopic,
+    shared: Shared,
+) -> Result<Swarm<Behaviour>, StartError> {
+    let peer = keypair.public().to_peer_id();
+    let behaviour = behaviour(keypair, config, topic, shared)?;
+    let settings = swarm::Config::with_tokio_executor()
+        .with_smart_dial()
+        .with_substream_upgrade_protocol_override(SUBSTREAM)
+        .with_idle_connection_timeout(config.idle)
+        .with_max_negotiating_inbound_streams(NEGOTIATING)
+        .with_per_connection_event_buffer_size(EVENTS)
+        .with_notify_handler_buffer_size(NonZeroUsize::new(EVENTS).unwrap_or(NonZeroUsize::MIN));
+    Ok(Swarm::new(transport(keypair)?, behaviour, peer, settings))
+}
+
+fn behaviour(
+    keypair: &Keypair,
+    config: &Config,
+    topic: &IdentTopic,
+    shared: Shared,
+) -> Result<Behaviour, StartError> {
+    let peer = keypair.public().to_peer_id();
+    let limits = &config.limits;
+    let mdns = match config.mdns {
+        true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), peer).map_err(setup)?),
+        false => None,
+    };
+    let crowd = match config.reach {
+        Reach::Public => Some(crowd::Behaviour::new(limits.connections_per_address)),
+        Reach::Local => None,
+    };
+    let identify = identify::Config::new(IDENTIFY.into(), keypair.public())
+        .with_agent_version(concat!("farthing/", env!("CARGO_PKG_VERSION")).into());
+    Ok(Behaviour {
+        limits: connection_limits::Behaviour::new(connection_limits(config)),
+        crowd: crowd.into(),
+        streams: streams::Behaviour::new(
+            shared.directory,
+            shared.incoming,
+            limits.streams_per_peer,
+        ),
+        gossip: gossip::behaviour(topic, config.reach).map_err(StartError::Setup)?,
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::default(),
+        mdns: mdns.into(),
+    })
+}
+
+/// A quarter of all connections is kept for those we make ourselves, so that strangers cannot
+/// surround us.
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    let limits = &config.limits;
+    ConnectionLimits::default()
+        .with_max_established(Some(limits.connections))
+        .with_max_established_incoming(Some(limits.connections - limits.connections / 4))
+        .with_max_established_per_peer(Some(limits.connections_per_peer))
+        .with_max_pending_incoming(Some(limits.pending))
+        .with_max_pending_outgoing(Some(limits.pending))
+}
+
+/// QUIC, TCP and memory, with names resolved before the first two.
+fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
+    let noise = noise::Config::new(keypair).map_err(setup)?;
+    let memory = MemoryTransport::default()
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux())
+        .timeout(HANDSHAKE);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux())
+        .timeout(HANDSHAKE)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let quic = quic::tokio::Transport::new(quic(keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let direct = quic
+        .or_transport(tcp)
+        .map(|either, _| either.into_inner())
+        .boxed();
+    let memory = memory.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    // A machine without a resolver configuration can still dial numbers.
+    let named = match dns::tokio::Transport::system(()) {
+        Ok(_) => dns::tokio::Transport::system(direct)
+            .map_err(setup)?
+            .boxed(),
+        Err(error) => {
+            tracing::warn!(%error, "no_dns");
+            direct
+        }
+    };
+    Ok(memory
+        .or_transport(named)
+        .map(|either, _| either.into_inner())
+        .boxed())
+}
+
+fn quic(keypair: &Keypair) -> quic::Config {
+    let mut config = quic::Config::new(keypair);
+    config.max_concurrent_stream_limit = STREAMS;
+    config.max_stream_data = STREAM_WINDOW;
+    config.max_connection_data = CONNECTION_WINDOW;
+    config
+}
+
+fn yamux() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(STREAMS as usize);
+    config
+}
+
+fn setup(error: impl ToString) -> StartError {
+    StartError::Setup(error.to_string())
+}
+
+/// Starts to listen at one address.
+pub(super) fn listen(swarm: &mut Swarm<Behaviour>, text: &str) -> Result<ListenerId, StartError> {
+    let address: Multiaddr = text.parse().map_err(|_| StartError::Address(text.into()))?;
+    swarm.listen_on(address).map_err(|error| {
+        let source = match error {
+            libp2p::TransportError::Other(error) => error,
+            libp2p::TransportError::MultiaddrNotSupported(_) => io::ErrorKind::Unsupported.into(),
+        };
+        StartError::Listen {
+            address: text.into(),
+            source,
+        }
+    })
+}

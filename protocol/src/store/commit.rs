@@ -1,0 +1,411 @@
+//! Committing: one thread writes, in the order sent, a group at a time.
+//!
+//! The thread takes what is waiting, forces it to the disk as one atomic group (in the
+//! [`journal`](crate::store::journal) while that has room, else in the engine), then answers
+//! everyone in the group. While it waits for the disk the next group gathers, so the cost of a
+//! disk write is shared by all who wait for it. It ends when told to or when the last
+//! handle is gone, after writing what was sent before. After the first failure it writes nothing
+//! more: whoever asks is told why.
+//!
+//! A second thread watches the first: after a failed write the engine can leave its caller asleep
+//! for ever, and a disk can stop answering.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::mpsc as blocking;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::store::batch::{Batch, Change, MAX_BATCH};
+use crate::store::journal::Journal;
+use crate::store::schema::Schema;
+use crate::store::{Engine, Fault, generation};
+
+/// How many commits may wait. More callers than this wait in [`crate::store::Store::reserve`],
+/// where they hold no lock.
+pub const QUEUE: usize = 1024;
+
+/// A group stops growing here, so that it is below 96 KiB, and with all that is only in the journal
+/// ([`crate::store::journal::ROWS`]) below 128 KiB. The engine rewrites a page of up to 20 rows
+/// every tenth change, about 2.6 bytes of log per byte of rows: under one segment of its log.
+const GROUP_BYTES: usize = 32 * 1024;
+
+/// How often the watcher looks.
+const WATCH: Duration = Duration::from_millis(250);
+
+/// A write that takes longer than this has failed: no disk in working order is this slow.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Why a batch is not durable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// The write itself failed. It is not known whether the batch is on disk.
+    #[error(
+        "writing to the store failed: {reason}; the batch may or may not be on disk: free or repair the disk, then restart to find out"
+    )]
+    Failed {
+        /// What failed.
+        reason: Arc<str>,
+    },
+    /// An earlier write failed. This batch was not written.
+    #[error(
+        "the store refuses to write since an earlier failure: {reason}; free or repair the disk, then restart"
+    )]
+    Poisoned {
+        /// What failed then.
+        reason: Arc<str>,
+    },
+    /// The store has been stopped. This batch was not written.
+    #[error("the store has been stopped")]
+    Stopped,
+    /// The batch writes a table the store was not opened with. It was not written.
+    #[error("table {table} at version {version} is not in this store's schema")]
+    Unknown {
+        /// The table.
+        table: &'static str,
+        /// The version the batch was made for.
+        version: u32,
+    },
+    /// The batch is too large to be written in one go. It was not written.
+    #[error("a batch of {size} bytes is over {MAX_BATCH}: split it")]
+    TooLarge {
+        /// Bytes of the batch.
+        size: usize,
+    },
+}
+
+/// Whether the store still writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Sound,
+    /// A write failed, and nothing has been written since.
+    Poisoned(Arc<str>),
+    /// It was stopped.
+    Stopped,
+}
+
+/// What the committer has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Batches made durable.
+    pub commits: u64,
+    /// Groups they were written in: disk writes.
+    pub groups: u64,
+    /// Bytes of rows made durable.
+    pub bytes: u64,
+    /// Batches that failed or were refused after a failure.
+    pub failed: u64,
+    /// Batches in the latest group.
+    pub last_group: u64,
+    /// Batches in the largest group.
+    pub largest_group: u64,
+    /// How long the latest group took to apply.
+    pub last_apply: Duration,
+    /// How long the disk took to confirm the latest group.
+    pub last_sync: Duration,
+}
+
+/// A place in the queue: what it commits is sent without waiting.
+#[derive(Debug)]
+#[must_use = "a permit holds a place in the queue until it is used or dropped"]
+pub struct Permit {
+    place: mpsc::OwnedPermit<Message>,
+    schema: Arc<Schema>,
+}
+
+impl Permit {
+    pub(in crate::store) const fn new(
+        place: mpsc::OwnedPermit<Message>,
+        schema: Arc<Schema>,
+    ) -> Self {
+        Self { place, schema }
+    }
+
+    /// Sends the batch. Batches are written in the order of these calls, so a caller that needs
+    /// an order holds its own lock around them and waits after releasing it.
+    pub fn commit(self, batch: Batch) -> Durable {
+        let (answer, waiting) = oneshot::channel();
+        match self.refuse(&batch) {
+            Some(error) => {
+                // The receiver is right here: it cannot be gone.
+                answer.send(Err(error)).ok();
+            }
+            None => {
+                self.place.send(Message::Commit { batch, answer });
+            }
+        }
+        Durable { waiting }
+    }
+
+    fn refuse(&self, batch: &Batch) -> Option<CommitError> {
+        if batch.size() > MAX_BATCH {
+            return Some(CommitError::TooLarge { size: batch.size() });
+        }
+        let strange = batch
+            .tables()
+            .iter()
+            .find(|(name, version)| !self.schema.knows(name, *version));
+        strange.map(|(table, version)| CommitError::Unknown {
+            table,
+            version: *version,
+        })
+    }
+}
+
+/// Resolves when the batch is on disk. Dropping it does not take the batch back.
+#[derive(Debug)]
+#[must_use = "the batch is durable only once this has resolved"]
+pub struct Durable {
+    waiting: oneshot::Receiver<Result<(), CommitError>>,
+}
+
+impl Future for Durable {
+    type Output = Result<(), CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.waiting)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or(Err(CommitError::Stopped)))
+    }
+}
+
+#[derive(Debug)]
+pub(in crate::store) enum Message {
+    Commit { batch: Batch, answer: Answer },
+    Stop,
+}
+
+/// What the committer shows of itself.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Monitor {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stats: Stats,
+    failure: Option<Arc<str>>,
+    stopped: bool,
+    /// Since when the disk has been busy with a group.
+    busy: Option<Instant>,
+    /// Who waits for that group.
+    waiting: Vec<Answer>,
+}
+
+type Answer = oneshot::Sender<Result<(), CommitError>>;
+
+impl Monitor {
+    pub(in crate::store) fn stats(&self) -> Stats {
+        self.lock().stats
+    }
+
+    pub(in crate::store) fn health(&self) -> Health {
+        let state = self.lock();
+        match &state.failure {
+            Some(reason) => Health::Poisoned(reason.clone()),
+            None if state.stopped => Health::Stopped,
+            None => Health::Sound,
+        }
+    }
+
+    /// Notes who waits for the group that is about to be written, unless writing is over.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "measures the disk, decides nothing"
+    )]
+    fn begin(&self, waiting: Vec<Answer>) -> Result<(), Arc<str>> {
+        let mut state = self.lock();
+        state.waiting = waiting;
+        match &state.failure {
+            Some(reason) => Err(reason.clone()),
+            None => {
+                state.busy = Some(Instant::now());
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers all who wait for the group being written.
+    fn answer(&self, answer: &Result<(), CommitError>) {
+        let mut state = self.lock();
+        state.busy = None;
+        let waiting = std::mem::take(&mut state.waiting);
+        if answer.is_err() {
+            state.stats.failed = state.stats.failed.saturating_add(wide(waiting.len()));
+        }
+        drop(state);
+        for caller in waiting {
+            // A caller that no longer waits does not take its batch back.
+            caller.send(answer.clone()).ok();
+        }
+    }
+
+    /// Ends all writing, and tells those who wait.
+    fn fail(&self, reason: String) {
+        let reason: Arc<str> = reason.into();
+        tracing::error!(%reason, "the store failed and writes nothing more");
+        let first = self.lock().failure.get_or_insert(reason).clone();
+        self.answer(&Err(CommitError::Failed { reason: first }));
+    }
+
+    fn busy_for(&self) -> Option<Duration> {
+        self.lock().busy.map(|since| since.elapsed())
+    }
+
+    /// No code that can panic runs under this lock, so a poisoned one is still whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The committing thread.
+pub(in crate::store) struct Committer {
+    pub(in crate::store) engine: Arc<Engine>,
+    pub(in crate::store) monitor: Arc<Monitor>,
+    pub(in crate::store) journal: Journal,
+    pub(in crate::store) inbox: mpsc::Receiver<Message>,
+    /// Dropped when the thread has let go of the engine.
+    pub(in crate::store) ended: watch::Sender<()>,
+    /// The thread that watches this one, which ends when the sender is dropped.
+    pub(in crate::store) watcher: (blocking::SyncSender<()>, JoinHandle<()>),
+}
+
+/// Watches the committer until the other end of `until` is dropped.
+pub(in crate::store) fn watch_over(
+    engine: &Engine,
+    monitor: &Monitor,
+    until: &blocking::Receiver<()>,
+) {
+    while until.recv_timeout(WATCH) == Err(blocking::RecvTimeoutError::Timeout) {
+        match monitor.busy_for() {
+            Some(busy) if busy > STALL => monitor.fail("the disk does not answer".to_owned()),
+            Some(busy) if busy > WATCH => engine.wake_if_failed(),
+            _ => {}
+        }
+    }
+}
+
+/// Batches written together, and who waits for them.
+#[derive(Default)]
+struct Group {
+    changes: Batch,
+    answers: Vec<Answer>,
+}
+
+impl Committer {
+    /// Runs until stopped or until no handle is left.
+    pub(in crate::store) fn run(mut self) {
+        while let Some(message) = self.inbox.blocking_recv() {
+            let group = self.gather(message);
+            if !group.answers.is_empty() {
+                self.settle(group);
+            }
+        }
+        self.monitor.lock().stopped = true;
+        let (until, watcher) = self.watcher;
+        drop(until);
+        // The watcher holds the engine too. If it panicked, it holds nothing.
+        watcher.join().ok();
+        drop(self.journal);
+        // The directory is free from here on.
+        drop(self.engine);
+        drop(self.ended);
+    }
+
+    fn gather(&mut self, first: Message) -> Group {
+        let mut group = Group::default();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Commit { batch, answer } => group.add(batch, answer),
+                // What was sent or promised a place before still arrives; nothing new does.
+                Message::Stop => self.inbox.close(),
+            }
+            if group.changes.size() >= GROUP_BYTES {
+                break;
+            }
+            next = self.inbox.try_recv().ok();
+        }
+        group
+    }
+
+    fn settle(&mut self, group: Group) {
+        let (bytes, count) = (group.changes.size(), group.answers.len());
+        if let Err(reason) = self.monitor.begin(group.answers) {
+            return self.monitor.answer(&Err(CommitError::Poisoned { reason }));
+        }
+        match self.write(group.changes) {
+            Ok((apply, sync)) => {
+                self.count(bytes, count, apply, sync);
+                self.monitor.answer(&Ok(()));
+            }
+            Err(fault) => self.monitor.fail(fault.0),
+        }
+    }
+
+    /// Writes; a panic of the engine is one more way to fail.
+    fn write(&mut self, changes: Batch) -> Result<(Duration, Duration), Fault> {
+        let (engine, journal) = (&self.engine, &mut self.journal);
+        let work = AssertUnwindSafe(|| force(engine, journal, changes.into_changes()));
+        catch_unwind(work).unwrap_or_else(|_| Err(Fault("the storage engine panicked".to_owned())))
+    }
+
+    fn count(&self, bytes: usize, count: usize, apply: Duration, sync: Duration) {
+        let count = wide(count);
+        let stats = &mut self.monitor.lock().stats;
+        stats.commits = stats.commits.saturating_add(count);
+        stats.groups = stats.groups.saturating_add(1);
+        stats.bytes = stats.bytes.saturating_add(wide(bytes));
+        stats.last_group = count;
+        stats.largest_group = stats.largest_group.max(count);
+        stats.last_apply = apply;
+        stats.last_sync = sync;
+    }
+}
+
+/// Puts a group on disk and into the engine, and tells how long the engine and the disk took.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "measures the disk, decides nothing"
+)]
+fn force(
+    engine: &Engine,
+    journal: &mut Journal,
+    mut changes: Vec<Change>,
+) -> Result<(Duration, Duration), Fault> {
+    // A barrier: what was sent before it has been answered, so it is on disk.
+    if changes.is_empty() {
+        return Ok((Duration::ZERO, Duration::ZERO));
+    }
+    let start = Instant::now();
+    if journal.append(&changes)? {
+        let synced = Instant::now();
+        engine.put(changes)?;
+        return Ok((synced.elapsed(), synced.duration_since(start)));
+    }
+    let next = journal.generation().saturating_add(1);
+    changes.push(generation(next));
+    engine.apply(changes)?;
+    let applied = Instant::now();
+    engine.sync()?;
+    journal.renew(next);
+    Ok((applied.duration_since(start), applied.elapsed()))
+}
+
+impl Group {
+    fn add(&mut self, batch: Batch, answer: Answer) {
+        for (row, value) in batch.into_changes() {
+            self.changes.push(row, value);
+        }
+        self.answers.push(answer);
+    }
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

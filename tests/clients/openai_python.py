@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""The unmodified `openai` package against any OpenAI-compatible endpoint.
+
+BASE_URL          the endpoint, ending in /v1
+MODEL             a model it serves
+API_KEY           the key to send (default: "unused")
+API_KEY_EXPECTED  set: the endpoint must refuse another key
+EMBED             "1": embeddings too
+ANY_MODEL         "1": the endpoint answers to any model name, as a bare llama.cpp does
+
+Prints one line of JSON with what was seen; ends with 1 when anything was not as a stock client
+expects it.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+
+import openai
+
+BASE_URL = os.environ["BASE_URL"]
+MODEL = os.environ["MODEL"]
+API_KEY = os.environ.get("API_KEY", "unused")
+QUESTION = [{"role": "user", "content": "Name three colours."}]
+LIMIT = 24
+
+
+def check(truth, what):
+    """Fail with a sentence."""
+    if not truth:
+        raise AssertionError(what)
+
+
+def list_models(client):
+    """The model is in the list."""
+    names = [model.id for model in client.models.list()]
+    check(MODEL in names, f"{MODEL} is not among {names}")
+    return names
+
+
+def plain(client):
+    """A whole answer has text, a finish reason and usage that adds up."""
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=LIMIT)
+    choice = answer.choices[0]
+    check(choice.message.role == "assistant", "the answer is not the assistant's")
+    check(choice.message.content, "the answer is empty")
+    check(choice.finish_reason in ("stop", "length"), f"finish_reason {choice.finish_reason}")
+    usage = answer.usage
+    check(usage and usage.prompt_tokens > 0 and usage.completion_tokens > 0, f"usage {usage}")
+    check(usage.total_tokens == usage.prompt_tokens + usage.completion_tokens, f"usage {usage}")
+    return {"text": choice.message.content, "usage": count(usage)}
+
+
+def count(usage):
+    """The three figures of a usage."""
+    return [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens]
+
+
+def streamed(client, with_usage):
+    """A stream has text and one finish reason; usage when asked, once and last, else never."""
+    extra = {"stream_options": {"include_usage": True}} if with_usage else {}
+    stream = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, max_tokens=LIMIT, stream=True, **extra
+    )
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    reasons = [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason]
+    usages = [at for at, c in enumerate(chunks) if c.usage is not None]
+    check(text, "the stream has no text")
+    check(len(reasons) == 1 and reasons[0] in ("stop", "length"), f"finish reasons {reasons}")
+    check(len({c.id for c in chunks}) == 1, "the chunks of one stream have several ids")
+    if not with_usage:
+        check(not usages, f"usage leaked into a stream that did not ask for it, at {usages}")
+        check(all(c.choices for c in chunks), "a chunk without choices leaked")
+        return {"chunks": len(chunks)}
+    check(usages == [len(chunks) - 1], f"usage at {usages} of {len(chunks)} chunks")
+    check(chunks[-1].choices == [], "the usage chunk has choices")
+    return {"chunks": len(chunks), "text": text, "usage": count(chunks[-1].usage)}
+
+
+async def in_parallel(many):
+    """Many requests at once, half of them streamed, all answered."""
+    async with openai.AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0) as client:
+
+        async def one(number):
+            stream = number % 2 == 0
+            answer = await client.chat.completions.create(
+                model=MODEL, messages=QUESTION, max_tokens=8, stream=stream
+            )
+            if not stream:
+                return answer.choices[0].message.content
+            return "".join([c.choices[0].delta.content or "" async for c in answer if c.choices])
+
+        texts = await asyncio.gather(*(one(number) for number in range(many)))
+    check(all(texts), f"some of {many} parallel answers are empty: {texts}")
+    return len(texts)
+
+
+def cosine(a, b):
+    dot = sum(x * y for x, y in zip(a, b))
+    norm = sum(x * x for x in a) ** 0.5 * sum(y * y for y in b) ** 0.5
+    return dot / norm
+
+
+def embeddings(client):
+    """Two inputs give two vectors of one width, the same again for the same input."""
+    answer = client.embeddings.create(model=MODEL, input=["a farthing", "a pound"])
+    vectors = [row.embedding for row in answer.data]
+    check([row.index for row in answer.data] == [0, 1], "embeddings are out of order")
+    check(len(vectors[0]) == len(vectors[1]) > 0, "embeddings differ in width")
+    check(vectors[0] != vectors[1], "two inputs have the same embedding")
+    check(answer.usage.prompt_tokens > 0, f"usage {answer.usage}")
+    again = client.embeddings.create(model=MODEL, input="a farthing", encoding_format="float")
+    # A server that computes in batches gives nearly the same numbers, not the same.
+    near = cosine(again.data[0].embedding, vectors[0])
+    check(near > 0.95, f"the same input has another embedding: cosine {near}")
+    return {"width": len(vectors[0]), "tokens": answer.usage.prompt_tokens}
+
+
+def unknown_model(client):
+    """A model nobody serves is a 404 with OpenAI's error body."""
+    try:
+        client.chat.completions.create(model="nobody/serves-this", messages=QUESTION)
+    except openai.NotFoundError as error:
+        check(error.body and error.body.get("message"), f"the 404 says nothing: {error.body}")
+        return error.body.get("code")
+    raise AssertionError("an unknown model was answered")
+
+
+def bad_key():
+    """A wrong key is a 401."""
+    client = openai.OpenAI(base_url=BASE_URL, api_key="wrong", max_retries=0)
+    try:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1)
+    except openai.AuthenticationError as error:
+        return error.status_code
+    raise AssertionError("a wrong key was accepted")
+
+
+def main():
+    """Run every check; one line of JSON either way."""
+    seen = {"client": "openai-python", "version": openai.__version__}
+    client = openai.OpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0, timeout=120)
+    steps = {
+        "models": lambda: list_models(client),
+        "plain": lambda: plain(client),
+        "streamed": lambda: streamed(client, True),
+        "streamed_without_usage": lambda: streamed(client, False),
+        "parallel": lambda: asyncio.run(in_parallel(8)),
+    }
+    if os.environ.get("EMBED") == "1":
+        steps["embeddings"] = lambda: embeddings(client)
+    # A bare model server answers to any name; a market must not.
+    if os.environ.get("ANY_MODEL") != "1":
+        steps["unknown_model"] = lambda: unknown_model(client)
+    if os.environ.get("API_KEY_EXPECTED"):
+        steps["bad_key"] = bad_key
+    began = time.monotonic()
+    failed = {}
+    for name, step in steps.items():
+        try:
+            seen[name] = step()
+        except Exception as error:  # every failure belongs in the summary
+            failed[name] = f"{type(error).__name__}: {error}"
+    seen["seconds"] = round(time.monotonic() - began, 2)
+    print(json.dumps({"ok": not failed, **({"failed": failed} if failed else {}), **seen}))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+//! What the bench's child processes are: a node, or a buyer with its gateway, both as the real
+//! programs run them but for keys that are the same every time.
+//!
+//! A child says one line of JSON when it is ready, answers each line it is told with one line of
+//! [`Counts`], and ends in order when its input does.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use farthing_client::client::{self, Client};
+use farthing_client::config::Config as BuyerConfig;
+use farthing_client::gateway::Gateway;
+use farthing_client::metrics::Metrics;
+use farthing_client::wallet;
+use farthing_node::config::{Config as SellerConfig, ModelConfig};
+use farthing_node::node::{self, Node};
+use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::{Chain, RpcConfig};
+use farthing_protocol::clock::Clock;
+use farthing_protocol::eip712::EvmKey;
+use farthing_protocol::store::Store;
+use farthing_protocol::testing;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::bench::BenchError;
+use crate::street::{MODEL, eventually};
+
+/// The seller's number among the fixed keys.
+const SELLER: u8 = 1;
+/// The buyer's.
+const BUYER: u8 = 2;
+/// Enough for every round, so that no figure has a deposit in it.
+const DEPOSIT: Amount = Amount::atoms(500_000_000);
+/// Purchases at once, more than any round makes.
+const SLOTS: u32 = 512;
+
+/// What a child is told at its start.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Setting {
+    /// Where its data lives.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// The chain's RPC endpoint.
+    #[arg(long)]
+    pub chain: String,
+    /// The model server's base URL (a node's).
+    #[arg(long, default_value = "")]
+    pub upstream: String,
+    /// Addresses to listen at, for peers.
+    #[arg(long)]
+    pub listen: Vec<String>,
+    /// Peers to begin with.
+    #[arg(long)]
+    pub bootstrap: Vec<String>,
+}
+
+/// A child's first line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ready {
+    /// Where a gateway answers.
+    pub url: String,
+    /// Where peers reach it.
+    pub addresses: Vec<String>,
+}
+
+/// What a child has counted since its start.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Batches made durable.
+    pub commits: u64,
+    /// Disk writes they took.
+    pub syncs: u64,
+}
+
+impl Counts {
+    fn of(store: &Store) -> Self {
+        let stats = store.stats();
+        Self {
+            commits: stats.commits,
+            syncs: stats.groups,
+        }
+    }
+}
+
+/// The key that pays the node's gas.
+#[must_use]
+pub fn claim_key() -> EvmKey {
+    testing::evm_key(SELLER)
+}
+
+/// The key whose tokens the buyer spends.
+#[must_use]
+pub fn payer_key() -> EvmKey {
+    testing::evm_key(BUYER)
+}
+
+/// What the payer must hold.
+#[must_use]
+pub const fn wealth() -> Amount {
+    Amount::atoms(2 * DEPOSIT.get())
+}
+
+/// Runs a node until its input ends.
+///
+/// # Errors
+/// [`BenchError`].
+pub async fn node(setting: Setting) -> Result<(), BenchError> {
+    let keys = node::Keys {
+        node: testing::node_key(SELLER),
+        claim: claim_key(),
+    };
+    let outside = node::Outside {
+        clock: Clock::system(),
+        chain: chain(&setting)?,
+    };
+    let node = Node::start(seller(&setting)?, keys, outside).await;
+    let node = node.map_err(|error| BenchError::Part(error.to_string()))?;
+    eventually("the node offers its model", || {
+        node.offer()
+            .is_some_and(|offer| offer.offer().model(MODEL).is_some())
+    })
+    .await?;
+    say(&Ready {
+        url: String::new(),
+        addresses: node.addresses(),
+    })?;
+    answer(node.ledger().store().clone()).await?;
+    node.stop().await;
+    Ok(())
+}
+
+/// Runs a buyer and its gateway until its input ends.
+///
+/// # Errors
+/// [`BenchError`].
+pub async fn gateway(setting: Setting) -> Result<(), BenchError> {
+    let config = buyer(&setting);
+    let keys = client::Keys {
+        node: testing::node_key(BUYER),
+        wallet: wallet::Keys {
+            payer: payer_key(),
+            authorizer: testing::evm_key(BUYER + 1),
+        },
+    };
+    let outside = client::Outside {
+        clock: Clock::system(),
+        chain: chain(&setting)?,
+    };
+    let part = |error: &dyn std::fmt::Display| BenchError::Part(error.to_string());
+    let client = Client::start(config.clone(), keys, outside).await;
+    let client = client.map_err(|error| part(&error))?;
+    let gateway = Gateway::bind(client.clone(), config.gateway, Metrics::default()).await;
+    let gateway = gateway.map_err(|error| part(&error))?;
+    let url = format!("http://{}/v1", gateway.address());
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(gateway.serve(stop.clone()));
+    eventually("the buyer hears the offer", || {
+        client.models().iter().any(|model| model.id == MODEL)
+    })
+    .await?;
+    say(&Ready {
+        url,
+        addresses: Vec::new(),
+    })?;
+    let ledger = client.ledger();
+    let ledger = ledger.ok_or_else(|| BenchError::Part("a buyer without books".into()))?;
+    answer(ledger.store().clone()).await?;
+    stop.cancel();
+    serving.await.map_err(|error| part(&error))??;
+    client.stop().await;
+    Ok(())
+}
+
+fn chain(setting: &Setting) -> Result<Chain, BenchError> {
+    let rpc = RpcConfig {
+        urls: vec![setting.chain.clone()],
+        ..RpcConfig::default()
+    };
+    Chain::connect(testing::network(), rpc).map_err(|error| BenchError::Part(error.to_string()))
+}
+
+fn seller(setting: &Setting) -> Result<SellerConfig, BenchError> {
+    let model = format!(
+        r#"id = "{MODEL}"
+context = 8192
+max_output = 1024
+slots = {SLOTS}
+prices = {{ input = 100000, output = 500000 }}"#
+    );
+    let model: ModelConfig =
+        toml::from_str(&model).map_err(|error| BenchError::Part(error.to_string()))?;
+    let mut config = SellerConfig::default();
+    config.data_dir.clone_from(&setting.data);
+    config.upstream.base_url.clone_from(&setting.upstream);
+    config.chain.payout = Some(testing::payout());
+    config.network.listen.clone_from(&setting.listen);
+    config.network.bootstrap.clone_from(&setting.bootstrap);
+    config.network.mdns = false;
+    config.limits.slots = SLOTS;
+    config.limits.purchases_per_buyer = SLOTS;
+    config.limits.exposure_per_payer = DEPOSIT;
+    config.models = vec![model];
+    Ok(config)
+}
+
+fn buyer(setting: &Setting) -> BuyerConfig {
+    let mut config = BuyerConfig::default();
+    config.data_dir.clone_from(&setting.data);
+    config.network.listen.clone_from(&setting.listen);
+    config.network.bootstrap.clone_from(&setting.bootstrap);
+    config.network.mdns = false;
+    config.gateway.listen.set_port(0);
+    let spend = &mut config.spend;
+    for limit in [
+        &mut spend.per_seller,
+        &mut spend.per_day,
+        &mut spend.total,
+        &mut spend.deposit,
+        &mut spend.max_deposit,
+    ] {
+        *limit = DEPOSIT;
+    }
+    config
+}
+
+fn say(line: &impl Serialize) -> Result<(), BenchError> {
+    let line = serde_json::to_string(line).map_err(std::io::Error::from)?;
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// Answers every line with the counts, until there is none.
+async fn answer(store: Store) -> Result<(), BenchError> {
+    let listening = tokio::task::spawn_blocking(move || {
+        for line in std::io::stdin().lines() {
+            line?;
+            say(&Counts::of(&store))?;
+        }
+        Ok(())
+    });
+    listening
+        .await
+        .map_err(|error| BenchError::Part(error.to_string()))?
+}

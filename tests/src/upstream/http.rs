@@ -1,0 +1,453 @@
+//! The doors of the mock: OpenAI's endpoints.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::behaviour::{Behaviour, Fault, StreamUsage};
+use super::bodies::{self, Model, Usage, prompt_tokens};
+use super::plan::{self, Parts};
+use super::record::{Endpoint, Record, Visit};
+use super::socket::{Cord, Door};
+use super::{Manner, Shared};
+
+/// Bodies larger than this are refused, as every server has some limit.
+const BODY_LIMIT: usize = 64 << 20;
+
+/// Serve until dropped.
+pub(super) async fn serve(door: Door, shared: Arc<Shared>) {
+    let routes = Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(shared);
+    let service = routes.into_make_service_with_connect_info::<Cord>();
+    if let Err(error) = axum::serve(door, service).await {
+        tracing::error!(%error, "the mock upstream stopped");
+    }
+}
+
+/// An answer that ends the matter; boxed, since the happy path carries it along.
+type Refusal = Box<Response>;
+
+/// The fields of a request that matter here.
+#[derive(Debug, Deserialize)]
+struct Ask<'a> {
+    #[serde(borrow)]
+    model: Option<Cow<'a, str>>,
+    max_tokens: Option<usize>,
+    max_completion_tokens: Option<usize>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    encoding_format: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    messages: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+    #[serde(default)]
+    mock: Wishes,
+}
+
+/// What a request may wish of the mock itself, in the field `mock`: unknown fields pass through
+/// everything in between, so that one process can serve every shape of a bench.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Wishes {
+    /// Microseconds between two chunks, instead of the behaviour's pace.
+    pace_us: Option<u64>,
+    /// Let each chunk of content say in a field `sent` when it was sent.
+    stamp: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+async fn models(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(cord): ConnectInfo<Cord>,
+    headers: HeaderMap,
+) -> Response {
+    shared.record.models_listed();
+    let manner = shared.manner();
+    match &manner.behaviour.fault {
+        Some(fault @ Fault::Unavailable) => return plain_fault(fault).unwrap_or_else(out_of_order),
+        Some(Fault::Reset) => hang(Some(&cord)).await,
+        Some(Fault::NoResponse) => hang(None).await,
+        _ => {}
+    }
+    match check_key(&manner.behaviour, &headers) {
+        Ok(()) => json(StatusCode::OK, manner.bodies.list()),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn chat(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(cord): ConnectInfo<Cord>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    answer(shared, Endpoint::Chat, cord, headers, body).await
+}
+
+async fn completions(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(cord): ConnectInfo<Cord>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    answer(shared, Endpoint::Completions, cord, headers, body).await
+}
+
+async fn embeddings(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(cord): ConnectInfo<Cord>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    answer(shared, Endpoint::Embeddings, cord, headers, body).await
+}
+
+/// Note the request, decide its fault, answer.
+async fn answer(
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    cord: Cord,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let authorization = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let authorization = authorization.map(str::to_owned);
+    let mut visit = Record::begin(&shared, endpoint, body.clone(), authorization);
+    let manner = shared.manner();
+    let fault = shared
+        .record
+        .fault(visit.number, manner.behaviour.fault.as_ref());
+    match fault {
+        Some(Fault::Reset) => {
+            visit.finish();
+            hang(Some(&cord)).await;
+        }
+        Some(Fault::NoResponse) => hang(None).await,
+        _ => {}
+    }
+    let refusal = check_key(&manner.behaviour, &headers).err();
+    if let Some(refusal) =
+        refusal.or_else(|| fault.as_ref().and_then(plain_fault).map(Refusal::from))
+    {
+        visit.finish();
+        return *refusal;
+    }
+    match read(&manner, endpoint, &body) {
+        Ok((ask, model)) => {
+            Answer {
+                manner: &manner,
+                endpoint,
+                ask,
+                model,
+                fault,
+            }
+            .give(visit)
+            .await
+        }
+        Err(refusal) => {
+            visit.finish();
+            *refusal
+        }
+    }
+}
+
+/// Hold the connection without a word, or break it, until the server drops this request.
+async fn hang(cord: Option<&Cord>) {
+    if let Some(cord) = cord {
+        cord.pull();
+    }
+    std::future::pending().await
+}
+
+/// Understand the request, or say in OpenAI's shape why not.
+fn read<'a>(
+    manner: &Manner,
+    endpoint: Endpoint,
+    body: &'a [u8],
+) -> Result<(Ask<'a>, Arc<Model>), Refusal> {
+    let bad = |message: &str| -> Refusal {
+        refuse(StatusCode::BAD_REQUEST, "invalid_request", message).into()
+    };
+    let ask: Ask<'a> = serde_json::from_slice(body).map_err(|error| bad(&error.to_string()))?;
+    let name = ask
+        .model
+        .as_deref()
+        .ok_or_else(|| bad("you must provide a model"))?;
+    let (field, given) = match endpoint {
+        Endpoint::Chat => ("messages", ask.messages),
+        Endpoint::Completions => ("prompt", ask.prompt),
+        Endpoint::Embeddings => ("input", ask.input),
+    };
+    if given.is_none() {
+        return Err(bad(&format!("missing required parameter: '{field}'")));
+    }
+    let model = manner.bodies.model(name).ok_or_else(|| {
+        let message = format!("The model `{name}` does not exist or you do not have access to it.");
+        Refusal::from(refuse(StatusCode::NOT_FOUND, "model_not_found", &message))
+    })?;
+    Ok((ask, model))
+}
+
+/// One request with all that decides its answer.
+struct Answer<'a> {
+    manner: &'a Manner,
+    endpoint: Endpoint,
+    ask: Ask<'a>,
+    model: Arc<Model>,
+    fault: Option<Fault>,
+}
+
+impl Answer<'_> {
+    async fn give(self, visit: Visit) -> Response {
+        if self.endpoint == Endpoint::Embeddings {
+            let body = self.embeddings();
+            return self.whole(body, Duration::ZERO, visit).await;
+        }
+        if self.ask.stream == Some(true) {
+            return self.stream(visit);
+        }
+        let tokens = u32::try_from(self.tokens()).unwrap_or(u32::MAX);
+        let takes = self.manner.behaviour.pace.saturating_mul(tokens);
+        let body = self.text();
+        self.whole(body, takes, visit).await
+    }
+
+    fn tokens(&self) -> usize {
+        let limit = self.ask.max_completion_tokens.or(self.ask.max_tokens);
+        limit.map_or(self.manner.behaviour.tokens, |limit| {
+            limit.min(self.manner.behaviour.tokens)
+        })
+    }
+
+    fn reason(&self) -> &'static str {
+        if self.tokens() < self.manner.behaviour.tokens {
+            "length"
+        } else {
+            "stop"
+        }
+    }
+
+    /// The usage it will claim: the truth, unless told to lie.
+    fn usage(&self) -> Usage {
+        let input = self.ask.messages.or(self.ask.prompt).or(self.ask.input);
+        let prompt = input.map_or(0, |raw| prompt_tokens(raw.get()));
+        let factor = match self.fault {
+            Some(Fault::OverCount { factor }) => factor,
+            _ => 1,
+        };
+        let completion = self.tokens() as u64;
+        Usage {
+            prompt: prompt.saturating_mul(factor),
+            completion: completion.saturating_mul(factor),
+        }
+    }
+
+    fn text(&self) -> String {
+        let usage = self.manner.behaviour.usage.then(|| self.usage());
+        let huge = match self.fault {
+            Some(Fault::HugeChunk(bytes)) => "x".repeat(bytes),
+            _ => String::new(),
+        };
+        let text = self.manner.bodies.text(self.tokens());
+        let text = if huge.is_empty() { text } else { &huge };
+        match self.endpoint {
+            Endpoint::Chat => self.model.chat_answer(text, self.reason(), usage),
+            _ => self.model.completion_answer(text, self.reason(), usage),
+        }
+    }
+
+    fn embeddings(&self) -> String {
+        let raw = self.ask.input.map_or("null", RawValue::get);
+        let many: Option<Vec<&RawValue>> = serde_json::from_str(raw).ok();
+        // A list of numbers is one input given as tokens; any other list is a list of inputs.
+        let many = many.filter(|inputs| {
+            inputs
+                .first()
+                .is_none_or(|first| !first.get().starts_with(|c: char| c.is_ascii_digit()))
+        });
+        let inputs = many.map_or(vec![raw], |inputs| {
+            inputs.into_iter().map(RawValue::get).collect()
+        });
+        let width = self.manner.behaviour.embedding_width;
+        let base64 = self.ask.encoding_format.as_deref() == Some("base64");
+        let vectors = inputs
+            .iter()
+            .map(|input| bodies::embedding(input, width, base64));
+        self.model
+            .embeddings_answer(&vectors.collect::<Vec<_>>(), self.usage().prompt)
+    }
+
+    fn stream(self, visit: Visit) -> Response {
+        let (is_chat, tokens) = (self.endpoint == Endpoint::Chat, self.tokens());
+        let prepared = if is_chat {
+            &self.model.chat
+        } else {
+            &self.model.completions
+        };
+        let mut content: Vec<Bytes> = prepared.iter().take(tokens).cloned().collect();
+        if let (Some(Fault::HugeChunk(bytes)), Some(first)) = (&self.fault, content.first_mut()) {
+            let text = "x".repeat(*bytes);
+            *first = if is_chat {
+                self.model.chat_content(&text)
+            } else {
+                self.model.completion_content(&text)
+            };
+        }
+        let finish = self.reason();
+        let mut tail = vec![if is_chat {
+            self.model.chat_finish(finish)
+        } else {
+            self.model.completion_finish(finish)
+        }];
+        let asked = self
+            .ask
+            .stream_options
+            .as_ref()
+            .and_then(|options| options.include_usage);
+        let told = match self.manner.behaviour.stream_usage {
+            StreamUsage::WhenAsked => asked == Some(true),
+            StreamUsage::Always => true,
+            StreamUsage::Never => false,
+        };
+        if told {
+            tail.push(self.model.usage_event(is_chat, self.usage()));
+        }
+        let head = is_chat.then(|| self.model.role.clone());
+        let wished = self.ask.mock.pace_us.map(Duration::from_micros);
+        let pace = wished.unwrap_or(self.manner.behaviour.pace);
+        let stamp = self.ask.mock.stamp;
+        let steps = plan::stream(
+            Parts {
+                head,
+                content,
+                tail,
+                pace,
+                stamp,
+            },
+            self.fault.as_ref(),
+        );
+        respond(
+            StatusCode::OK,
+            "text/event-stream",
+            Body::from_stream(plan::play(steps, visit)),
+        )
+    }
+
+    async fn whole(&self, body: String, takes: Duration, mut visit: Visit) -> Response {
+        let mut steps = plan::whole(Bytes::from(body), takes, self.fault.as_ref());
+        // Time passes before the status, as with a real server.
+        if let Some(plan::Step::Wait(delay)) = steps.first() {
+            tokio::time::sleep(*delay).await;
+            steps.remove(0);
+        }
+        if let [plan::Step::Send(body)] = steps.as_slice() {
+            visit.finish();
+            return json(StatusCode::OK, body.clone());
+        }
+        respond(
+            StatusCode::OK,
+            "application/json",
+            Body::from_stream(plan::play(steps, visit)),
+        )
+    }
+}
+
+/// The faults that are an answer of their own.
+fn plain_fault(fault: &Fault) -> Option<Response> {
+    let (status, code, message) = match fault {
+        Fault::RateLimited { retry_after } => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let mut answer = refuse(status, "rate_limit_exceeded", "Rate limit reached.");
+            answer
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(*retry_after));
+            return Some(answer);
+        }
+        Fault::ServerErrorOnce => return Some(out_of_order()),
+        Fault::Unavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "The server is overloaded or loading.",
+        ),
+        Fault::ContextLength => (
+            StatusCode::BAD_REQUEST,
+            "context_length_exceeded",
+            "This model's maximum context length is 2048 tokens. Please shorten the messages.",
+        ),
+        Fault::ContentFilter => (
+            StatusCode::BAD_REQUEST,
+            "content_filter",
+            "The prompt was refused by the content filter.",
+        ),
+        _ => return None,
+    };
+    Some(refuse(status, code, message))
+}
+
+fn out_of_order() -> Response {
+    refuse(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "server_error",
+        "The server had an error.",
+    )
+}
+
+fn check_key(behaviour: &Behaviour, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(key) = &behaviour.api_key else {
+        return Ok(());
+    };
+    let given = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(key) {
+        return Ok(());
+    }
+    Err(refuse(
+        StatusCode::UNAUTHORIZED,
+        "invalid_api_key",
+        "Incorrect API key provided.",
+    )
+    .into())
+}
+
+fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
+    json(status, bodies::error(status, code, message))
+}
+
+fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    respond(status, "application/json", body.into())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Body) -> Response {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}

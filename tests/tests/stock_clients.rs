@@ -1,0 +1,160 @@
+//! The unmodified OpenAI libraries of Python and Node against the gateway: nothing of theirs is
+//! patched, and nothing but the base URL is set.
+#![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test says what it saw"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use farthing_tests::llama::{self, Llama};
+use farthing_tests::street::{MODEL, RunningGateway, Street, TestNet};
+use tokio::process::Command;
+
+/// The key that the endpoint accepts in these tests.
+const KEY: &str = "sk-farthing-a-key-for-tests";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn python() -> Command {
+    let mut command = Command::new(root().join(".tools/clients/bin/python"));
+    command.arg(root().join("tests/clients/openai_python.py"));
+    command
+}
+
+fn node() -> Command {
+    let mut command = Command::new("node");
+    command.arg(root().join("tests/clients/openai_node.mjs"));
+    command
+}
+
+/// `tests/tools/setup.sh` must have put it there: a client that is left out has proven nothing.
+fn assert_installed(tool: &str) {
+    let there = root().join(".tools").join(tool).exists();
+    assert!(there, "no .tools/{tool}: run tests/tools/setup.sh");
+}
+
+async fn run(mut command: Command, gateway: &RunningGateway, settings: &[(&str, &str)]) -> Output {
+    let output = command
+        .env("BASE_URL", gateway.base_url())
+        .envs(settings.iter().copied())
+        // Whatever proxy the machine has, this is about loopback.
+        .env("NO_PROXY", "127.0.0.1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    output.await.expect("starts")
+}
+
+fn assert_content(output: &Output) {
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    println!("{out}");
+    assert!(output.status.success(), "{out}\n{err}");
+}
+
+/// Both sides' books agree on what the client was charged.
+fn assert_agreed(street: &Street) {
+    let charged = street.buyers[0].charged();
+    assert!(!charged.is_zero());
+    assert_eq!(charged, street.sellers[0].charged());
+}
+
+/// An endpoint that asks for [`KEY`].
+async fn locked(street: &Street) -> RunningGateway {
+    let keys = street.buyers[0].dir().join("keys.txt");
+    std::fs::write(&keys, format!("{KEY}\n")).expect("written");
+    let mut settings = street.buyers[0].config.gateway.clone();
+    settings.listen.set_port(0);
+    settings.api_keys_file = Some(keys);
+    let gateway = RunningGateway::open(&street.buyers[0], settings).await;
+    gateway.expect("listens")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_openai_finds_everything_as_it_expects() {
+    assert_installed("clients");
+    let street = TestNet::new().start().await.expect("starts");
+    let gateway = RunningGateway::free(&street.buyers[0])
+        .await
+        .expect("listens");
+    let output = run(python(), &gateway, &[("MODEL", MODEL), ("EMBED", "1")]).await;
+    assert_content(&output);
+    assert_agreed(&street);
+    gateway.stop().await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_openai_finds_everything_as_it_expects() {
+    assert_installed("npm/node_modules/openai");
+    let street = TestNet::new().start().await.expect("starts");
+    let gateway = RunningGateway::free(&street.buyers[0])
+        .await
+        .expect("listens");
+    let output = run(node(), &gateway, &[("MODEL", MODEL)]).await;
+    assert_content(&output);
+    assert_agreed(&street);
+    gateway.stop().await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_libraries_send_their_key_and_understand_a_refusal() {
+    assert_installed("clients");
+    assert_installed("npm/node_modules/openai");
+    let street = TestNet::new().start().await.expect("starts");
+    let gateway = locked(&street).await;
+    let settings = [
+        ("MODEL", MODEL),
+        ("API_KEY", KEY),
+        ("API_KEY_EXPECTED", "1"),
+    ];
+    for command in [python(), node()] {
+        assert_content(&run(command, &gateway, &settings).await);
+    }
+    gateway.stop().await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_openai_buys_from_the_real_model() {
+    assert_installed("clients");
+    assert!(
+        Llama::is_installed(),
+        "no model server: run tests/tools/setup.sh model"
+    );
+    let logs = tempfile::tempdir().expect("a folder");
+    let llama = Llama::start(4, &logs.path().join("llama.log")).await;
+    let llama = llama.expect("starts");
+    let upstream = llama.base_url().to_owned();
+    let street = TestNet::new()
+        .seller_config(move |_, config| {
+            config.upstream.base_url.clone_from(&upstream);
+            for model in &mut config.models {
+                llama::MODEL.clone_into(&mut model.id);
+                model.context = llama::CONTEXT;
+                model.slots = 8;
+            }
+        })
+        .start()
+        .await
+        .expect("starts");
+    let gateway = RunningGateway::free(&street.buyers[0])
+        .await
+        .expect("listens");
+    let settings = [("MODEL", llama::MODEL), ("EMBED", "1")];
+    let output = run(python(), &gateway, &settings).await;
+    assert_content(&output);
+    assert_agreed(&street);
+    gateway.stop().await;
+    street.stop().await;
+    llama.stop().await;
+}

