@@ -7,6 +7,8 @@ mod documents;
 mod markdown;
 #[path = "house/source.rs"]
 mod source;
+#[path = "house/threats.rs"]
+mod threats;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

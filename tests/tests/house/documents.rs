@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::markdown::{anchors, links, pages};
 use crate::none_of;
-use crate::source::{everything, files, read, root, short};
+use crate::source::{files, read, root, short};
 
 #[test]
 fn the_nodes_example_file_is_its_default() {
@@ -58,29 +58,6 @@ fn every_metric_has_its_row() {
     none_of(
         silent.collect(),
         "Add its row to the table of metrics in docs/operations.md: what it says and when to look.",
-    );
-}
-
-#[test]
-fn every_test_the_threat_model_names_exists() {
-    let sources = everything();
-    let contracts = files(&root().join("protocol/contracts/test"), "sol");
-    let solidity: String = contracts.iter().map(|file| read(file)).collect();
-    let exists = |name: &str| {
-        let rust = format!("fn {name}(");
-        let sol = format!("function {name}(");
-        sources.iter().any(|s| s.bare.contains(&rust)) || solidity.contains(&sol)
-    };
-    let page = read(&root().join("docs/threat-model.md"));
-    let rows = page.lines().filter(|line| line.starts_with("| "));
-    let tests = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "));
-    let named = tests.flat_map(|(_, last)| last.split('`').skip(1).step_by(2));
-    let full = named.filter(|name| !name.contains('…'));
-    none_of(
-        full.filter(|name| !exists(name))
-            .map(str::to_owned)
-            .collect(),
-        "Correct the name in docs/threat-model.md, or write \"to come\" if there is no such test.",
     );
 }
 
