@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | words | [`amount`], [`clock`] | integers and time, nothing hidden |
 //! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
-//! | sentences | [`x402`], [`voucher`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
+//! | sentences | [`x402`], [`voucher`], [`payment`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
 //! | grammar | [`pricing`], [`channel`], [`book`] | pure rules both sides obey |
 //! | doors | `store`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
 
@@ -21,6 +21,7 @@ pub mod eip712;
 // sentences
 pub mod x402;
 pub mod voucher;
+pub mod payment;
 pub mod body;
 pub mod offer;
 pub mod purchase;

@@ -29,6 +29,7 @@ fn all(bytes: &[u8]) {
     properties::body(bytes);
     properties::demand(bytes);
     properties::evm_signature(bytes);
+    properties::payment(bytes);
     properties::session(bytes);
 }
 

@@ -7,6 +7,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use alloy::primitives::{B256, U256, keccak256};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use farthing_protocol::body::{Body, quote};
 use farthing_protocol::book::{Book, Heard};
 use farthing_protocol::clock::Timestamp;
@@ -15,9 +17,14 @@ use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::Label;
 use farthing_protocol::net::session::{Limits, RecvError, Session};
 use farthing_protocol::offer::{MAX_BYTES, ModelOffer, Prices, SignedOffer};
+use farthing_protocol::payment::{
+    self, PaymentPayload, PaymentRequired, SettlementResponse, header, v1,
+};
 use farthing_protocol::pricing::{self, Demand};
 use farthing_protocol::purchase::{Endpoint, Usage};
 use farthing_protocol::{amount::Price, testing};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio::time::Instant;
 
@@ -166,6 +173,36 @@ pub fn evm_signature(bytes: &[u8]) {
     twin[64] = 55 - twin[64];
     let refused = EvmSignature::from_bytes(twin).recover(hash);
     assert_eq!(refused, Err(SignatureError::HighS), "{signer} signed twice");
+}
+
+/// A payment's header that can be read can be written, in the form that is sent, and is then the
+/// same; what is in it is a payment of a known scheme or has a reason.
+pub fn payment(bytes: &[u8]) {
+    header_of::<PaymentPayload>(bytes, |payload| drop(payload.payment()));
+    header_of::<PaymentRequired>(bytes, |required| {
+        assert!(required.accepts.len() <= payment::MAX_ACCEPTS);
+    });
+    header_of::<SettlementResponse>(bytes, |answer| drop(answer.batch()));
+    header_of::<v1::PaymentPayload>(bytes, |payload| drop(payload.payment()));
+}
+
+fn header_of<T>(bytes: &[u8], look: impl Fn(&T))
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    // As it comes, and as if whoever sent these bytes had put them into base64.
+    let wrapped = STANDARD.encode(bytes);
+    for text in [bytes, wrapped.as_bytes()] {
+        let Ok(value) = header::decode::<T>(text) else {
+            continue;
+        };
+        assert!(text.len() <= header::HEADER_LIMIT);
+        look(&value);
+        let Ok(again) = header::encode(&value) else {
+            continue;
+        };
+        assert_eq!(header::decode(again.as_bytes()), Ok(value));
+    }
 }
 
 /// The frames of a stream do not depend on how it is cut: two bytes say the largest frame and
