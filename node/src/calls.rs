@@ -144,7 +144,7 @@ impl Desk {
         deposit: Deposit,
     ) -> Result<Answer, CallRefusal> {
         self.terms.check(&config)?;
-        self.check_deposit(&config, &deposit)?;
+        self.check_deposit(&config, &deposit).await?;
         let moved = self.settlement.deposit(config, deposit).await;
         let moved = moved.map_err(|error| CallRefusal::Deposit(error.to_string()))?;
         Ok(Answer::Deposited {
@@ -153,7 +153,11 @@ impl Desk {
         })
     }
 
-    fn check_deposit(&self, config: &ChannelConfig, deposit: &Deposit) -> Result<(), CallRefusal> {
+    async fn check_deposit(
+        &self,
+        config: &ChannelConfig,
+        deposit: &Deposit,
+    ) -> Result<(), CallRefusal> {
         let refuse = |reason: String| Err(CallRefusal::Deposit(reason));
         if deposit.amount < self.terms.min_deposit {
             return refuse(format!(
@@ -165,9 +169,10 @@ impl Desk {
         if deposit.valid_before < margin {
             return refuse("the authorization ends too soon".to_owned());
         }
-        match deposit.verify(config, &self.terms.network) {
-            Ok(()) => Ok(()),
-            Err(error) => refuse(format!("the payer did not sign it: {error}")),
+        match self.settlement.consents(config, deposit).await {
+            Ok(true) => Ok(()),
+            Ok(false) => refuse("the payer did not sign it".to_owned()),
+            Err(error) => refuse(error.to_string()),
         }
     }
 

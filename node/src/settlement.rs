@@ -60,6 +60,14 @@ pub enum SettlementError {
     /// Purchases run on the channel.
     #[error("the channel is in use")]
     InUse,
+    /// A payer's consent would burn more gas than a deposit is worth to us.
+    #[error("the deposit may take {gas} gas; at most {most} are paid for")]
+    Costly {
+        /// What it may take.
+        gas: u64,
+        /// What we pay for.
+        most: u64,
+    },
     /// Nothing is left to return.
     #[error("nothing is left to return")]
     Nothing,
@@ -127,6 +135,7 @@ pub struct Outlook {
 /// A handle to the settlement; clones share it.
 #[derive(Debug, Clone)]
 pub struct Settlement {
+    chain: Chain,
     messages: mpsc::Sender<Message>,
     outlook: Arc<Mutex<Outlook>>,
 }
@@ -139,8 +148,14 @@ impl Settlement {
     pub fn start(ground: Ground, policy: Policy) -> (Self, JoinHandle<()>) {
         let (messages, inbox) = mpsc::channel(INBOX);
         let outlook = Arc::new(Mutex::new(Outlook::default()));
+        let chain = ground.chain.clone();
         let actor = Actor::new(ground, policy, inbox, Arc::clone(&outlook));
-        (Self { messages, outlook }, tokio::spawn(actor.run()))
+        let settlement = Self {
+            chain,
+            messages,
+            outlook,
+        };
+        (settlement, tokio::spawn(actor.run()))
     }
 
     /// How things stand with the claims.
@@ -150,6 +165,19 @@ impl Settlement {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether the payer consents to this deposit, by its key or, if it is a contract, by its own
+    /// word. Asked before a deposit takes the actor's time.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn consents(
+        &self,
+        config: &ChannelConfig,
+        deposit: &Deposit,
+    ) -> Result<bool, ChainError> {
+        self.chain.consents(config, deposit).await
     }
 
     /// Submits a buyer's deposit; returns when it is mined and in the books. The caller has

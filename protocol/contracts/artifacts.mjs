@@ -2,7 +2,7 @@
 // artifacts/. `--check` compares instead of writing.
 import { readFileSync, writeFileSync, mkdirSync } from "node:fs";
 
-const CONTRACTS = ["BatchSettlement", "ERC3009DepositCollector", "TestUSD"];
+const CONTRACTS = ["BatchSettlement", "ERC3009DepositCollector", "TestUSD", "TestWallet"];
 const check = process.argv.includes("--check");
 
 const render = (name) => {

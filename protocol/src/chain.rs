@@ -43,8 +43,8 @@ use tokio::time::Instant;
 
 use crate::amount::Amount;
 use crate::eip712::EvmKey;
-use crate::x402::{ChannelConfig, ChannelId, Network};
-use abi::{ISettlement, IToken};
+use crate::x402::{ChannelConfig, ChannelId, Deposit, Network};
+use abi::{ISettlement, IToken, IWallet};
 use door::Door;
 use words::{Call, LogQuery};
 use write::Terms;
@@ -251,6 +251,39 @@ impl Chain {
             nonce,
         };
         self.view(self.network.token, call).await
+    }
+
+    /// Whether the payer consents to exactly this deposit, as the token will judge it: an account
+    /// without code by its key's canonical signature, one with code by its own word (EIP-1271),
+    /// never the other way. A contract may change its mind; only the transaction is final.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn consents(
+        &self,
+        config: &ChannelConfig,
+        deposit: &Deposit,
+    ) -> Result<bool, ChainError> {
+        if !self.door.has_code(config.payer).await? {
+            return Ok(deposit.verify(config, &self.network).is_ok());
+        }
+        let call = IWallet::isValidSignatureCall {
+            hash: deposit.digest(config, &self.network),
+            signature: deposit.signature.bytes().clone(),
+        };
+        let call = Call {
+            from: self.network.token,
+            to: config.payer,
+            data: call.abi_encode().into(),
+        };
+        match self.door.call(&call).await {
+            Ok(output) => {
+                let word = abi::returned::<IWallet::isValidSignatureCall>(&output);
+                Ok(word.is_some_and(|word| word == IWallet::isValidSignatureCall::SELECTOR))
+            }
+            Err(error @ ChainError::Unavailable(_)) => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     /// All that happened to channels in these blocks, oldest first.
@@ -507,6 +540,8 @@ fn withdrawal(event: Event) -> Option<Withdrawal> {
 
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod payers;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! token and both parties: a voucher on it can be replayed nowhere else. Source: x402 v2,
 //! scheme `batch-settlement`; types and addresses as in `docs/payments.md`.
 
+mod consent;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::Amount;
 use crate::clock::Timestamp;
-use crate::eip712::{Domain, EvmKey, EvmSignature, Signed, Typed};
+use crate::eip712::{Domain, EvmKey, SignatureError, Typed};
+
+pub use consent::{MAX_PAYER_SIGNATURE, PayerSignature, TooLong};
 
 /// The settlement contract's address on every public chain (CREATE2).
 pub const SETTLEMENT: Address = address!("4020074e9dF2ce1deE5A9C1b5c3f541D02a10003");
@@ -179,7 +183,7 @@ impl Typed for ChannelConfig {
 /// The payer's permission to move a deposit into a channel (EIP-3009
 /// `receiveWithAuthorization` to the collector). Its nonce binds it to the channel, so whoever
 /// submits it can only complete it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deposit {
     /// Atoms to deposit.
     pub amount: Amount,
@@ -189,34 +193,8 @@ pub struct Deposit {
     pub valid_before: u64,
     /// Makes each deposit on a channel a different authorization.
     pub salt: B256,
-    /// The payer's signature in the token's domain.
-    pub signature: EvmSignature,
-}
-
-/// An unsigned EIP-3009 authorization, in the form that is hashed.
-#[derive(Debug, Clone, Copy)]
-struct Authorization {
-    payer: Address,
-    collector: Address,
-    amount: Amount,
-    valid_after: u64,
-    valid_before: u64,
-    nonce: B256,
-}
-
-impl Typed for Authorization {
-    type Sol = sol_types::ReceiveWithAuthorization;
-
-    fn to_sol(&self) -> Self::Sol {
-        sol_types::ReceiveWithAuthorization {
-            from: self.payer,
-            to: self.collector,
-            value: U256::from(self.amount.get()),
-            validAfter: U256::from(self.valid_after),
-            validBefore: U256::from(self.valid_before),
-            nonce: self.nonce,
-        }
-    }
+    /// The payer's consent in the token's domain.
+    pub signature: PayerSignature,
 }
 
 /// How much to deposit, until when, and which of the channel's deposits it is.
@@ -230,6 +208,20 @@ pub struct DepositTerms {
     pub salt: B256,
 }
 
+impl DepositTerms {
+    /// The deposit, to be signed elsewhere: its signature is empty.
+    #[must_use]
+    pub fn unsigned(self) -> Deposit {
+        Deposit {
+            amount: self.amount,
+            valid_after: 0,
+            valid_before: self.valid_before.seconds(),
+            salt: self.salt,
+            signature: PayerSignature::default(),
+        }
+    }
+}
+
 impl Deposit {
     /// Signs a deposit into `config`'s channel. Outside tests only the client's wallet does.
     #[must_use]
@@ -239,17 +231,10 @@ impl Deposit {
         network: &Network,
         payer: &EvmKey,
     ) -> Self {
-        let unsigned = Self {
-            amount: terms.amount,
-            valid_after: 0,
-            valid_before: terms.valid_before.seconds(),
-            salt: terms.salt,
-            signature: EvmSignature::from_bytes([0; 65]),
-        };
-        let message = unsigned.authorization(config, network);
-        let signature = Signed::sign(message, &network.token_domain(), payer).signature;
+        let unsigned = terms.unsigned();
+        let signature = payer.sign_hash(unsigned.digest(config, network));
         Self {
-            signature,
+            signature: signature.into(),
             ..unsigned
         }
     }
@@ -260,34 +245,45 @@ impl Deposit {
         keccak256((channel.0, U256::from_be_bytes(self.salt.0)).abi_encode())
     }
 
-    /// Checks that the payer signed exactly this deposit.
-    ///
-    /// # Errors
-    /// Any [`crate::eip712::SignatureError`].
-    pub fn verify(
+    /// What the payer consents to, as the token hashes it. It does not depend on the signature.
+    #[must_use]
+    pub fn digest(&self, config: &ChannelConfig, network: &Network) -> B256 {
+        network
+            .token_domain()
+            .hash(&self.authorization(config, network))
+    }
+
+    /// The EIP-3009 authorization behind the deposit, in the form that wallets show and sign.
+    pub(crate) fn authorization(
         &self,
         config: &ChannelConfig,
         network: &Network,
-    ) -> Result<(), crate::eip712::SignatureError> {
-        let message = self.authorization(config, network);
-        let signed = Signed {
-            message,
-            signature: self.signature,
-        };
-        signed
-            .verify(&network.token_domain(), config.payer)
-            .map(|_| ())
-    }
-
-    fn authorization(&self, config: &ChannelConfig, network: &Network) -> Authorization {
-        Authorization {
-            payer: config.payer,
-            collector: network.collector,
-            amount: self.amount,
-            valid_after: self.valid_after,
-            valid_before: self.valid_before,
+    ) -> sol_types::ReceiveWithAuthorization {
+        sol_types::ReceiveWithAuthorization {
+            from: config.payer,
+            to: network.collector,
+            value: U256::from(self.amount.get()),
+            validAfter: U256::from(self.valid_after),
+            validBefore: U256::from(self.valid_before),
             nonce: self.nonce(config.id(network)),
         }
+    }
+
+    /// Checks that the payer's own key signed exactly this deposit: the rule for an account
+    /// without code. (`chain::Chain::consents` is the rule for all.)
+    ///
+    /// # Errors
+    /// Any [`SignatureError`].
+    pub fn verify(&self, config: &ChannelConfig, network: &Network) -> Result<(), SignatureError> {
+        let signature = self.signature.ecdsa().ok_or(SignatureError::Invalid)?;
+        let got = signature.recover(self.digest(config, network))?;
+        if got != config.payer {
+            return Err(SignatureError::WrongSigner {
+                expected: config.payer,
+                got,
+            });
+        }
+        Ok(())
     }
 
     /// The collector's argument: `abi.encode(validAfter, validBefore, salt, signature)`.
@@ -297,7 +293,7 @@ impl Deposit {
             U256::from(self.valid_after),
             U256::from(self.valid_before),
             U256::from_be_bytes(self.salt.0),
-            self.signature.to_bytes(),
+            self.signature.bytes().clone(),
         )
             .abi_encode_params()
             .into()

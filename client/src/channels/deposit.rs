@@ -113,7 +113,7 @@ impl Channels {
     ) -> Result<(), ChannelError> {
         let call = Call::Deposit {
             config: pending.config,
-            deposit: pending.deposit,
+            deposit: pending.deposit.clone(),
         };
         match self.call(offer, &call, DEPOSIT_WAIT).await? {
             Answer::Deposited { .. } => Ok(()),

@@ -78,7 +78,7 @@ pub struct Kept {
 }
 
 /// A deposit's authorization, recorded before the seller gets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingDeposit {
     /// The channel.
     pub channel: ChannelId,

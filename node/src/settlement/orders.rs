@@ -10,6 +10,10 @@ use crate::ledger::records::Purpose;
 use crate::settlement::actor::Actor;
 use crate::settlement::{Answer, Moved, SettlementError, claims};
 
+/// The most gas we pay for one deposit: a first one takes 140 000 with its margin; a contract
+/// that pays may use the rest to judge its owners' signatures, and no more.
+const DEPOSIT_GAS: u64 = 500_000;
+
 impl Actor {
     pub(in crate::settlement) async fn deposit(
         &mut self,
@@ -54,6 +58,12 @@ impl Actor {
         write: &Write,
     ) -> Result<Prepared, SettlementError> {
         let prepared = self.prepare(write).await?;
+        if prepared.gas > DEPOSIT_GAS {
+            return Err(SettlementError::Costly {
+                gas: prepared.gas,
+                most: DEPOSIT_GAS,
+            });
+        }
         let id = config.id(self.chain.network());
         let seen = self.look(id).await?;
         self.ledger.observe(*config, id, seen).await?;

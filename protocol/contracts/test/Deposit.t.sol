@@ -5,6 +5,7 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 
 import {BatchSettlement} from "../src/BatchSettlement.sol";
 import {ERC3009DepositCollector} from "../src/ERC3009DepositCollector.sol";
+import {TestWallet} from "../src/TestWallet.sol";
 import {FeeToken, ReentrantCollector, SkewedCollector, Wallet} from "./Doubles.sol";
 import {Street} from "./Street.sol";
 import {Vm, vm} from "./Vm.sol";
@@ -183,6 +184,63 @@ contract DepositTest is Street {
         bytes memory data = consent(id(lane(0)), 100, 1);
         settlement.deposit(lane(0), 100, COLLECTOR, data);
         vm.assertEq(balanceOf(lane(0)), 100, "balance");
+    }
+
+    // ------------------------------------------------------------ payers that are contracts
+
+    uint256 private constant FIRST_OWNER = 0x50a1;
+    uint256 private constant SECOND_OWNER = 0x50a2;
+
+    /// A wallet of two owners with money, as this street's payer; their keys, in its order.
+    function sharedWallet() private returns (uint256 low, uint256 high) {
+        (low, high) = vm.addr(FIRST_OWNER) < vm.addr(SECOND_OWNER)
+            ? (FIRST_OWNER, SECOND_OWNER)
+            : (SECOND_OWNER, FIRST_OWNER);
+        payer = address(new TestWallet(vm.addr(low), vm.addr(high)));
+        token.mint(payer, 1000);
+    }
+
+    function depositSignedBy(uint256 one_, uint256 other) private {
+        bytes32 digest = receiveDigest(id(lane(0)), 100, 1);
+        bytes memory both = bytes.concat(sign(one_, digest), sign(other, digest));
+        settlement.deposit(lane(0), 100, COLLECTOR, abi.encode(uint256(0), type(uint256).max, uint256(1), both));
+    }
+
+    function test_a_wallet_of_two_owners_funds_a_channel() public {
+        (uint256 low, uint256 high) = sharedWallet();
+        depositSignedBy(low, high);
+        vm.assertEq(balanceOf(lane(0)), 100, "balance");
+        vm.assertEq(token.balanceOf(payer), 900, "the wallet's rest");
+    }
+
+    function test_a_wallet_takes_no_other_signatures() public {
+        (uint256 low, uint256 high) = sharedWallet();
+        uint256[2][3] memory wrong = [[high, low], [low, low], [low, STRANGER_KEY]];
+        for (uint256 i = 0; i < wrong.length; ++i) {
+            bytes32 digest = receiveDigest(id(lane(0)), 100, 1);
+            bytes memory both = bytes.concat(sign(wrong[i][0], digest), sign(wrong[i][1], digest));
+            vm.expectRevert(bytes4(keccak256("ERC3009InvalidSignature()")));
+            settlement.deposit(lane(0), 100, COLLECTOR, abi.encode(uint256(0), type(uint256).max, uint256(1), both));
+        }
+    }
+
+    /// A key whose account has code may not fall back on its signature (EIP-7702 makes such).
+    function test_an_account_with_code_is_never_judged_by_its_key() public {
+        bytes memory data = consent(id(lane(0)), 100, 1);
+        vm.etch(payer, hex"5f5ffd");
+        vm.expectRevert(bytes4(keccak256("ERC3009InvalidSignature()")));
+        settlement.deposit(lane(0), 100, COLLECTOR, data);
+    }
+
+    function test_a_contract_gets_its_withdrawal_back() public {
+        (uint256 low, uint256 high) = sharedWallet();
+        depositSignedBy(low, high);
+        vm.prank(payerAuthorizer);
+        settlement.initiateWithdraw(lane(0), 60);
+        vm.warp(START + DELAY);
+        vm.prank(payerAuthorizer);
+        settlement.finalizeWithdraw(lane(0));
+        vm.assertEq(token.balanceOf(payer), 960, "it goes to the wallet, not to the session key");
     }
 
     function testFuzz_deposits_add_up(uint128[8] calldata amounts) public {

@@ -103,6 +103,13 @@ sol! {
     }
 }
 
+sol! {
+    /// An account that judges signatures itself (EIP-1271). Its yes is its own selector.
+    interface IWallet {
+        function isValidSignature(bytes32 hash, bytes signature) external view returns (bytes4);
+    }
+}
+
 impl From<&ChannelConfig> for ISettlement::Config {
     fn from(config: &ChannelConfig) -> Self {
         let sol = config.to_sol();

@@ -62,6 +62,14 @@ impl Bench {
         }
     }
 
+    /// A contract wallet with these owners.
+    pub(super) async fn place_wallet(&self, at: Address, owners: Vec<Address>) {
+        match &self.hands {
+            Hands::Twin(memory) => memory.place_wallet(at, owners),
+            Hands::Anvil(local) => local.place_wallet(at, owners).await.expect("is placed"),
+        }
+    }
+
     pub(super) async fn advance(&self, seconds: u64) {
         let by = Duration::from_secs(seconds);
         match &self.hands {

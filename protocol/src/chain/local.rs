@@ -177,6 +177,28 @@ impl LocalChain {
         Ok(())
     }
 
+    /// Places a contract wallet (EIP-1271) at an address; it wants the signatures of all its
+    /// owners.
+    ///
+    /// # Errors
+    /// [`LocalError::Artifact`], [`LocalError::Rpc`].
+    pub async fn place_wallet(
+        &self,
+        at: Address,
+        mut owners: Vec<Address>,
+    ) -> Result<(), LocalError> {
+        owners.sort_unstable();
+        let owners: [Address; 2] = owners.try_into().map_err(|_| {
+            LocalError::Rpc(
+                "a wallet".into(),
+                "it has two owners, no more, no fewer".into(),
+            )
+        })?;
+        let mut code = initcode(&Path::new(ARTIFACTS).join("TestWallet.json"))?;
+        code.extend(owners.abi_encode());
+        self.etch(at, &code.into()).await
+    }
+
     async fn etch(&self, address: Address, initcode: &Bytes) -> Result<(), LocalError> {
         let overrides = json!({ address.to_string(): { "code": initcode } });
         let call = json!({ "to": address });

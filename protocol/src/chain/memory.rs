@@ -104,6 +104,11 @@ impl MemoryChain {
         self.lock().model.mint(to, amount.get());
     }
 
+    /// Makes an account a contract wallet (EIP-1271) that wants the signatures of all its owners.
+    pub fn place_wallet(&self, at: Address, owners: Vec<Address>) {
+        self.lock().model.place_wallet(at, owners);
+    }
+
     /// Wei for an account's gas.
     pub fn fund(&self, account: Address, wei: u128) {
         let mut state = self.lock();

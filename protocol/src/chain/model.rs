@@ -10,10 +10,10 @@ use alloy::primitives::{Address, B256, Bytes, LogData, U256};
 use alloy::sol_types::{SolCall, SolError, SolEvent, SolInterface, SolValue};
 
 use crate::amount::Amount;
-use crate::chain::abi::{ISettlement, IToken};
+use crate::chain::abi::{ISettlement, IToken, IWallet};
 use crate::eip712::{EvmSignature, SignatureError, Signed};
 use crate::voucher::Voucher;
-use crate::x402::{ChannelConfig, ChannelId, Deposit, Network, WITHDRAW_DELAY};
+use crate::x402::{ChannelConfig, ChannelId, Deposit, Network, PayerSignature, WITHDRAW_DELAY};
 
 /// Revert data, as the contract would return it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub(super) struct Model {
     receivers: HashMap<Address, (u128, u128)>,
     tokens: HashMap<Address, u128>,
     used: HashSet<(Address, B256)>,
+    /// Contract wallets: their owners, all of whom must sign, in the order of their addresses.
+    wallets: HashMap<Address, Vec<Address>>,
 }
 
 impl Model {
@@ -106,6 +108,7 @@ impl Model {
             receivers: HashMap::new(),
             tokens: HashMap::new(),
             used: HashSet::new(),
+            wallets: HashMap::new(),
         }
     }
 
@@ -119,9 +122,16 @@ impl Model {
         *tokens = tokens.saturating_add(amount);
     }
 
+    /// Makes an account a contract with these owners, as `TestWallet.sol` is one.
+    pub(super) fn place_wallet(&mut self, at: Address, mut owners: Vec<Address>) {
+        owners.sort_unstable();
+        self.wallets.insert(at, owners);
+    }
+
     pub(super) fn has_code(&self, address: Address) -> bool {
         let network = &self.network;
         [network.settlement, network.collector, network.token].contains(&address)
+            || self.wallets.contains_key(&address)
     }
 
     /// Runs one call. To an address without code it does nothing, successfully.
@@ -130,6 +140,8 @@ impl Model {
             self.run_settlement(by, data)
         } else if to == self.network.token {
             self.run_token(data)
+        } else if let Some(owners) = self.wallets.get(&to) {
+            run_wallet(owners, data)
         } else if self.has_code(to) {
             Err(Reverted::silent())
         } else {
@@ -273,17 +285,21 @@ impl Model {
         let (after, before, salt, signature) =
             Data::abi_decode_params(&call.collectorData).map_err(|_| Reverted::silent())?;
         let invalid = || Reverted::because(IToken::ERC3009InvalidSignature {});
-        let signature: [u8; 65] = signature.as_ref().try_into().map_err(|_| invalid())?;
         let deposit = Deposit {
             amount: Amount::atoms(call.amount),
             valid_after: after.saturating_to(),
             valid_before: before.saturating_to(),
             salt: salt.into(),
-            signature: EvmSignature::from_bytes(signature),
+            signature: PayerSignature::new(signature).map_err(|_| invalid())?,
         };
-        deposit
-            .verify(config, &self.network)
-            .map_err(|_| invalid())?;
+        let consents = match self.wallets.get(&config.payer) {
+            Some(owners) => {
+                let digest = deposit.digest(config, &self.network);
+                all_signed(owners, digest, deposit.signature.bytes())
+            }
+            None => deposit.verify(config, &self.network).is_ok(),
+        };
+        require!(consents, IToken::ERC3009InvalidSignature {});
         require!(
             by.now > deposit.valid_after && by.now < deposit.valid_before,
             IToken::ERC3009InvalidAuthorizationTime {
@@ -510,6 +526,31 @@ impl Model {
             amount,
         }))
     }
+}
+
+/// What `TestWallet.sol` does.
+fn run_wallet(owners: &[Address], data: &[u8]) -> Result<Done, Reverted> {
+    let call = IWallet::isValidSignatureCall::abi_decode(data).map_err(|_| Reverted::silent())?;
+    let good = all_signed(owners, call.hash, &call.signature);
+    let word = if good {
+        IWallet::isValidSignatureCall::SELECTOR
+    } else {
+        [0; 4]
+    };
+    let output = IWallet::isValidSignatureCall::abi_encode_returns(&word.into());
+    Ok(Done::returning(output))
+}
+
+/// Whether the bytes are one canonical signature of each owner, in their order.
+fn all_signed(owners: &[Address], digest: B256, bytes: &[u8]) -> bool {
+    let (signatures, rest) = bytes.as_chunks::<65>();
+    let signed = |(bytes, owner): (&[u8; 65], &Address)| {
+        EvmSignature::from_bytes(*bytes).recover(digest) == Ok(*owner)
+    };
+    rest.is_empty()
+        && !owners.is_empty()
+        && signatures.len() == owners.len()
+        && signatures.iter().zip(owners).all(signed)
 }
 
 fn is_payer(by: Context, config: &ChannelConfig) -> bool {

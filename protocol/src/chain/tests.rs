@@ -133,7 +133,7 @@ async fn money_goes_in_and_is_claimed_and_settled(bench: Bench) {
             .deposit_used(payer().address(), deposit.nonce(id()))
     };
     assert_eq!(used().await, Ok(false));
-    bench.run(deposit_write(deposit), &seller()).await;
+    bench.run(deposit_write(deposit.clone()), &seller()).await;
     assert_eq!(used().await, Ok(true));
     assert_eq!(bench.held().await, (10_000, 0));
     assert_eq!(bench.tokens(payer().address()).await, 990_000);
@@ -290,7 +290,7 @@ async fn what_is_claimed_already_is_skipped(bench: Bench) {
 async fn a_deposit_authorization_works_once(bench: Bench) {
     bench.furnish().await;
     let deposit = bench.deposit_of(400_000, 1).await;
-    bench.run(deposit_write(deposit), &seller()).await;
+    bench.run(deposit_write(deposit.clone()), &seller()).await;
     assert_eq!(
         bench.refusal(deposit_write(deposit), &seller()).await,
         "ERC3009UsedAuthorization"
@@ -306,12 +306,12 @@ async fn a_bad_deposit_is_refused_by_name(bench: Bench) {
     let refusal = async |deposit| bench.refusal(deposit_write(deposit), &seller()).await;
     let raised = Deposit {
         amount: Amount::atoms(1_001),
-        ..good
+        ..good.clone()
     };
     assert_eq!(refusal(raised).await, "ERC3009InvalidSignature");
     let nothing = Deposit {
         amount: Amount::ZERO,
-        ..good
+        ..good.clone()
     };
     assert_eq!(refusal(nothing).await, "ZeroDeposit");
     let rich = bench.deposit_of(1_000_001, 1).await;
@@ -322,7 +322,7 @@ async fn a_bad_deposit_is_refused_by_name(bench: Bench) {
     };
     let write = Write::Deposit {
         config: quick,
-        deposit: good,
+        deposit: good.clone(),
     };
     assert_eq!(
         bench.refusal(write, &seller()).await,

@@ -6,7 +6,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::eip712::{EvmKey, EvmSignature, SignatureError, Signed, Typed};
 use farthing_protocol::testing;
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
-use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, Network};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, Network, PayerSignature};
 use serde::{Deserialize, Serialize};
 
 use super::samples;
@@ -15,7 +15,7 @@ use super::sheet::Vector;
 pub const CHANNEL: &str =
     "A channel's terms and its id: the EIP-712 digest of them in the settlement contract's domain.";
 pub const VOUCHER: &str = "A voucher, what is signed, the signature, and what a reader that expects `signer` decides. `secret` is a test key.";
-pub const DEPOSIT: &str = "A deposit's EIP-3009 authorization in the token's domain, and the collector's argument. `secret` is the payer's test key.";
+pub const DEPOSIT: &str = "A deposit's EIP-3009 authorization in the token's domain, and the collector's argument. `secret` is the payer's test key; a payer without one is a contract.";
 
 /// The channel of x402's own published example.
 fn x402_config() -> ChannelConfig {
@@ -224,7 +224,7 @@ pub struct DepositVector {
     nonce: B256,
     r#type: String,
     digest: B256,
-    secret: B256,
+    secret: Option<B256>,
     collector_data: Hex,
 }
 
@@ -241,17 +241,46 @@ impl Vector for DepositVector {
             ..
         } = self;
         assert_eq!(deposit.nonce(self.channel), self.nonce, "{}", self.name);
-        assert_eq!(deposit.verify(config, network), Ok(()), "{}", self.name);
-        assert_eq!(deposit.signature.recover(self.digest), Ok(config.payer));
+        assert_eq!(deposit.digest(config, network), self.digest);
         assert_eq!(deposit.collector_data(), self.collector_data);
-        let key = EvmKey::from_bytes(&self.secret.0).expect("a key");
-        assert_eq!(key.sign_hash(self.digest), deposit.signature);
+        if let Some(secret) = self.secret {
+            assert_eq!(deposit.verify(config, network), Ok(()), "{}", self.name);
+            let key = EvmKey::from_bytes(&secret.0).expect("a key");
+            let signature = PayerSignature::from(key.sign_hash(self.digest));
+            assert_eq!(signature, deposit.signature);
+        }
     }
 }
 
 pub fn deposits() -> Vec<DepositVector> {
-    let (network, config) = (testing::network(), testing::channel_config());
-    let (deposit, channel) = (samples::deposit(), samples::channel());
+    let key = testing::evm_key(9);
+    let by_a_contract = Deposit {
+        signature: PayerSignature::new(vec![0xc0; 130].into()).expect("fits"),
+        ..samples::deposit()
+    };
+    let contract = ChannelConfig {
+        payer: Address::repeat_byte(0xda),
+        ..testing::channel_config()
+    };
+    vec![
+        deposit(
+            "first",
+            testing::channel_config(),
+            samples::deposit(),
+            Some(key.secret().into()),
+        ),
+        deposit("by-a-contract", contract, by_a_contract, None),
+    ]
+}
+
+fn deposit(
+    name: &str,
+    config: ChannelConfig,
+    deposit: Deposit,
+    secret: Option<B256>,
+) -> DepositVector {
+    let network = testing::network();
+    let channel = config.id(&network);
     let message = ReceiveWithAuthorization {
         from: config.payer,
         to: network.collector,
@@ -260,17 +289,17 @@ pub fn deposits() -> Vec<DepositVector> {
         validBefore: U256::from(deposit.valid_before),
         nonce: deposit.nonce(channel),
     };
-    vec![DepositVector {
-        name: "first".into(),
+    DepositVector {
+        name: name.to_owned(),
         token_domain_separator: network.token_domain().separator(),
         config,
         channel,
-        deposit,
         nonce: message.nonce,
         r#type: ReceiveWithAuthorization::eip712_encode_type().into_owned(),
         digest: network.token_domain().hash(&message),
-        secret: testing::evm_key(9).secret().into(),
+        secret,
         collector_data: deposit.collector_data(),
+        deposit,
         network,
-    }]
+    }
 }
