@@ -8,6 +8,7 @@
 //! receipts, or its signed statement, tell what became of it.
 
 pub mod records;
+mod receipts;
 mod books;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use farthing_protocol::amount::{Amount, Overflow};
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::clock::Timestamp;
+use farthing_protocol::history::Entry;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Endpoint;
 use farthing_protocol::purchase::RequestId;
@@ -22,11 +24,13 @@ use farthing_protocol::receipt::{SignedReceipt, VerifiedReceipt};
 use farthing_protocol::store::{Batch, BatchError, CommitError, Order, ReadError, Store};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 
-use crate::ledger::books::Books;
 pub use crate::ledger::books::Fate;
+use crate::ledger::books::{Booked, Books};
+pub use crate::ledger::receipts::Gap;
+use crate::ledger::receipts::keep;
 pub use crate::ledger::records::{
-    Account, CHANNELS, DAYS, DEPOSITS, Kept, PendingDeposit, RECEIPTS, REQUESTS, SELLER_DAYS,
-    Standing, schema,
+    Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, Kept, NODES, PendingDeposit, RECEIPTS,
+    REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
 };
 
 /// Why the books cannot be changed or read.
@@ -129,8 +133,13 @@ impl Ledger {
             books.load(
                 ChannelId(id),
                 account,
-                ahead.into_iter().map(|((_, seq), _)| seq),
+                ahead
+                    .into_iter()
+                    .map(|((_, seq), kept)| (seq, Entry::of(&kept.receipt.receipt))),
             );
+        }
+        for (_, root) in store.scan(&ROOTS, .., Order::Up, usize::MAX)? {
+            books.cosign(root)?;
         }
         if let Some((day, promised)) = store.last(&DAYS)? {
             let sellers = store.scan_prefix(&SELLER_DAYS, &day, Order::Up, usize::MAX)?;
@@ -253,11 +262,16 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; [`Rejected::OverReserved`] when it charges more than was set aside.
     pub async fn book(&self, receipt: VerifiedReceipt, kept: Note) -> Result<Fate, LedgerError> {
-        let permit = self.store.reserve().await?;
         let (id, seq) = (receipt.receipt().channel, receipt.receipt().seq);
-        let (durable, fate) = {
+        self.read_tree(id)?;
+        let permit = self.store.reserve().await?;
+        let (durable, fate, booked) = {
             let mut books = self.books();
-            let (account, fate) = books.book(receipt.receipt())?;
+            let Booked {
+                account,
+                fate,
+                nodes,
+            } = books.book(receipt.receipt())?;
             if fate == Fate::Known {
                 return Ok(fate);
             }
@@ -278,9 +292,11 @@ impl Ledger {
                 .put(&CHANNELS, &id.0, &account)?
                 .put(&RECEIPTS, &(id.0, seq), &kept)?
                 .put(&REQUESTS, &request.0, &(id.0, seq))?;
-            (permit.commit(batch), fate)
+            let batch = keep(id, &nodes, batch)?;
+            (permit.commit(batch), fate, account.booked)
         };
         durable.await?;
+        self.books().land(id, booked);
         Ok(fate)
     }
 
@@ -334,42 +350,6 @@ impl Ledger {
         };
         durable.await?;
         Ok(account)
-    }
-
-    /// The receipt of one purchase.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn receipt(&self, request: RequestId) -> Result<Option<Kept>, LedgerError> {
-        let Some(place) = self.store.get(&REQUESTS, &request.0)? else {
-            return Ok(None);
-        };
-        Ok(self.store.get(&RECEIPTS, &place)?)
-    }
-
-    /// The newest receipts of a channel.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn newest_receipts(&self, id: ChannelId, limit: usize) -> Result<Vec<Kept>, LedgerError> {
-        let range = (id.0, 0)..=(id.0, u64::MAX);
-        let rows = self.store.scan(&RECEIPTS, range, Order::Down, limit)?;
-        Ok(rows.into_iter().map(|(_, kept)| kept).collect())
-    }
-
-    /// The receipts of a channel from `from` on.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn receipts(
-        &self,
-        id: ChannelId,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<Kept>, LedgerError> {
-        let range = (id.0, from)..=(id.0, u64::MAX);
-        let rows = self.store.scan(&RECEIPTS, range, Order::Up, limit)?;
-        Ok(rows.into_iter().map(|(_, kept)| kept).collect())
     }
 }
 

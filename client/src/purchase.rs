@@ -23,6 +23,7 @@ use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
 use farthing_protocol::pricing::{self, Demand};
 use farthing_protocol::purchase::{Ask, Load, Mode, Refusal, RequestId};
 use farthing_protocol::receipt::VerifiedReceipt;
+use farthing_protocol::root::{RootWord, SignedRoot};
 use farthing_protocol::voucher::SignedVoucher;
 use tokio::time::Instant;
 
@@ -159,6 +160,10 @@ pub struct Purchase {
     /// An extension that is being recorded and signed, and by how much.
     paying: Option<(Amount, Payment)>,
     counter: Counter,
+    /// The root that was sent along.
+    ack: Option<SignedRoot>,
+    /// What the seller says to it.
+    root: Option<RootWord>,
     request_hash: alloy::primitives::B256,
     hash: Keccak256,
     event: BytesMut,
@@ -201,6 +206,7 @@ impl Purchase {
                 ..Limits::default()
             },
         );
+        let ack = hold.acknowledge().await?;
         let ask = Ask {
             request: deal.request,
             offer: deal.offer.hash(),
@@ -211,6 +217,7 @@ impl Purchase {
             deadline_ms: u64::try_from(terms.deadlines.total.as_millis()).unwrap_or(u64::MAX),
             channel: hold.channel(),
             voucher: Some(voucher),
+            ack,
             body: terms.body.clone(),
         };
         tracing::debug!(request = %deal.request.short(), seller = %offer.seller.short(), "asking");
@@ -228,6 +235,8 @@ impl Purchase {
             sent: ceiling,
             paying: None,
             counter: Counter::new(terms.endpoint, terms.mode),
+            ack,
+            root: None,
             request_hash: alloy::primitives::keccak256(&terms.body),
             hash: Keccak256::new(),
             event: BytesMut::new(),
@@ -283,6 +292,18 @@ impl Purchase {
     /// Ends the money side once the receipt is booked.
     pub fn settled(&mut self) {
         self.hold.settled();
+    }
+
+    /// Takes what the seller said to the root that went with the ask. A seller that answers
+    /// nothing, or is not asked, is asked again later.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn heard_root(&mut self) -> Result<(), LedgerError> {
+        match (self.ack.take(), self.root.take()) {
+            (Some(ours), Some(word)) => self.hold.countersigned(&ours, word).await,
+            _ => Ok(()),
+        }
     }
 
     /// Sets aside what a receipt charges, if the seller was ahead of us on older promises.
@@ -349,7 +370,12 @@ impl Purchase {
                 Ok(None)
             }
             ToBuyer::Chunk { data, part, .. } => self.chunk(&data, part),
-            ToBuyer::Done { receipt, load } => {
+            ToBuyer::Done {
+                receipt,
+                load,
+                root,
+            } => {
+                self.root = root.map(|word| *word);
                 let seller = self.deal.offer.offer().seller;
                 let checked = receipt.verify(seller);
                 let receipt =

@@ -13,6 +13,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{Domain, EvmKey, Signed};
 use farthing_protocol::purchase::RequestId;
+use farthing_protocol::root::{self, CoSigned, ReceiptRoot, RootWord, SignedRoot};
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{
     ChannelConfig, ChannelId, DEPOSIT_VALIDITY, Deposit, DepositTerms, Network,
@@ -35,6 +36,8 @@ struct Inside {
     limits: Limits,
     network: Network,
     domain: Domain,
+    /// The domain roots over receipts are signed in.
+    roots: Domain,
     clock: Clock,
     ledger: Ledger,
     /// The voucher last signed on each channel: most purchases need no new one.
@@ -49,12 +52,13 @@ impl Wallet {
     /// A wallet with these keys, obeying these limits.
     #[must_use]
     pub fn new(keys: Keys, limits: Limits, network: Network, clock: Clock, ledger: Ledger) -> Self {
-        let domain = network.domain();
+        let (domain, roots) = (network.domain(), root::domain(&network));
         Self(Arc::new(Inside {
             keys,
             limits,
             network,
             domain,
+            roots,
             clock,
             ledger,
             signed: Mutex::default(),
@@ -172,6 +176,73 @@ impl Wallet {
         Signed::sign(nothing, &self.0.domain, &self.0.keys.authorizer)
     }
 
+    /// The root over a channel's receipts, signed, if one is due: all it covers is on disk.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn acknowledge(&self, id: ChannelId) -> Result<Option<SignedRoot>, LedgerError> {
+        let due = self.0.ledger.due_root(id, self.0.clock.now()).await?;
+        Ok(due.map(|root| self.sign_root(root)))
+    }
+
+    /// The root over all of a channel's receipts that none covers yet, signed.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn acknowledge_all(&self, id: ChannelId) -> Result<Option<SignedRoot>, LedgerError> {
+        let whole = self.0.ledger.whole_root(id).await?;
+        Ok(whole.map(|root| self.sign_root(root)))
+    }
+
+    fn sign_root(&self, root: ReceiptRoot) -> SignedRoot {
+        Signed::sign(root, &self.0.roots, &self.0.keys.authorizer)
+    }
+
+    /// Takes what a seller says to a root of ours: keeps it if the seller has signed it too. A
+    /// seller that signs another one, or nothing that can be checked, is not paid again.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoChannel`], the store's.
+    pub async fn countersigned(
+        &self,
+        ours: &SignedRoot,
+        word: RootWord,
+    ) -> Result<(), LedgerError> {
+        let (ledger, id) = (&self.0.ledger, ours.message.channel);
+        let account = ledger.account(id).ok_or(LedgerError::NoChannel)?;
+        let claim = account.config.receiver_authorizer;
+        let by_seller = |signed: SignedRoot| signed.verify(&self.0.roots, claim).is_ok();
+        let (root, buyer) = (ours.message, ours.signature);
+        let why = match word {
+            RootWord::Signed(seller) => {
+                let message = root;
+                let signature = seller;
+                if by_seller(Signed { message, signature }) {
+                    return ledger
+                        .cosign(CoSigned {
+                            root,
+                            buyer,
+                            seller,
+                        })
+                        .await;
+                }
+                "its signature under a root is not its own"
+            }
+            RootWord::Later => return Ok(()),
+            RootWord::Foreign => "it calls our signature under a root another's",
+            RootWord::Differs(theirs) => {
+                let same = theirs.message.channel == id && theirs.message.count == root.count;
+                if same && theirs.message != root && by_seller(theirs) {
+                    tracing::error!(seller = %account.seller.short(), "a seller signs a root that contradicts its own receipts; it is not used again");
+                    return ledger.contradict(theirs).await;
+                }
+                "its other root is not one it signed over the same receipts"
+            }
+        };
+        tracing::error!(seller = %account.seller.short(), why, "a seller does not stand by its receipts; it is not used again");
+        ledger.freeze(id).await
+    }
+
     /// Whether `voucher` carries our own signature: what makes a seller's counter believable.
     #[must_use]
     pub fn is_ours(&self, voucher: &SignedVoucher) -> bool {
@@ -232,6 +303,26 @@ impl Hold {
     /// As [`Wallet::newest`].
     pub async fn newest(&self) -> Result<SignedVoucher, LedgerError> {
         self.wallet.newest(self.channel).await
+    }
+
+    /// The root over the channel's receipts to send along, if one is due.
+    ///
+    /// # Errors
+    /// As [`Wallet::acknowledge`].
+    pub async fn acknowledge(&self) -> Result<Option<SignedRoot>, LedgerError> {
+        self.wallet.acknowledge(self.channel).await
+    }
+
+    /// Takes the seller's answer to that root.
+    ///
+    /// # Errors
+    /// As [`Wallet::countersigned`].
+    pub async fn countersigned(
+        &self,
+        ours: &SignedRoot,
+        word: RootWord,
+    ) -> Result<(), LedgerError> {
+        self.wallet.countersigned(ours, word).await
     }
 
     /// From here on the seller may work: call it before the ask is sent.

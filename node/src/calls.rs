@@ -18,6 +18,7 @@ use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, Network};
 use tokio::time::Instant;
 
 use crate::ledger::LedgerError;
+use crate::roots;
 use crate::settlement::{Settlement, SettlementError};
 use crate::shop::Shop;
 
@@ -79,11 +80,8 @@ impl Desk {
             Call::Deposit { config, deposit } => self.deposit(config, deposit).await,
             Call::Channel { channel, proof } => {
                 self.proven(caller, channel, &proof)?;
-                let statement = self
-                    .shop
-                    .ledger
-                    .statement(channel)
-                    .ok_or(CallRefusal::NoChannel)?;
+                let statement = self.shop.ledger.statement(channel);
+                let statement = statement.map_err(|error| unavailable(&error))?;
                 Ok(Answer::Channel(Box::new(statement)))
             }
             Call::Receipts {
@@ -97,6 +95,10 @@ impl Desk {
             Call::Refund { channel, proof } => {
                 self.proven(caller, channel, &proof)?;
                 self.refund(channel).await
+            }
+            Call::Root(root) => {
+                let word = roots::answer(&self.shop, root.message.channel, root).await;
+                Ok(Answer::Root(Box::new(word)))
             }
         }
     }

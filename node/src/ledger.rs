@@ -11,6 +11,7 @@
 
 pub mod records;
 mod reservation;
+mod receipts;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,12 +24,15 @@ use farthing_protocol::frame::Statement;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::purchase::{Ending, RequestId};
 use farthing_protocol::receipt::Receipt;
+use farthing_protocol::root::CoSigned;
 use farthing_protocol::store::{Batch, BatchError, CommitError, Order, ReadError, Store};
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 
+pub use crate::ledger::receipts::Compared;
+use crate::ledger::receipts::Tree;
 pub use crate::ledger::records::{
-    CHANNELS, ChannelRecord, OPEN, OpenPurchase, RECEIPTS, SERVED, schema,
+    CHANNELS, ChannelRecord, NODES, OPEN, OpenPurchase, RECEIPTS, ROOTS, SERVED, schema,
 };
 pub use crate::ledger::reservation::Reservation;
 
@@ -86,9 +90,25 @@ pub struct ChannelView {
 #[derive(Debug)]
 struct Entry {
     record: ChannelRecord,
+    tree: Tree,
+    /// The newest root that both sides have signed.
+    root: Option<CoSigned>,
 }
 
 impl Entry {
+    fn new(record: ChannelRecord) -> Self {
+        Self {
+            record,
+            tree: Tree::default(),
+            root: None,
+        }
+    }
+
+    /// How many receipts are under a root that both sides have signed.
+    fn covered(&self) -> u64 {
+        self.root.map_or(0, |signed| signed.root.count)
+    }
+
     fn view(&self) -> ChannelView {
         let ChannelRecord {
             config,
@@ -134,7 +154,10 @@ impl Ledger {
         let mut books = Books::default();
         for (id, mut record) in store.scan(&CHANNELS, .., Order::Up, usize::MAX)? {
             record.revive()?;
-            books.channels.insert(ChannelId(id), Entry { record });
+            books.channels.insert(ChannelId(id), Entry::new(record));
+        }
+        for (id, root) in store.scan(&ROOTS, .., Order::Up, usize::MAX)? {
+            books.entry(ChannelId(id))?.root = Some(root);
         }
         let ledger = Self {
             store,
@@ -227,9 +250,12 @@ impl Ledger {
             record.channel.observe(seen.balance, seen.claimed)?;
             record.channel.arm(seen.armed);
             let batch = Batch::new().put(&CHANNELS, &id.0, &record)?;
-            let entry = Entry { record };
+            let entry = books
+                .channels
+                .entry(id)
+                .or_insert_with(|| Entry::new(record));
+            entry.record = record;
             let view = entry.view();
-            books.channels.insert(id, entry);
             (permit.commit(batch), view)
         };
         durable.await?;
@@ -348,8 +374,9 @@ impl Ledger {
         reservation: Reservation,
         served: Served,
     ) -> Result<Receipt, LedgerError> {
-        let permit = self.store.reserve().await?;
         let (id, request) = (reservation.channel(), reservation.request());
+        self.read_tree(id)?;
+        let permit = self.store.reserve().await?;
         let (durable, receipt) = {
             let mut books = self.books();
             let entry = books.entry(id)?;
@@ -362,6 +389,7 @@ impl Ledger {
                 .put(&RECEIPTS, &(id.0, charge.seq), &receipt)?
                 .put(&SERVED, &request.0, &(id.0, charge.seq))?
                 .delete(&OPEN, &request.0);
+            let batch = entry.tree.append(&receipt, batch)?;
             entry.record = record;
             reservation.spent();
             (permit.commit(batch), receipt)
@@ -372,30 +400,23 @@ impl Ledger {
         Ok(receipt)
     }
 
-    /// A channel's receipts from `from` on, in order, at most `limit`.
+    /// What we hold of a channel, for its buyer.
     ///
     /// # Errors
-    /// The store's.
-    pub fn receipts(
-        &self,
-        id: ChannelId,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<Receipt>, LedgerError> {
-        let range = (id.0, from)..=(id.0, u64::MAX);
-        let rows = self.store.scan(&RECEIPTS, range, Order::Up, limit)?;
-        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
-    }
-
-    /// What we hold of a channel, for its buyer.
-    #[must_use]
-    pub fn statement(&self, id: ChannelId) -> Option<Statement> {
-        let view = self.channel(id)?;
-        Some(Statement {
+    /// [`LedgerError::NoChannel`], the store's.
+    pub fn statement(&self, id: ChannelId) -> Result<Statement, LedgerError> {
+        let view = self.channel(id).ok_or(LedgerError::NoChannel)?;
+        let root = self.root(id);
+        let peaks = root
+            .map(|signed| self.peaks_under(&signed.root))
+            .transpose()?;
+        Ok(Statement {
             charged: view.channel.charged(),
             receipts: view.channel.receipts(),
             voucher: view.voucher,
             balance: view.channel.balance(),
+            root,
+            peaks: peaks.unwrap_or_default(),
         })
     }
 }

@@ -68,6 +68,8 @@ metrics! {
     meter_tokens: Counts = Counts::default();
     /// Atoms charged.
     ledger_charged_atoms: Count = Count::default();
+    /// Roots over receipts that buyers sent, by what was answered.
+    ledger_roots: Counts = Counts::default();
     /// Open channels.
     ledger_channels: Gauge = Gauge::default();
     /// Atoms charged but not yet claimed on chain.

@@ -14,6 +14,7 @@ use farthing_protocol::identity::{NodeId, NodeKey};
 use farthing_protocol::net::{self, Inbox, Net, Protocol};
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::purchase::Load;
+use farthing_protocol::root;
 use farthing_protocol::store::{OpenError, Store};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -158,14 +159,16 @@ impl Node {
         let ground = settlement::Ground {
             chain: chain.clone(),
             ledger: ledger.clone(),
-            key: keys.claim,
+            key: keys.claim.clone(),
             clock: clock.clone(),
         };
         let (settlement, settling) = Settlement::start(ground, policy(&config));
         let shop = Arc::new(Shop {
             clock,
             key: keys.node,
+            claim: keys.claim,
             domain: terms.network.domain(),
+            roots: root::domain(&terms.network),
             ledger,
             shelf,
             catalog,

@@ -19,11 +19,13 @@ use farthing_protocol::net::Stream;
 use farthing_protocol::net::wire::WireError;
 use farthing_protocol::pricing;
 use farthing_protocol::purchase::{Ask, Ending, Mode, Refusal, Usage};
+use farthing_protocol::root::RootWord;
 use tokio::time::Instant;
 
 use crate::admission::{self, Admitted};
 use crate::ledger::{LedgerError, OpenPurchase, Reservation, Served};
 use crate::meter::{Meter, NotAnAnswer};
+use crate::roots;
 use crate::serve::till::Till;
 use crate::shop::Shop;
 use crate::upstream::{Events, Reply, UpstreamError};
@@ -100,6 +102,10 @@ async fn sell<'s>(shop: &'s Shop, till: &mut Till<'s>, ask: &Ask) -> Result<Endi
     let admitted = admission::admit(shop, till.buyer, ask).await?;
     let _seat = shop.seats.take(&admitted.model.id)?;
     let reservation = till.reserve(&admitted, deadline).await?;
+    let root = match ask.ack {
+        Some(ack) => Some(roots::answer(shop, ask.channel, ack).await),
+        None => None,
+    };
     let load = shop.seats.load(&admitted.model.id);
     till.speaks.queue(&ToBuyer::Accepted { load }).await?;
     let asked = ask_upstream(shop, &admitted, deadline);
@@ -112,6 +118,7 @@ async fn sell<'s>(shop: &'s Shop, till: &mut Till<'s>, ask: &Ask) -> Result<Endi
         till,
         admitted,
         reservation,
+        root,
         meter,
         usage: Usage::default(),
         hash: Keccak256::new(),
@@ -156,6 +163,8 @@ struct Sale<'a, 's> {
     till: &'a mut Till<'s>,
     admitted: Admitted,
     reservation: Reservation,
+    /// The answer to the ask's root.
+    root: Option<RootWord>,
     meter: Meter,
     /// Of what was delivered.
     usage: Usage,
@@ -435,6 +444,7 @@ impl Sale<'_, '_> {
         let done = ToBuyer::Done {
             receipt: Box::new(receipt.sign(&self.shop.key)),
             load: self.shop.seats.load(&self.admitted.model.id),
+            root: self.root.map(Box::new),
         };
         if let Err(error) = self.till.end(&done).await {
             tracing::debug!(%error, "the buyer left before its receipt; it can ask for it");

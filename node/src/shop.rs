@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Clock;
-use farthing_protocol::eip712::Domain;
+use farthing_protocol::eip712::{Domain, EvmKey};
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::purchase::{Load, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,8 +39,12 @@ pub struct Shop {
     pub clock: Clock,
     /// Signs receipts.
     pub key: NodeKey,
+    /// Signs roots over receipts.
+    pub claim: EvmKey,
     /// The domain vouchers are signed in.
     pub domain: Domain,
+    /// The domain roots are signed in.
+    pub roots: Domain,
     /// The books.
     pub ledger: Ledger,
     /// The offers we honour.

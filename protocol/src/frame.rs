@@ -13,6 +13,7 @@ use crate::codec::{self, Error};
 use crate::offer::SignedOffer;
 use crate::purchase::{Ask, Load, Refusal, Usage};
 use crate::receipt::SignedReceipt;
+use crate::root::{CoSigned, RootWord, SignedRoot};
 use crate::voucher::SignedVoucher;
 use crate::x402::{ChannelConfig, ChannelId, Deposit};
 
@@ -92,6 +93,8 @@ pub enum ToBuyer {
         receipt: Box<SignedReceipt>,
         /// The seller's load.
         load: Load,
+        /// The answer to the ask's root, if it had one.
+        root: Option<Box<RootWord>>,
     },
 }
 
@@ -133,6 +136,8 @@ pub enum Call {
         /// As in [`Call::Channel`].
         proof: SignedVoucher,
     },
+    /// Sign this root too: it is the channel's key that signed it, which is proof enough.
+    Root(SignedRoot),
 }
 
 /// What a seller holds of a channel. The buyer believes `charged` only up to `voucher`, which
@@ -147,6 +152,11 @@ pub struct Statement {
     pub voucher: Option<SignedVoucher>,
     /// The deposit as the seller sees it on chain.
     pub balance: Amount,
+    /// The newest root that both have signed.
+    pub root: Option<CoSigned>,
+    /// The peaks of the tree at the last whole block of receipts under that root: from there on a
+    /// buyer that has lost its books can build the tree again from receipts.
+    pub peaks: Vec<B256>,
 }
 
 /// Why a call is refused.
@@ -197,6 +207,8 @@ pub enum Answer {
     },
     /// Not done.
     Refused(CallRefusal),
+    /// What the seller says to a root.
+    Root(Box<RootWord>),
 }
 
 /// A message that crosses a stream and knows its largest size.

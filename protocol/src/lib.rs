@@ -7,8 +7,8 @@
 //! |---|---|---|
 //! | words | [`amount`], [`clock`] | integers and time, nothing hidden |
 //! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
-//! | sentences | [`x402`], [`voucher`], [`payment`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
-//! | grammar | [`pricing`], [`channel`], [`book`] | pure rules both sides obey |
+//! | sentences | [`x402`], [`voucher`], [`payment`], [`root`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
+//! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`book`] | pure rules both sides obey |
 //! | doors | `store`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
 
 // words
@@ -22,6 +22,7 @@ pub mod eip712;
 pub mod x402;
 pub mod voucher;
 pub mod payment;
+pub mod root;
 pub mod body;
 pub mod offer;
 pub mod purchase;
@@ -30,6 +31,8 @@ pub mod frame;
 // grammar
 pub mod pricing;
 pub mod channel;
+pub mod merkle;
+pub mod history;
 pub mod book;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

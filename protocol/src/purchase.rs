@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::amount::Amount;
 pub use crate::offer::Endpoint;
 use crate::offer::OfferHash;
+use crate::root::SignedRoot;
 use crate::voucher::SignedVoucher;
 use crate::x402::ChannelId;
 
@@ -68,6 +69,8 @@ pub struct Ask {
     pub channel: ChannelId,
     /// The newest voucher on it. Sending it again is harmless.
     pub voucher: Option<SignedVoucher>,
+    /// The root over the channel's receipts so far, for the seller to sign too. Not with every ask.
+    pub ack: Option<SignedRoot>,
     /// The OpenAI request body, untouched.
     pub body: Bytes,
 }

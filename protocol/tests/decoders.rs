@@ -26,6 +26,7 @@ fn all(bytes: &[u8]) {
     properties::frame::<Call>(bytes);
     properties::frame::<Answer>(bytes);
     properties::signed_offer(bytes);
+    properties::proof(bytes);
     properties::body(bytes);
     properties::demand(bytes);
     properties::evm_signature(bytes);

@@ -20,6 +20,7 @@ mod vectors {
     pub mod page;
     pub mod prices;
     pub mod receipts;
+    pub mod roots;
     pub mod samples;
     pub mod sheet;
     pub mod stream;
@@ -28,7 +29,7 @@ mod vectors {
 
 use farthing_protocol::{frame, offer, pricing};
 use vectors::sheet::{Sheet, folder};
-use vectors::{frames, ink, money, offers, page, prices, receipts, stream, variants};
+use vectors::{frames, ink, money, offers, page, prices, receipts, roots, stream, variants};
 
 /// Every sheet there is.
 fn sheets() -> Vec<Sheet> {
@@ -44,6 +45,9 @@ fn sheets() -> Vec<Sheet> {
         Sheet::of("call.json", frames::CALL, frames::call()),
         Sheet::of("answer.json", frames::ANSWER, frames::answer()),
         Sheet::of("receipt.json", receipts::ABOUT, receipts::receipts()),
+        Sheet::of("tree.json", roots::TREE, roots::trees()),
+        Sheet::of("proof.json", roots::PROOF, roots::proofs()),
+        Sheet::of("root.json", roots::ROOT, roots::roots()),
         Sheet::of("channel.json", money::CHANNEL, money::channels()),
         Sheet::of("voucher.json", money::VOUCHER, money::vouchers()),
         Sheet::of("deposit.json", money::DEPOSIT, money::deposits()),

@@ -267,7 +267,7 @@ impl Delivery {
         self.purchase.cover(receipt.receipt().charged).await?;
         self.parts.ledger.book(receipt.clone(), note).await?;
         self.purchase.settled();
-        Ok(())
+        self.purchase.heard_root().await
     }
 }
 

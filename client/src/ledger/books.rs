@@ -1,18 +1,26 @@
 //! The books in memory: pure changes, no disk.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use alloy::primitives::B256;
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::{Channel, Rejected};
 use farthing_protocol::clock::Timestamp;
+use farthing_protocol::history;
+use farthing_protocol::merkle::Node;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::receipt::Receipt;
+use farthing_protocol::root::{CoSigned, ReceiptRoot};
 use farthing_protocol::x402::ChannelId;
 
+use crate::ledger::receipts::Tree;
 use crate::ledger::records::{Account, Standing};
 use crate::ledger::{Base, LedgerError, Limits, Opened, Promised, Want};
+
+/// How long after a root was asked for the next may be, unless many receipts have come since.
+const ROOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Money set aside for one purchase.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +34,65 @@ struct Held {
 struct Entry {
     account: Account,
     /// Receipts booked beyond `account.booked`, where parallel purchases left gaps.
-    ahead: BTreeSet<u64>,
+    ahead: BTreeMap<u64, history::Entry>,
     held: HashMap<RequestId, Held>,
     /// The highest ceiling that is on disk.
     recorded: Amount,
     /// Read from disk and not yet compared with the seller's books: a crash may have cut off
     /// purchases of which nothing is left here.
     unsettled: bool,
+    /// Over the receipts before `account.booked`.
+    tree: Tree,
+    /// The newest root that both sides have signed.
+    root: Option<CoSigned>,
+    /// Of so many receipts a root was asked for, and when.
+    asked: (u64, Timestamp),
+    /// All receipts before this one are on disk.
+    landed: u64,
+}
+
+impl Entry {
+    /// How many receipts are under a root that both sides have signed.
+    fn covered(&self) -> u64 {
+        self.root.map_or(0, |signed| signed.root.count)
+    }
+
+    /// The root over all receipts so far, if they are more than the newest signed one covers.
+    fn uncovered(&self) -> Option<ReceiptRoot> {
+        match &self.tree {
+            Tree::Known(history) if history.count() > self.covered() => history.root(),
+            _ => None,
+        }
+    }
+
+    /// Appends to the tree what has no gap before it any more; returns the nodes to keep. A
+    /// receipt that contradicts those before it freezes the channel: both are signed.
+    fn grow(&mut self) -> Vec<Node> {
+        let mut kept = Vec::new();
+        while let Some(next) = self.ahead.remove(&self.account.booked) {
+            self.account.booked = self.account.booked.saturating_add(1);
+            let Tree::Known(history) = &mut self.tree else {
+                continue;
+            };
+            match history.append(&next) {
+                Ok(nodes) => kept.extend(nodes),
+                Err(error) => {
+                    tracing::error!(seller = %self.account.seller.short(), %error, "a seller contradicts its own receipts and is not used again");
+                    self.account.standing = Standing::Frozen;
+                    self.tree = Tree::Lost;
+                }
+            }
+        }
+        kept
+    }
+}
+
+/// What must be written because a receipt was booked.
+#[derive(Debug)]
+pub(in crate::ledger) struct Booked {
+    pub(in crate::ledger) account: Account,
+    pub(in crate::ledger) fate: Fate,
+    pub(in crate::ledger) nodes: Vec<Node>,
 }
 
 /// What became of a receipt.
@@ -70,7 +130,7 @@ impl Books {
         &mut self,
         id: ChannelId,
         account: Account,
-        ahead: impl Iterator<Item = u64>,
+        ahead: impl Iterator<Item = (u64, history::Entry)>,
     ) {
         let recorded = account.channel.ceiling();
         let ahead = ahead.collect();
@@ -82,6 +142,10 @@ impl Books {
                 held: HashMap::new(),
                 recorded,
                 unsettled: true,
+                tree: Tree::default(),
+                root: None,
+                asked: (0, Timestamp(0)),
+                landed: account.booked,
             },
         );
     }
@@ -300,13 +364,14 @@ impl Books {
     }
 
     /// Books a receipt at its place.
-    pub(in crate::ledger) fn book(
-        &mut self,
-        receipt: &Receipt,
-    ) -> Result<(Account, Fate), LedgerError> {
+    pub(in crate::ledger) fn book(&mut self, receipt: &Receipt) -> Result<Booked, LedgerError> {
         let entry = self.entry(receipt.channel)?;
-        if receipt.seq < entry.account.booked || entry.ahead.contains(&receipt.seq) {
-            return Ok((entry.account, Fate::Known));
+        if receipt.seq < entry.account.booked || entry.ahead.contains_key(&receipt.seq) {
+            return Ok(Booked {
+                account: entry.account,
+                fate: Fate::Known,
+                nodes: Vec::new(),
+            });
         }
         let mut channel = entry.account.channel;
         let fate = match entry.held.get(&receipt.request) {
@@ -325,11 +390,78 @@ impl Books {
         };
         entry.account.channel = channel;
         entry.held.remove(&receipt.request);
-        entry.ahead.insert(receipt.seq);
-        while entry.ahead.remove(&entry.account.booked) {
-            entry.account.booked = entry.account.booked.saturating_add(1);
+        entry.ahead.insert(receipt.seq, history::Entry::of(receipt));
+        let nodes = entry.grow();
+        Ok(Booked {
+            account: entry.account,
+            fate,
+            nodes,
+        })
+    }
+
+    /// How many receipts the tree must be read from; nothing when it is in memory.
+    pub(in crate::ledger) fn unread(&mut self, id: ChannelId) -> Result<Option<u64>, LedgerError> {
+        let entry = self.entry(id)?;
+        let unread = matches!(entry.tree, Tree::Unread);
+        Ok(unread.then_some(entry.account.booked))
+    }
+
+    /// Puts a tree that was read in its place.
+    pub(in crate::ledger) fn plant(&mut self, id: ChannelId, tree: Tree) {
+        if let Some(entry) = self.channels.get_mut(&id)
+            && matches!(entry.tree, Tree::Unread)
+        {
+            entry.tree = tree;
         }
-        Ok((entry.account, fate))
+    }
+
+    /// The receipts before `booked` are on disk.
+    pub(in crate::ledger) fn land(&mut self, id: ChannelId, booked: u64) {
+        if let Some(entry) = self.channels.get_mut(&id) {
+            entry.landed = entry.landed.max(booked);
+        }
+    }
+
+    pub(in crate::ledger) fn has_landed(&self, root: &ReceiptRoot) -> bool {
+        let entry = self.channels.get(&root.channel);
+        entry.is_some_and(|entry| entry.landed >= root.count)
+    }
+
+    /// The root to have signed now, if it is time.
+    pub(in crate::ledger) fn due_root(
+        &mut self,
+        id: ChannelId,
+        now: Timestamp,
+    ) -> Option<ReceiptRoot> {
+        let entry = self.channels.get_mut(&id)?;
+        let count = entry.account.booked;
+        let (asked, at) = entry.asked;
+        let many = count.saturating_sub(asked.max(entry.covered())) >= history::ROOT_EVERY;
+        if !many && now.since(at) < ROOT_PAUSE {
+            return None;
+        }
+        let root = entry.uncovered()?;
+        entry.asked = (count, now);
+        Some(root)
+    }
+
+    /// The root over all receipts that none covers yet.
+    pub(in crate::ledger) fn whole_root(&self, id: ChannelId) -> Option<ReceiptRoot> {
+        self.channels.get(&id)?.uncovered()
+    }
+
+    /// Enters a root that both have signed; true if it is newer than the one there was.
+    pub(in crate::ledger) fn cosign(&mut self, root: CoSigned) -> Result<bool, LedgerError> {
+        let entry = self.entry(root.root.channel)?;
+        let newer = root.root.count > entry.covered();
+        if newer {
+            entry.root = Some(root);
+        }
+        Ok(newer)
+    }
+
+    pub(in crate::ledger) fn root(&self, id: ChannelId) -> Option<CoSigned> {
+        self.channels.get(&id)?.root
     }
 
     pub(in crate::ledger) fn update(

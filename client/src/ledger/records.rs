@@ -7,6 +7,7 @@ use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Endpoint;
 use farthing_protocol::receipt::SignedReceipt;
+use farthing_protocol::root::{CoSigned, SignedRoot};
 use farthing_protocol::store::{Schema, Table};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,13 @@ pub const CHANNELS: Table<B256, Account> = Table::new("channels", 1);
 pub const RECEIPTS: Table<(B256, u64), Kept> = Table::new("receipts", 1);
 /// Where the receipt of a request is.
 pub const REQUESTS: Table<B256, (B256, u64)> = Table::new("requests", 1);
+/// Complete parts of the trees over receipts, by channel, level and index: from
+/// [`farthing_protocol::history::BLOCK_LEVEL`] up.
+pub const NODES: Table<(B256, (u8, u64)), B256> = Table::new("nodes", 1);
+/// The newest root that both sides have signed, by channel.
+pub const ROOTS: Table<B256, CoSigned> = Table::new("roots", 1);
+/// Roots that a seller has signed against its own receipts, by channel.
+pub const CONTRADICTIONS: Table<B256, SignedRoot> = Table::new("contradictions", 1);
 /// Atoms promised per day (UTC, days since the epoch).
 pub const DAYS: Table<u64, Amount> = Table::new("days", 1);
 /// Atoms promised per day and seller's node.
@@ -31,6 +39,9 @@ pub fn schema() -> Schema {
         .table(&CHANNELS, &[])
         .table(&RECEIPTS, &[])
         .table(&REQUESTS, &[])
+        .table(&NODES, &[])
+        .table(&ROOTS, &[])
+        .table(&CONTRADICTIONS, &[])
         .table(&DAYS, &[])
         .table(&SELLER_DAYS, &[])
         .table(&DEPOSITS, &[])

@@ -8,6 +8,7 @@ use farthing_protocol::clock::Timestamp;
 use farthing_protocol::offer::OfferHash;
 use farthing_protocol::purchase::Usage;
 use farthing_protocol::receipt::Receipt;
+use farthing_protocol::root::CoSigned;
 use farthing_protocol::store::{Schema, Table};
 use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
@@ -19,6 +20,11 @@ pub const CHANNELS: Table<B256, ChannelRecord> = Table::new("channels", 1);
 pub const RECEIPTS: Table<(B256, u64), Receipt> = Table::new("receipts", 1);
 /// Where the receipt of a request is: no request is served twice.
 pub const SERVED: Table<B256, (B256, u64)> = Table::new("served", 1);
+/// Complete parts of the trees over receipts, by channel, level and index: from
+/// [`farthing_protocol::history::BLOCK_LEVEL`] up.
+pub const NODES: Table<(B256, (u8, u64)), B256> = Table::new("nodes", 1);
+/// The newest root that both sides have signed, by channel.
+pub const ROOTS: Table<B256, CoSigned> = Table::new("roots", 1);
 /// Checkpoints of running purchases by request.
 pub const OPEN: Table<B256, OpenPurchase> = Table::new("open", 1);
 /// Transactions that were signed and whose end is not known, by hash.
@@ -39,6 +45,8 @@ pub fn schema() -> Schema {
         .table(&CHANNELS, &[])
         .table(&RECEIPTS, &[])
         .table(&SERVED, &[])
+        .table(&NODES, &[])
+        .table(&ROOTS, &[])
         .table(&OPEN, &[])
         .table(&TRANSACTIONS, &[])
         .table(&RAW, &[])

@@ -12,9 +12,11 @@ use base64::engine::general_purpose::STANDARD;
 use farthing_protocol::body::{Body, quote};
 use farthing_protocol::book::{Book, Heard};
 use farthing_protocol::clock::Timestamp;
+use farthing_protocol::codec;
 use farthing_protocol::eip712::{EvmSignature, SignatureError};
 use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::Label;
+use farthing_protocol::merkle::{MAX_PATH, Proof};
 use farthing_protocol::net::session::{Limits, RecvError, Session};
 use farthing_protocol::offer::{MAX_BYTES, ModelOffer, Prices, SignedOffer};
 use farthing_protocol::payment::{
@@ -78,6 +80,32 @@ fn believe(signed: SignedOffer) {
 
 /// Fields that are read here and there.
 const FIELDS: [&str; 6] = ["model", "messages", "stream", "max_tokens", "n", "x"];
+
+/// A proof of any shape is answered: with a root only if its path is as long as its place needs,
+/// and then with another one for another leaf.
+pub fn proof(bytes: &[u8]) {
+    let Ok(proof) = codec::decode::<Proof>(bytes, codec::RECORD_LIMIT) else {
+        return;
+    };
+    let again = codec::encode(&proof).expect("what was read can be written");
+    assert_eq!(
+        codec::decode(&again, codec::RECORD_LIMIT).as_ref(),
+        Ok(&proof)
+    );
+    let Some(root) = proof.root(B256::ZERO) else {
+        return;
+    };
+    assert!(proof.index < proof.count && proof.path.len() <= MAX_PATH);
+    assert!(proof.verify(B256::ZERO, root));
+    assert!(!proof.verify(B256::repeat_byte(1), root));
+    let mut longer = proof;
+    longer.path.push(root);
+    assert_eq!(
+        longer.root(B256::ZERO),
+        None,
+        "a place has one length of path"
+    );
+}
 
 /// A body keeps its fields through a change of one: the rest is the bytes it was.
 pub fn body(bytes: &[u8]) {

@@ -174,6 +174,7 @@ impl Forger {
             deadline_ms: 60_000,
             channel: self.id(),
             voucher: None,
+            ack: None,
             body: request.body,
         })
     }

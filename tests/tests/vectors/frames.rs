@@ -81,7 +81,12 @@ pub fn to_seller() -> Vec<FrameVector<ToSeller>> {
         body: Bytes::from_static(br#"{"model":"test/model","prompt":"hi"}"#),
         ..samples::ask(Mode::Plain)
     };
+    let with_root = Ask {
+        ack: Some(samples::signed_root()),
+        ..samples::ask(Mode::Plain)
+    };
     vec![
+        FrameVector::new("ask-with-root", ask(with_root)),
         FrameVector::new("ask-chat", ask(samples::ask(Mode::Plain))),
         FrameVector::new("ask-chat-streamed", ask(samples::ask(Mode::Stream))),
         FrameVector::new("ask-completions", ask(completions)),
@@ -159,6 +164,7 @@ pub fn to_buyer() -> Vec<FrameVector<ToBuyer>> {
     let done = ToBuyer::Done {
         receipt: Box::new(samples::signed_receipt(Ending::Complete)),
         load: LOAD,
+        root: None,
     };
     let need = ToBuyer::NeedVoucher {
         ceiling: Amount::atoms(90_302),
@@ -171,6 +177,14 @@ pub fn to_buyer() -> Vec<FrameVector<ToBuyer>> {
         FrameVector::new("chunk-last", chunk(&samples::EVENT[40..], Part::Last)),
         FrameVector::new("done", done),
     ];
+    all.extend(samples::root_words().map(|(name, word)| {
+        let done = ToBuyer::Done {
+            receipt: Box::new(samples::signed_receipt(Ending::Complete)),
+            load: LOAD,
+            root: Some(Box::new(word)),
+        };
+        FrameVector::new(&format!("done-{name}"), done)
+    }));
     all.extend(refusals().into_iter().map(|refusal| {
         let name = refusal_name(&refusal);
         FrameVector::new(
@@ -202,6 +216,7 @@ pub fn call() -> Vec<FrameVector<Call>> {
         FrameVector::new("channel", Call::Channel { channel, proof }),
         FrameVector::new("receipts", receipts),
         FrameVector::new("refund", Call::Refund { channel, proof }),
+        FrameVector::new("root", Call::Root(samples::signed_root())),
     ]
 }
 
@@ -243,8 +258,18 @@ pub fn answer() -> Vec<FrameVector<Answer>> {
             receipts: 6,
             voucher,
             balance: Amount::atoms(5_000_000),
+            root: None,
+            peaks: Vec::new(),
         }))
     };
+    let rooted = Answer::Channel(Box::new(Statement {
+        charged: Amount::atoms(90_151),
+        receipts: 70,
+        voucher: Some(samples::voucher(1_000_032)),
+        balance: Amount::atoms(5_000_000),
+        root: Some(samples::cosigned()),
+        peaks: vec![B256::repeat_byte(0x64)],
+    }));
     let receipts = vec![samples::signed_receipt(Ending::Complete)];
     let mut all = vec![
         FrameVector::new("book", Answer::Book(vec![samples::offer()])),
@@ -252,9 +277,14 @@ pub fn answer() -> Vec<FrameVector<Answer>> {
         FrameVector::new("deposited", deposited),
         FrameVector::new("channel", statement(Some(samples::voucher(1_000_032)))),
         FrameVector::new("channel-without-voucher", statement(None)),
+        FrameVector::new("channel-with-root", rooted),
         FrameVector::new("receipts", Answer::Receipts(receipts)),
         FrameVector::new("refunded", refunded),
     ];
+    all.extend(
+        samples::root_words()
+            .map(|(name, word)| FrameVector::new(name, Answer::Root(Box::new(word)))),
+    );
     all.extend(call_refusals().into_iter().map(|refusal| {
         let name = call_refusal_name(&refusal);
         FrameVector::new(name, Answer::Refused(refusal))

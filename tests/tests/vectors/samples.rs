@@ -8,6 +8,7 @@ use farthing_protocol::eip712::Signed;
 use farthing_protocol::offer::{OfferHash, SignedOffer};
 use farthing_protocol::purchase::{Ask, Ending, Endpoint, Load, Mode, RequestId, Usage};
 use farthing_protocol::receipt::{Receipt, SignedReceipt, model_hash};
+use farthing_protocol::root::{self, CoSigned, ReceiptRoot, RootWord, SignedRoot};
 use farthing_protocol::testing;
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{ChannelId, Deposit, DepositTerms};
@@ -76,6 +77,7 @@ pub fn ask(mode: Mode) -> Ask {
         deadline_ms: 120_000,
         channel: channel(),
         voucher: Some(voucher(1_000_000)),
+        ack: None,
         body: Bytes::from_static(body.as_bytes()),
     }
 }
@@ -110,4 +112,46 @@ pub fn receipt(ending: Ending) -> Receipt {
 
 pub fn signed_receipt(ending: Ending) -> SignedReceipt {
     receipt(ending).sign(&testing::node_key(1))
+}
+
+/// The root over the sample channel's first six receipts, as far as it shows.
+pub fn root() -> ReceiptRoot {
+    ReceiptRoot {
+        channel: channel(),
+        count: 6,
+        cumulative: Amount::atoms(90_151),
+        root: B256::repeat_byte(0x60),
+    }
+}
+
+/// Signed by the channel's authorizer (key 8).
+pub fn signed_root() -> SignedRoot {
+    let domain = root::domain(&testing::network());
+    Signed::sign(root(), &domain, &testing::evm_key(8))
+}
+
+/// Signed by both: also by the claim key (key 1).
+pub fn cosigned() -> CoSigned {
+    let domain = root::domain(&testing::network());
+    CoSigned {
+        root: root(),
+        buyer: signed_root().signature,
+        seller: Signed::sign(root(), &domain, &testing::evm_key(1)).signature,
+    }
+}
+
+/// Everything a seller can say to a root, by name.
+pub fn root_words() -> [(&'static str, RootWord); 4] {
+    let other = ReceiptRoot {
+        root: B256::repeat_byte(0x61),
+        ..root()
+    };
+    let domain = root::domain(&testing::network());
+    let other = Signed::sign(other, &domain, &testing::evm_key(1));
+    [
+        ("root-signed", RootWord::Signed(cosigned().seller)),
+        ("root-later", RootWord::Later),
+        ("root-differs", RootWord::Differs(other)),
+        ("root-foreign", RootWord::Foreign),
+    ]
 }

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::frames::{self, FrameVector};
 use super::receipts::ENDINGS;
+use super::samples;
 
 /// A number no variant has.
 const UNKNOWN: u8 = 250;
@@ -24,6 +25,7 @@ pub fn check() {
     complete(frames::refusals());
     complete(frames::voucher_faults());
     complete(frames::call_refusals());
+    complete(samples::root_words().map(|(_, word)| word));
     complete(ENDINGS);
     complete(Endpoint::ALL);
     complete([Mode::Plain, Mode::Stream]);
