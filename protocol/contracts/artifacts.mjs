@@ -2,7 +2,14 @@
 // artifacts/. `--check` compares instead of writing.
 import { readFileSync, writeFileSync, mkdirSync } from "node:fs";
 
-const CONTRACTS = ["BatchSettlement", "ERC3009DepositCollector", "TestUSD", "TestWallet"];
+const CONTRACTS = [
+  "BatchSettlement",
+  "ERC3009DepositCollector",
+  "Permit2",
+  "TestUSD",
+  "TestWallet",
+  "UptoProxy",
+];
 const check = process.argv.includes("--check");
 
 const render = (name) => {

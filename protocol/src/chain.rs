@@ -13,6 +13,7 @@
 mod error;
 mod words;
 mod abi;
+mod logs;
 #[cfg(any(test, feature = "testing"))]
 mod model;
 #[cfg(any(test, feature = "testing"))]
@@ -43,8 +44,8 @@ use tokio::time::Instant;
 
 use crate::amount::Amount;
 use crate::eip712::EvmKey;
-use crate::x402::{ChannelConfig, ChannelId, Deposit, Network};
-use abi::{ISettlement, IToken, IWallet};
+use crate::x402::{ChannelConfig, ChannelId, Deposit, Network, PERMIT2, Permit, UPTO_PROXY};
+use abi::{IPermit2, ISettlement, IToken, IUptoProxy, IWallet};
 use door::Door;
 use words::{Call, LogQuery};
 use write::Terms;
@@ -107,6 +108,29 @@ impl Chain {
         }
         self.verify_settlement_domain().await?;
         self.verify_token_domain().await
+    }
+
+    /// Checks that permits can be taken on this chain: Permit2 and the proxy are there, the proxy
+    /// uses it, and both sign as we do. To be done once, before `upto` is offered.
+    ///
+    /// # Errors
+    /// [`ChainError::ContractAbsent`], [`ChainError::Unavailable`].
+    pub async fn verify_upto(&self) -> Result<(), ChainError> {
+        let separator = self
+            .view(PERMIT2, IPermit2::DOMAIN_SEPARATORCall {})
+            .await?;
+        let proxied = self.view(UPTO_PROXY, IUptoProxy::PERMIT2Call {}).await?;
+        let absent = |address| ChainError::ContractAbsent {
+            what: self.what_is(address),
+            address,
+        };
+        if separator != Permit::domain(self.network.chain_id).separator() {
+            return Err(absent(PERMIT2));
+        }
+        if proxied != PERMIT2 {
+            return Err(absent(UPTO_PROXY));
+        }
+        Ok(())
     }
 
     /// A channel must have the same name there and here.
@@ -241,11 +265,16 @@ impl Chain {
         })
     }
 
-    /// Whether a deposit's authorization ([`crate::x402::Deposit::nonce`]) was used or cancelled.
+    /// Whether an authorization of a payer, of a deposit ([`crate::x402::Deposit::nonce`]) or a
+    /// transfer, was used or cancelled.
     ///
     /// # Errors
     /// [`ChainError::Unavailable`], [`ChainError::ContractAbsent`].
-    pub async fn deposit_used(&self, payer: Address, nonce: B256) -> Result<bool, ChainError> {
+    pub async fn authorization_used(
+        &self,
+        payer: Address,
+        nonce: B256,
+    ) -> Result<bool, ChainError> {
         let call = IToken::authorizationStateCall {
             authorizer: payer,
             nonce,
@@ -286,13 +315,37 @@ impl Chain {
         }
     }
 
+    /// Whether a permit of an owner was used or cancelled.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`], [`ChainError::ContractAbsent`].
+    pub async fn permit_used(&self, owner: Address, nonce: U256) -> Result<bool, ChainError> {
+        let (word, bit) = permit_place(nonce);
+        let call = IPermit2::nonceBitmapCall { owner, word };
+        let bits: U256 = self.view(PERMIT2, call).await?;
+        Ok(bits.bit(bit))
+    }
+
+    /// Atoms of the payment token that Permit2 may move for an owner.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`], [`ChainError::ContractAbsent`].
+    pub async fn permit2_allowance(&self, owner: Address) -> Result<Amount, ChainError> {
+        let call = IToken::allowanceCall {
+            owner,
+            spender: PERMIT2,
+        };
+        let allowed: U256 = self.view(self.network.token, call).await?;
+        Ok(Amount::atoms(allowed.saturating_to()))
+    }
+
     /// All that happened to channels in these blocks, oldest first.
     ///
     /// # Errors
     /// [`ChainError::Unavailable`].
     pub async fn events(&self, blocks: RangeInclusive<u64>) -> Result<Vec<Event>, ChainError> {
         let logs = self.logs(abi::channel_topics(), blocks).await?;
-        Ok(logs.iter().filter_map(event).collect())
+        Ok(logs.iter().filter_map(logs::event).collect())
     }
 
     /// The withdrawals started in these blocks, oldest first.
@@ -307,8 +360,8 @@ impl Chain {
         let logs = self.logs(topics, blocks).await?;
         Ok(logs
             .iter()
-            .filter_map(event)
-            .filter_map(withdrawal)
+            .filter_map(logs::event)
+            .filter_map(logs::withdrawal)
             .collect())
     }
 
@@ -374,7 +427,7 @@ impl Chain {
         let from = signer.address();
         let call = Call {
             from,
-            to: self.network.settlement,
+            to: write.target(&self.network),
             data: write.data(&self.network),
         };
         let door = &self.door;
@@ -391,7 +444,7 @@ impl Chain {
             gas: gas.saturating_add(gas / 5),
             fees: fees.max(least),
         };
-        let prepared = write::seal(&self.network, call.data, terms, signer)?;
+        let prepared = write::seal(self.network.chain_id, call, terms, signer)?;
         let needed = prepared.max_cost();
         if balance < needed {
             return Err(ChainError::GasShort {
@@ -476,70 +529,26 @@ impl Chain {
     }
 
     fn what_is(&self, address: Address) -> &'static str {
-        if address == self.network.token {
-            "token"
-        } else {
-            "settlement contract"
+        match address {
+            PERMIT2 => "Permit2",
+            UPTO_PROXY => "proxy for x402 upto",
+            token if token == self.network.token => "token",
+            _ => "settlement contract",
         }
     }
 }
 
-/// A log as an event of a channel; `None` for one taken back by a reorganisation or unknown.
-fn event(log: &Log) -> Option<Event> {
-    let change = change(log)?;
-    (!log.removed).then_some(())?;
-    Some(Event {
-        block: log.block_number?,
-        transaction: log.transaction_hash?,
-        channel: ChannelId(*log.inner.topics().get(1)?),
-        change,
-    })
-}
-
-fn change(log: &Log) -> Option<Change> {
-    use ISettlement::ISettlementEvents as Sol;
-    let decoded = <Sol as alloy::sol_types::SolEventInterface>::decode_log(&log.inner).ok()?;
-    Some(match decoded.data {
-        Sol::Deposited(event) => Change::Deposited {
-            amount: Amount::atoms(event.amount),
-            balance: Amount::atoms(event.newBalance),
-        },
-        Sol::Claimed(event) => Change::Claimed {
-            amount: Amount::atoms(event.claimAmount),
-            claimed: Amount::atoms(event.newTotalClaimed),
-        },
-        Sol::Refunded(event) => Change::Refunded {
-            amount: Amount::atoms(event.amount),
-        },
-        Sol::WithdrawInitiated(event) => Change::WithdrawInitiated {
-            amount: Amount::atoms(event.amount),
-            finalize_after: event.finalizeAfter.to(),
-        },
-        Sol::WithdrawFinalized(event) => Change::WithdrawFinalized {
-            amount: Amount::atoms(event.amount),
-        },
-        Sol::Settled(_) => return None,
-    })
-}
-
-fn withdrawal(event: Event) -> Option<Withdrawal> {
-    let Change::WithdrawInitiated {
-        amount,
-        finalize_after,
-    } = event.change
-    else {
-        return None;
-    };
-    Some(Withdrawal {
-        channel: event.channel,
-        amount,
-        finalize_after,
-        block: event.block,
-    })
+/// Where Permit2 notes a nonce: the word, and the bit in it.
+fn permit_place(nonce: U256) -> (U256, usize) {
+    (nonce >> 8, nonce.as_limbs()[0] as usize & 0xff)
 }
 
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod payments;
 #[cfg(test)]
 mod payers;
 #[cfg(test)]

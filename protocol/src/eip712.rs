@@ -177,6 +177,21 @@ impl Domain {
         }
     }
 
+    /// The domain of a contract that names no version.
+    #[must_use]
+    pub fn unversioned(name: &str, chain_id: u64, contract: Address) -> Self {
+        let domain = Eip712Domain::new(
+            Some(name.to_owned().into()),
+            None,
+            Some(alloy::primitives::U256::from(chain_id)),
+            Some(contract),
+            None,
+        );
+        Self {
+            separator: domain.separator(),
+        }
+    }
+
     /// The separator: what a contract's `DOMAIN_SEPARATOR()` must answer.
     #[must_use]
     pub const fn separator(&self) -> B256 {

@@ -5,6 +5,8 @@
 //! scheme `batch-settlement`; types and addresses as in `docs/payments.md`.
 
 mod consent;
+mod permit;
+mod transfer;
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use crate::clock::Timestamp;
 use crate::eip712::{Domain, EvmKey, SignatureError, Typed};
 
 pub use consent::{MAX_PAYER_SIGNATURE, PayerSignature, TooLong};
+pub use permit::{PERMIT2, Permit, SignedPermit, UPTO_PROXY};
+pub use transfer::{SignedTransfer, Transfer};
 
 /// The settlement contract's address on every public chain (CREATE2).
 pub const SETTLEMENT: Address = address!("4020074e9dF2ce1deE5A9C1b5c3f541D02a10003");

@@ -177,7 +177,7 @@ impl Channels {
             let deposit = &pending.deposit;
             let used = self
                 .chain
-                .deposit_used(config.payer, deposit.nonce(id))
+                .authorization_used(config.payer, deposit.nonce(id))
                 .await?;
             let late = deposit.valid_before <= self.clock.now().plus(CALL_WAIT).seconds();
             if used {
@@ -236,7 +236,7 @@ impl Channels {
         loop {
             let used = self
                 .chain
-                .deposit_used(pending.config.payer, pending.deposit.nonce(id))
+                .authorization_used(pending.config.payer, pending.deposit.nonce(id))
                 .await?;
             if used || self.chain.channel(id).await?.balance >= expected {
                 return Ok(());

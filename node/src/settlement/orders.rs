@@ -79,7 +79,7 @@ impl Actor {
     ) -> Result<Option<Amount>, SettlementError> {
         let used = self
             .chain
-            .deposit_used(config.payer, deposit.nonce(id))
+            .authorization_used(config.payer, deposit.nonce(id))
             .await?;
         if !used {
             return Ok(None);

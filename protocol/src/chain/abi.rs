@@ -92,6 +92,9 @@ sol! {
         function DOMAIN_SEPARATOR() external view returns (bytes32);
         function balanceOf(address account) external view returns (uint256);
         function authorizationState(address authorizer, bytes32 nonce) external view returns (bool);
+        function allowance(address owner, address spender) external view returns (uint256);
+        function approve(address spender, uint256 value) external returns (bool);
+        function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature) external;
         function mint(address to, uint256 value) external;
 
         error ERC3009InvalidSignature();
@@ -100,6 +103,49 @@ sol! {
         error ERC20InsufficientBalance(address sender, uint256 balance, uint256 needed);
         error ERC20InvalidReceiver(address receiver);
         error ERC20InvalidSender(address sender);
+        error ERC20InvalidSpender(address spender);
+    }
+
+    interface IPermit2 {
+        function DOMAIN_SEPARATOR() external view returns (bytes32);
+        function nonceBitmap(address owner, uint256 word) external view returns (uint256);
+
+        error InvalidAmount(uint256 maxAmount);
+        error InvalidContractSignature();
+        error InvalidNonce();
+        error InvalidSignature();
+        error InvalidSignatureLength();
+        error InvalidSigner();
+        error SignatureExpired(uint256 signatureDeadline);
+    }
+
+    interface IUptoProxy {
+        struct TokenPermissions {
+            address token;
+            uint256 amount;
+        }
+
+        struct PermitTransferFrom {
+            TokenPermissions permitted;
+            uint256 nonce;
+            uint256 deadline;
+        }
+
+        struct Witness {
+            address to;
+            address facilitator;
+            uint256 validAfter;
+        }
+
+        function settle(PermitTransferFrom permit, uint256 amount, address owner, Witness witness, bytes signature) external;
+        function PERMIT2() external view returns (address);
+
+        error AmountExceedsPermitted();
+        error InvalidDestination();
+        error InvalidOwner();
+        error InvalidPermit2Address();
+        error PaymentTooEarly();
+        error UnauthorizedFacilitator();
     }
 }
 
@@ -153,6 +199,8 @@ fn revert_name(data: &[u8]) -> String {
     }
     ISettlement::ISettlementErrors::name_by_selector(*selector)
         .or_else(|| IToken::ITokenErrors::name_by_selector(*selector))
+        .or_else(|| IUptoProxy::IUptoProxyErrors::name_by_selector(*selector))
+        .or_else(|| IPermit2::IPermit2Errors::name_by_selector(*selector))
         .map_or_else(|| alloy::hex::encode_prefixed(selector), str::to_owned)
 }
 

@@ -1,19 +1,23 @@
 //! A chain that tests give orders to, twin or anvil, and the small cast that acts on it: a payer,
 //! its hot key, a seller.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, U256};
 
 use crate::amount::Amount;
 use crate::chain::local::{ARTIFACTS, LocalChain};
 use crate::chain::{Chain, ChainError, ClaimRow, MemoryChain, Outcome, Write};
 use crate::clock::{Clock, Timestamp};
 use crate::eip712::{EvmKey, Signed};
-use crate::testing::{channel_config, evm_key, network};
+use crate::testing::{channel_config, evm_key, network, payout};
 use crate::voucher::{SignedVoucher, Voucher};
-use crate::x402::{ChannelConfig, ChannelId, Deposit, DepositTerms, Network};
+use crate::x402::{
+    ChannelConfig, ChannelId, Deposit, DepositTerms, Network, PERMIT2, Permit, SignedPermit,
+    SignedTransfer, Transfer,
+};
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const ETHER: u128 = 1_000_000_000_000_000_000;
@@ -28,6 +32,29 @@ pub(super) enum Hands {
     Twin(MemoryChain),
     Anvil(Box<LocalChain>),
 }
+
+/// Each sentence is a test of the twin and a test of the real contracts.
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod twin {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::chain::bench::Bench::twin()).await;
+            })*
+        }
+        mod anvil {
+            $(#[tokio::test]
+            async fn $name() {
+                $crate::chain::bench::on_anvil(super::$name).await;
+            })*
+        }
+    };
+}
+
+pub(super) async fn on_anvil<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
+    test(Bench::anvil().await).await;
+}
+pub(super) use conformance;
 
 impl Bench {
     pub(super) fn twin() -> Self {
@@ -52,6 +79,17 @@ impl Bench {
         match &self.hands {
             Hands::Twin(memory) => memory.mint(to, Amount::atoms(atoms)),
             Hands::Anvil(local) => local.mint(to, Amount::atoms(atoms)).await.expect("mints"),
+        }
+    }
+
+    pub(super) async fn approve(&self, owner: Address, atoms: u128) {
+        let amount = Amount::atoms(atoms);
+        match &self.hands {
+            Hands::Twin(memory) => memory.approve(owner, PERMIT2, amount),
+            Hands::Anvil(local) => {
+                let approved = local.approve(owner, PERMIT2, amount).await;
+                approved.expect("approves");
+            }
         }
     }
 
@@ -232,5 +270,47 @@ pub(super) fn withdraw(atoms: u128) -> Write {
 pub(super) fn finalize() -> Write {
     Write::FinalizeWithdraw {
         config: channel_config(),
+    }
+}
+
+/// The payer's permission to move so much to the payout address, in force at `now`.
+pub(super) fn transfer(now: u64, atoms: u128) -> Transfer {
+    Transfer {
+        from: payer().address(),
+        to: payout(),
+        amount: Amount::atoms(atoms),
+        valid_after: now - 60,
+        valid_before: now + 600,
+        nonce: B256::repeat_byte(3),
+    }
+}
+
+pub(super) fn exact(transfer: Transfer, key: &EvmKey) -> Write {
+    let transfer: SignedTransfer = Signed::sign(transfer, &network().token_domain(), key);
+    Write::Exact { transfer }
+}
+
+/// The payer's permission for the seller to take at most so much, in force at `now`.
+pub(super) fn permit(now: u64, atoms: u128) -> Permit {
+    Permit {
+        owner: payer().address(),
+        token: network().token,
+        ceiling: Amount::atoms(atoms),
+        nonce: U256::from(0x1234_u64),
+        deadline: now + 600,
+        to: payout(),
+        facilitator: seller().address(),
+        valid_after: 0,
+    }
+}
+
+pub(super) fn signed(permit: Permit, key: &EvmKey) -> SignedPermit {
+    Signed::sign(permit, &Permit::domain(network().chain_id), key)
+}
+
+pub(super) fn upto(permit: Permit, atoms: u128) -> Write {
+    Write::Upto {
+        permit: signed(permit, &payer()),
+        amount: Amount::atoms(atoms),
     }
 }

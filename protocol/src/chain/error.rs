@@ -32,7 +32,7 @@ pub enum ChainError {
     /// Nothing is deployed where a contract should be (calls there would "succeed").
     #[error("no {what} at {address} on this chain; check the network's addresses")]
     ContractAbsent {
-        /// `settlement contract`, `deposit collector` or `token`.
+        /// Its name: `settlement contract`, `deposit collector`, `token`, …
         what: &'static str,
         /// Where it should be.
         address: Address,

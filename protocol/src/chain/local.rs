@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::amount::Amount;
 use crate::chain::abi::IToken;
 use crate::chain::{Chain, ChainError, RpcConfig};
-use crate::x402::Network;
+use crate::x402::{Network, PERMIT2, UPTO_PROXY};
 
 /// Where the compiled contracts of this repository are.
 pub const ARTIFACTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contracts/artifacts");
@@ -153,7 +153,8 @@ impl LocalChain {
         Ok(Chain::connect(self.network.clone(), self.config())?)
     }
 
-    /// Places settlement contract, collector and token at the network's addresses.
+    /// Places settlement contract, collector and token at the network's addresses, Permit2 and
+    /// the proxy of `upto` at theirs.
     ///
     /// # Errors
     /// [`LocalError::Artifact`], [`LocalError::Rpc`].
@@ -168,6 +169,8 @@ impl LocalChain {
                 collector_argument,
             ),
             ("TestUSD", network.token, Vec::new()),
+            ("Permit2", PERMIT2, Vec::new()),
+            ("UptoProxy", UPTO_PROXY, PERMIT2.abi_encode()),
         ];
         for (name, address, arguments) in parts {
             let mut code = initcode(&artifacts.join(format!("{name}.json")))?;
@@ -218,6 +221,32 @@ impl LocalChain {
         // Anvil's first account is unlocked and rich.
         let accounts: Vec<Address> = self.ask("eth_accounts", ()).await?;
         let from = accounts.first().copied().unwrap_or_default();
+        self.act(from, data).await
+    }
+
+    /// Lets a spender move an account's tokens, in a transaction of that account, whose key is
+    /// not needed here but whose gas is.
+    ///
+    /// # Errors
+    /// [`LocalError::Rpc`].
+    pub async fn approve(
+        &self,
+        owner: Address,
+        spender: Address,
+        amount: Amount,
+    ) -> Result<(), LocalError> {
+        let value = U256::from(amount.get());
+        let data: Bytes = IToken::approveCall { spender, value }.abi_encode().into();
+        self.ask::<_, Value>("anvil_impersonateAccount", (owner,))
+            .await?;
+        self.act(owner, data).await?;
+        self.ask::<_, Value>("anvil_stopImpersonatingAccount", (owner,))
+            .await?;
+        Ok(())
+    }
+
+    /// Calls the token.
+    async fn act(&self, from: Address, data: Bytes) -> Result<(), LocalError> {
         let call = json!({ "from": from, "to": self.network.token, "data": data });
         let hash: B256 = self.ask("eth_sendTransaction", (call,)).await?;
         self.mined(hash).await

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy::eips::Decodable2718;
-use alloy::primitives::{Address, B256, Bytes, LogData, TxKind, keccak256};
+use alloy::primitives::{Address, B256, Bytes, LogData, TxKind, U256, keccak256};
 use alloy::rpc::types::Log;
 
 use crate::amount::Amount;
@@ -107,6 +107,12 @@ impl MemoryChain {
     /// Makes an account a contract wallet (EIP-1271) that wants the signatures of all its owners.
     pub fn place_wallet(&self, at: Address, owners: Vec<Address>) {
         self.lock().model.place_wallet(at, owners);
+    }
+
+    /// Lets a spender move an owner's tokens, as the owner's own transaction would.
+    pub fn approve(&self, owner: Address, spender: Address, amount: Amount) {
+        let value = U256::from(amount.get());
+        self.lock().model.approve(owner, spender, value);
     }
 
     /// Wei for an account's gas.

@@ -1,4 +1,4 @@
-//! The settlement contract and its token as a pure model: what the twin runs instead of an EVM.
+//! The settlement contract, its token and Permit2 as a pure model: what the twin runs instead of an EVM.
 //!
 //! It takes the same call data and gives the same outputs, events and reverts as the contract,
 //! in the same order of checks. Callers run it on a copy and keep the copy only on success.
@@ -10,10 +10,10 @@ use alloy::primitives::{Address, B256, Bytes, LogData, U256};
 use alloy::sol_types::{SolCall, SolError, SolEvent, SolInterface, SolValue};
 
 use crate::amount::Amount;
-use crate::chain::abi::{ISettlement, IToken, IWallet};
+use crate::chain::abi::ISettlement;
 use crate::eip712::{EvmSignature, SignatureError, Signed};
 use crate::voucher::Voucher;
-use crate::x402::{ChannelConfig, ChannelId, Deposit, Network, PayerSignature, WITHDRAW_DELAY};
+use crate::x402::{ChannelConfig, ChannelId, Network, PERMIT2, UPTO_PROXY, WITHDRAW_DELAY};
 
 /// Revert data, as the contract would return it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,10 @@ macro_rules! require {
         }
     };
 }
+
+mod permit;
+mod token;
+mod wallet;
 
 /// Who calls, and when.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +97,11 @@ pub(super) struct Model {
     /// Claimed and settled per receiver.
     receivers: HashMap<Address, (u128, u128)>,
     tokens: HashMap<Address, u128>,
+    /// Of owner and spender.
+    allowances: HashMap<(Address, Address), U256>,
     used: HashSet<(Address, B256)>,
+    /// Permit2's bitmap, by owner and word.
+    permits: HashMap<(Address, U256), U256>,
     /// Contract wallets: their owners, all of whom must sign, in the order of their addresses.
     wallets: HashMap<Address, Vec<Address>>,
 }
@@ -107,7 +115,9 @@ impl Model {
             refund_nonces: HashMap::new(),
             receivers: HashMap::new(),
             tokens: HashMap::new(),
+            allowances: HashMap::new(),
             used: HashSet::new(),
+            permits: HashMap::new(),
             wallets: HashMap::new(),
         }
     }
@@ -116,21 +126,11 @@ impl Model {
         &self.network
     }
 
-    /// Test money for anyone.
-    pub(super) fn mint(&mut self, to: Address, amount: u128) {
-        let tokens = self.tokens.entry(to).or_default();
-        *tokens = tokens.saturating_add(amount);
-    }
-
-    /// Makes an account a contract with these owners, as `TestWallet.sol` is one.
-    pub(super) fn place_wallet(&mut self, at: Address, mut owners: Vec<Address>) {
-        owners.sort_unstable();
-        self.wallets.insert(at, owners);
-    }
-
     pub(super) fn has_code(&self, address: Address) -> bool {
         let network = &self.network;
-        [network.settlement, network.collector, network.token].contains(&address)
+        let ours = [network.settlement, network.collector, network.token];
+        ours.contains(&address)
+            || [PERMIT2, UPTO_PROXY].contains(&address)
             || self.wallets.contains_key(&address)
     }
 
@@ -139,35 +139,18 @@ impl Model {
         if to == self.network.settlement {
             self.run_settlement(by, data)
         } else if to == self.network.token {
-            self.run_token(data)
+            self.run_token(by, data)
+        } else if to == PERMIT2 {
+            self.run_permit2(data)
+        } else if to == UPTO_PROXY {
+            self.run_upto(by, data)
         } else if let Some(owners) = self.wallets.get(&to) {
-            run_wallet(owners, data)
+            wallet::run(owners, data)
         } else if self.has_code(to) {
             Err(Reverted::silent())
         } else {
             Ok(Done::default())
         }
-    }
-
-    fn run_token(&mut self, data: &[u8]) -> Result<Done, Reverted> {
-        use IToken::ITokenCalls as Calls;
-        let call = Calls::abi_decode(data).map_err(|_| Reverted::silent())?;
-        Ok(Done::returning(match call {
-            Calls::name(_) => IToken::nameCall::abi_encode_returns(&self.network.token_name),
-            Calls::version(_) => {
-                IToken::versionCall::abi_encode_returns(&self.network.token_version)
-            }
-            Calls::DOMAIN_SEPARATOR(_) => self.network.token_domain().separator().abi_encode(),
-            Calls::balanceOf(call) => U256::from(self.held(call.account)).abi_encode(),
-            Calls::authorizationState(call) => self
-                .used
-                .contains(&(call.authorizer, call.nonce))
-                .abi_encode(),
-            Calls::mint(call) => {
-                self.mint(call.to, call.value.saturating_to());
-                Vec::new()
-            }
-        }))
     }
 
     fn run_settlement(&mut self, by: Context, data: &[u8]) -> Result<Done, Reverted> {
@@ -233,10 +216,6 @@ impl Model {
         self.pending.get(&id).copied().unwrap_or_default()
     }
 
-    fn held(&self, account: Address) -> u128 {
-        self.tokens.get(&account).copied().unwrap_or_default()
-    }
-
     fn deposit(&mut self, by: Context, call: &ISettlement::depositCall) -> Result<Done, Reverted> {
         let config = ChannelConfig::from(&call.config);
         let named = [
@@ -272,64 +251,6 @@ impl Model {
             amount: call.amount,
             newBalance: balance,
         }))
-    }
-
-    /// What collector and token do: check the authorization, use it up, move the money.
-    fn collect(
-        &mut self,
-        by: Context,
-        config: &ChannelConfig,
-        call: &ISettlement::depositCall,
-    ) -> Result<(), Reverted> {
-        type Data = (U256, U256, U256, Bytes);
-        let (after, before, salt, signature) =
-            Data::abi_decode_params(&call.collectorData).map_err(|_| Reverted::silent())?;
-        let invalid = || Reverted::because(IToken::ERC3009InvalidSignature {});
-        let deposit = Deposit {
-            amount: Amount::atoms(call.amount),
-            valid_after: after.saturating_to(),
-            valid_before: before.saturating_to(),
-            salt: salt.into(),
-            signature: PayerSignature::new(signature).map_err(|_| invalid())?,
-        };
-        let consents = match self.wallets.get(&config.payer) {
-            Some(owners) => {
-                let digest = deposit.digest(config, &self.network);
-                all_signed(owners, digest, deposit.signature.bytes())
-            }
-            None => deposit.verify(config, &self.network).is_ok(),
-        };
-        require!(consents, IToken::ERC3009InvalidSignature {});
-        require!(
-            by.now > deposit.valid_after && by.now < deposit.valid_before,
-            IToken::ERC3009InvalidAuthorizationTime {
-                validAfter: after,
-                validBefore: before,
-            }
-        );
-        let nonce = deposit.nonce(self.id(config));
-        require!(
-            self.used.insert((config.payer, nonce)),
-            IToken::ERC3009UsedAuthorization {
-                authorizer: config.payer,
-                nonce,
-            }
-        );
-        self.transfer(config.payer, self.network.settlement, call.amount)
-    }
-
-    fn transfer(&mut self, from: Address, to: Address, amount: u128) -> Result<(), Reverted> {
-        let held = self.held(from);
-        let Some(rest) = held.checked_sub(amount) else {
-            return Err(Reverted::because(IToken::ERC20InsufficientBalance {
-                sender: from,
-                balance: U256::from(held),
-                needed: U256::from(amount),
-            }));
-        };
-        self.tokens.insert(from, rest);
-        self.mint(to, amount);
-        Ok(())
     }
 
     fn claim(&mut self, by: Context, rows: &[ISettlement::VoucherClaim]) -> Result<Done, Reverted> {
@@ -526,31 +447,6 @@ impl Model {
             amount,
         }))
     }
-}
-
-/// What `TestWallet.sol` does.
-fn run_wallet(owners: &[Address], data: &[u8]) -> Result<Done, Reverted> {
-    let call = IWallet::isValidSignatureCall::abi_decode(data).map_err(|_| Reverted::silent())?;
-    let good = all_signed(owners, call.hash, &call.signature);
-    let word = if good {
-        IWallet::isValidSignatureCall::SELECTOR
-    } else {
-        [0; 4]
-    };
-    let output = IWallet::isValidSignatureCall::abi_encode_returns(&word.into());
-    Ok(Done::returning(output))
-}
-
-/// Whether the bytes are one canonical signature of each owner, in their order.
-fn all_signed(owners: &[Address], digest: B256, bytes: &[u8]) -> bool {
-    let (signatures, rest) = bytes.as_chunks::<65>();
-    let signed = |(bytes, owner): (&[u8; 65], &Address)| {
-        EvmSignature::from_bytes(*bytes).recover(digest) == Ok(*owner)
-    };
-    rest.is_empty()
-        && !owners.is_empty()
-        && signatures.len() == owners.len()
-        && signatures.iter().zip(owners).all(signed)
 }
 
 fn is_payer(by: Context, config: &ChannelConfig) -> bool {

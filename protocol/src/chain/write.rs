@@ -10,12 +10,12 @@ use alloy::sol_types::SolCall;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Amount;
-use crate::chain::abi::ISettlement;
+use crate::chain::abi::{ISettlement, IToken, IUptoProxy};
 use crate::chain::error::ChainError;
-use crate::chain::words::Fees;
+use crate::chain::words::{Call, Fees};
 use crate::eip712::EvmKey;
 use crate::voucher::SignedVoucher;
-use crate::x402::{ChannelConfig, Deposit, Network};
+use crate::x402::{ChannelConfig, Deposit, Network, SignedPermit, SignedTransfer, UPTO_PROXY};
 
 /// The most rows one claim should carry: about 22 000 gas and 480 bytes each.
 pub const MAX_CLAIM_ROWS: usize = 50;
@@ -32,7 +32,7 @@ pub struct ClaimRow {
     pub total_claimed: Amount,
 }
 
-/// What to do to the contract.
+/// What to do to the contracts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Write {
     /// Moves a buyer's authorized deposit into a channel. Anyone may sign the transaction.
@@ -82,9 +82,32 @@ pub enum Write {
         /// Atoms, capped by what is unclaimed.
         amount: Amount,
     },
+    /// Executes a payment in full (x402 `exact`). By anyone.
+    Exact {
+        /// The payer's authorization, in the network's token.
+        transfer: SignedTransfer,
+    },
+    /// Takes a part of what a payer permits (x402 `upto`), and uses the permit up. By the
+    /// permit's facilitator. Where the contracts are absent it succeeds and does nothing:
+    /// [`crate::chain::Chain::verify_upto`] first.
+    Upto {
+        /// The payer's permit.
+        permit: SignedPermit,
+        /// Atoms, at most the permit's ceiling.
+        amount: Amount,
+    },
 }
 
 impl Write {
+    /// The contract that is called.
+    pub(super) const fn target(&self, network: &Network) -> Address {
+        match self {
+            Self::Exact { .. } => network.token,
+            Self::Upto { .. } => UPTO_PROXY,
+            _ => network.settlement,
+        }
+    }
+
     /// The call's bytes.
     pub(super) fn data(&self, network: &Network) -> Bytes {
         match self {
@@ -113,6 +136,8 @@ impl Write {
             }
             .abi_encode()
             .into(),
+            Self::Exact { transfer } => exact_data(transfer),
+            Self::Upto { permit, amount } => upto_data(permit, *amount),
         }
     }
 }
@@ -151,6 +176,45 @@ fn settle_data(receiver: Address, token: Address) -> Bytes {
         .into()
 }
 
+fn exact_data(signed: &SignedTransfer) -> Bytes {
+    let transfer = &signed.message;
+    IToken::transferWithAuthorizationCall {
+        from: transfer.from,
+        to: transfer.to,
+        value: U256::from(transfer.amount.get()),
+        validAfter: U256::from(transfer.valid_after),
+        validBefore: U256::from(transfer.valid_before),
+        nonce: transfer.nonce,
+        signature: signed.signature.to_bytes(),
+    }
+    .abi_encode()
+    .into()
+}
+
+fn upto_data(signed: &SignedPermit, amount: Amount) -> Bytes {
+    let permit = &signed.message;
+    IUptoProxy::settleCall {
+        permit: IUptoProxy::PermitTransferFrom {
+            permitted: IUptoProxy::TokenPermissions {
+                token: permit.token,
+                amount: U256::from(permit.ceiling.get()),
+            },
+            nonce: permit.nonce,
+            deadline: U256::from(permit.deadline),
+        },
+        amount: U256::from(amount.get()),
+        owner: permit.owner,
+        witness: IUptoProxy::Witness {
+            to: permit.to,
+            facilitator: permit.facilitator,
+            validAfter: U256::from(permit.valid_after),
+        },
+        signature: signed.signature.to_bytes(),
+    }
+    .abi_encode()
+    .into()
+}
+
 fn multicall_data(data: Vec<Bytes>) -> Bytes {
     ISettlement::multicallCall { data }.abi_encode().into()
 }
@@ -187,23 +251,23 @@ pub(super) struct Terms {
     pub(super) fees: Fees,
 }
 
-/// Signs the call as an EIP-1559 transaction to the settlement contract.
+/// Signs the call as an EIP-1559 transaction.
 pub(super) fn seal(
-    network: &Network,
-    data: Bytes,
+    chain_id: u64,
+    call: Call,
     terms: Terms,
     signer: &EvmKey,
 ) -> Result<Prepared, ChainError> {
     let transaction = TxEip1559 {
-        chain_id: network.chain_id,
+        chain_id,
         nonce: terms.nonce,
         gas_limit: terms.gas,
         max_fee_per_gas: terms.fees.max,
         max_priority_fee_per_gas: terms.fees.priority,
-        to: TxKind::Call(network.settlement),
+        to: TxKind::Call(call.to),
         value: U256::ZERO,
         access_list: Default::default(),
-        input: data,
+        input: call.data,
     };
     let signature = signer.sign_hash(transaction.signature_hash());
     let signature = Signature::from_raw_array(signature.as_bytes())
