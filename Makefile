@@ -42,9 +42,10 @@ bench: ## Measure added latency, throughput and memory; writes docs/benchmarks.m
 	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write $(ARGS)
 
 .PHONY: chaos
-chaos: ## Kill either side at random during paid traffic; ROUNDS=200
+chaos: ## Let faults of every kind strike paid traffic and audit every book; FAULTS=1000
 	@$(SETUP) anvil
-	@$(CARGO) run --locked --release -p farthing-tests --bin chaos -- --rounds $(or $(ROUNDS),200) $(ARGS)
+	@$(CARGO) build --locked --release -p farthing-tests --bin chaos --bin seller --bin buyer
+	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin chaos -- --faults $(or $(FAULTS),1000) $(ARGS)
 
 .PHONY: contracts
 contracts: ## Build the contracts, refresh their artifacts and run their tests

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use farthing_protocol::amount::Amount;
+use farthing_protocol::clock::Clock;
 use farthing_protocol::keystore::{KeyError, Passphrase};
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::ChannelId;
@@ -198,13 +199,21 @@ impl Failure {
 /// # Errors
 /// Any [`Failure`].
 pub async fn run(cli: Cli) -> Result<(), Failure> {
+    run_by(Clock::system(), cli).await
+}
+
+/// Runs a command by this clock.
+///
+/// # Errors
+/// Any [`Failure`].
+pub async fn run_by(clock: Clock, cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     let config = global.load(matches!(command, Command::Init))?;
     let mut out = std::io::stdout();
     match command {
         Command::Gateway => {
             let passphrase = global.passphrase()?;
-            return local::gateway(config, &passphrase).await;
+            return local::gateway(config, &passphrase, clock).await;
         }
         Command::Init => {
             let passphrase = global.new_passphrase()?;

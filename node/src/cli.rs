@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use farthing_protocol::chain::ChainError;
+use farthing_protocol::clock::Clock;
 use farthing_protocol::keystore::{KeyError, Passphrase};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -138,8 +139,14 @@ pub enum CliError {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_by(Clock::system())
+}
+
+/// The whole program, by this clock.
+#[must_use]
+pub fn main_by(clock: Clock) -> ExitCode {
     let cli = Cli::parse();
-    match execute(&cli) {
+    match execute(&cli, clock) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
@@ -148,17 +155,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(cli: &Cli) -> Result<ExitCode, CliError> {
+fn execute(cli: &Cli, clock: Clock) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Runtime::new().map_err(system("cannot start threads"))?;
-    runtime.block_on(Box::pin(dispatch(cli)))
+    runtime.block_on(Box::pin(dispatch(cli, clock)))
 }
 
-async fn dispatch(cli: &Cli) -> Result<ExitCode, CliError> {
+async fn dispatch(cli: &Cli, clock: Clock) -> Result<ExitCode, CliError> {
     let global = &cli.global;
     match &cli.command {
         Command::Init => init(global),
         Command::Check => checks(global).await,
-        Command::Run => run(global.load()?).await,
+        Command::Run => run(global.load()?, clock).await,
         Command::Status(form) => tell(global, Question::Status, *form, show_status).await,
         Command::Earnings(form) => tell(global, Question::Earnings, *form, show_earnings).await,
         Command::Claim(form) => tell(global, Question::Claim, *form, show_claimed).await,
@@ -268,7 +275,7 @@ async fn checks(global: &Global) -> Result<ExitCode, CliError> {
     })
 }
 
-async fn run(config: Config) -> Result<ExitCode, CliError> {
+async fn run(config: Config, clock: Clock) -> Result<ExitCode, CliError> {
     start_log(&config.log)?;
     if !keys::exist(&config.data_dir) {
         return Err(CliError::NoKeys(config.data_dir));
@@ -279,7 +286,7 @@ async fn run(config: Config) -> Result<ExitCode, CliError> {
         tracing::warn!(%claim, "no payout address: earnings go to the claim key");
     }
     let mut terminated = signal(SignalKind::terminate()).map_err(system("cannot await signals"))?;
-    let outside = Outside::real(&config)?;
+    let outside = Outside::by(clock, &config)?;
     let node = Arc::new(Box::pin(Node::start(config.clone(), keys, outside)).await?);
     for address in node.addresses() {
         tracing::info!(%address, "listening");
@@ -362,7 +369,7 @@ fn show_status(report: &Status) -> String {
 }
 
 fn show_earnings(report: &Earnings) -> String {
-    show::earnings(report, farthing_protocol::clock::Clock::system().now())
+    show::earnings(report, Clock::system().now())
 }
 
 fn show_claimed(report: &Claimed) -> String {

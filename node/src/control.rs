@@ -80,7 +80,7 @@ impl Control {
         config: Config,
         stop: CancellationToken,
     ) -> io::Result<()> {
-        let clock = Clock::system();
+        let clock = node.shop().clock.clone();
         let desk = Arc::new(Desk {
             node,
             config,

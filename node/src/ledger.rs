@@ -25,7 +25,7 @@ use farthing_protocol::identity::NodeId;
 use farthing_protocol::purchase::{Ending, RequestId};
 use farthing_protocol::receipt::Receipt;
 use farthing_protocol::root::CoSigned;
-use farthing_protocol::store::{Batch, BatchError, CommitError, Order, ReadError, Store};
+use farthing_protocol::store::{Batch, BatchError, CommitError, Health, Order, ReadError, Store};
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 
@@ -174,6 +174,13 @@ impl Ledger {
     fn books(&self) -> MutexGuard<'_, Books> {
         // Nothing in here panics while holding the lock; the state is whole even if it did.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the books can be written. After the first failed write they cannot, until a
+    /// restart.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.store.health() == Health::Sound
     }
 
     /// The store below, for other parts' own tables.

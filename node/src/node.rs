@@ -66,15 +66,20 @@ impl Outside {
     /// # Errors
     /// [`ChainError::Config`].
     pub fn real(config: &Config) -> Result<Self, ChainError> {
+        Self::by(Clock::system(), config)
+    }
+
+    /// This clock and the configured chain nodes.
+    ///
+    /// # Errors
+    /// [`ChainError::Config`].
+    pub fn by(clock: Clock, config: &Config) -> Result<Self, ChainError> {
         let rpc = RpcConfig {
             urls: config.chain.rpc.clone(),
             ..RpcConfig::default()
         };
         let chain = Chain::connect(config.chain.network(), rpc)?;
-        Ok(Self {
-            clock: Clock::system(),
-            chain,
-        })
+        Ok(Self { clock, chain })
     }
 }
 

@@ -273,6 +273,10 @@ impl Sale<'_, '_> {
 
     /// Counts, covers and delivers one event.
     async fn event(&mut self, event: Bytes) -> Result<Option<Ending>, Halt> {
+        if !self.shop.ledger.writes() {
+            // What is delivered now could never be charged.
+            return Err(Refusal::Unavailable("the seller's ledger failed".to_owned()).into());
+        }
         let mut usage = self.meter.event(&event).map_err(not_an_answer)?;
         if !self.meter.is_reported() {
             // An estimate is not allowed to find more tokens than were asked for.

@@ -1,11 +1,12 @@
-//! The time of day, from outside: the system's, or one that a test moves by hand.
+//! The time of day, from outside: the system's, one that is wrong by as much as a test says, or
+//! one that a test moves by hand.
 //!
 //! This is the only file that reads the system clock. Durations on the way (deadlines,
 //! latencies) are tokio's business and need no date.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,7 @@ pub struct Clock(Source);
 #[derive(Debug, Clone)]
 enum Source {
     System,
+    Wrong(Arc<AtomicI64>),
     Manual(Arc<AtomicU64>),
 }
 
@@ -67,6 +69,13 @@ impl Clock {
         Self(Source::System)
     }
 
+    /// The machine's clock, wrong by so many milliseconds. They may change at any time: this is
+    /// how a test lets the clock of a running program jump.
+    #[must_use]
+    pub const fn wrong_by(millis: Arc<AtomicI64>) -> Self {
+        Self(Source::Wrong(millis))
+    }
+
     /// A clock that stands at `start` until it is moved.
     #[must_use]
     pub fn manual(start: Timestamp) -> Self {
@@ -75,17 +84,12 @@ impl Clock {
 
     /// The time now.
     #[must_use]
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the system clock"
-    )]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::System => {
-                let since = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default();
-                Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            Source::System => system(),
+            Source::Wrong(by) => {
+                let by = by.load(Ordering::SeqCst);
+                Timestamp(system().0.saturating_add_signed(by))
             }
             Source::Manual(hands) => Timestamp(hands.load(Ordering::SeqCst)),
         }
@@ -100,6 +104,17 @@ impl Clock {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the system clock"
+)]
+fn system() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +126,16 @@ mod tests {
         other.advance(Duration::from_secs(2));
         assert_eq!(clock.now(), Timestamp(3000));
         assert_eq!(clock.now().since(Timestamp(5000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wrong_clock_jumps_both_ways() {
+        let millis = Arc::new(AtomicI64::new(0));
+        let wrong = Clock::wrong_by(Arc::clone(&millis));
+        let right = Clock::system();
+        millis.store(3_600_000, Ordering::SeqCst);
+        assert!(wrong.now() > right.now());
+        millis.store(-3_600_000, Ordering::SeqCst);
+        assert!(wrong.now() < right.now());
     }
 }

@@ -1,24 +1,37 @@
-//! Chaos: real processes, real traffic, `kill -9` at random moments, and an audit at the end.
+//! Chaos: real processes, real traffic, faults of every named kind, and an audit after each act.
 //!
-//! One seller and one buyer run as their own programs on their own disks, paid on a real chain.
-//! After the last kill both are stopped in order and every book is opened and compared: see
-//! [`audit`].
+//! One seller and one buyer run as their own programs on their own disks, paid on a real chain
+//! that mines by the clock. Faults strike one after the other, in the order a seed decides, while
+//! applications buy; after each, an application must get a whole answer again. After each act
+//! both programs are stopped in order and every book is opened and compared: see [`audit`].
 
 pub mod audit;
+pub mod clock;
+pub mod fault;
+pub mod hands;
+pub mod line;
 pub mod process;
+pub mod storm;
+pub mod table;
 pub mod traffic;
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::Address;
+use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::chain::local::{ARTIFACTS, LocalChain};
 use farthing_protocol::testing;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
-use crate::chaos::audit::Audit;
+use crate::chaos::audit::{Audit, Books, Harm, Work, allowance};
+use crate::chaos::fault::Fault;
+use crate::chaos::line::Line;
 use crate::chaos::process::{Dice, Gateway, NodeProcess, Programs};
-use crate::chaos::traffic::Traffic;
+use crate::chaos::storm::{Miner, Stage};
+use crate::chaos::traffic::{Kind, Pulse, Traffic};
 use crate::street::{StreetError, WEALTH, anvil};
 use crate::upstream::{Behaviour, MockUpstream};
 
@@ -34,21 +47,59 @@ const TOKENS: usize = 200;
 const PACE: Duration = Duration::from_millis(3);
 /// Where the seller's money goes.
 const PAYOUT: Address = Address::repeat_byte(0xc4);
+/// Between two blocks.
+const BLOCK: Duration = Duration::from_millis(200);
+/// Pieces of answers between two faults, at most.
+const CALM: u64 = 400;
+/// How long it may take until a fault has been got over. What takes longer is stuck.
+const HEALING: Duration = Duration::from_secs(90);
+/// Tries to buy when nothing strikes any more.
+const TRIES: usize = 5;
 
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Kills.
-    pub rounds: u32,
-    /// Decides when and whom.
+    /// What strikes, in this order.
+    pub faults: Vec<Fault>,
+    /// How long a fault lasts at most.
+    pub longest: Duration,
+    /// After how many of them everything is stopped and compared.
+    pub act: usize,
+    /// Decides when and for how long.
     pub seed: u64,
-    /// What is killed.
+    /// What is struck.
     pub programs: Programs,
     /// Where the disks and logs are; a temporary folder if not said.
     pub dir: Option<PathBuf>,
 }
 
-/// Why the run could not be made. (What it found is in the [`Audit`].)
+/// One fault, and what came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Strike {
+    /// Its number, from 1.
+    pub number: usize,
+    /// What struck.
+    pub fault: Fault,
+    /// How often it was felt, as far as that can be counted.
+    pub felt: u64,
+    /// How long after its end an answer that began then was whole; none if that never came.
+    pub healed: Option<Duration>,
+    /// Work on its account that was not paid.
+    pub unpaid: Amount,
+    /// Work on its account that was paid and not done.
+    pub invented: Amount,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Every fault.
+    pub strikes: Vec<Strike>,
+    /// What the last audit found, and whatever those before it did.
+    pub audit: Audit,
+}
+
+/// Why the run could not be made. (What it found is in the [`Report`].)
 #[derive(Debug, thiserror::Error)]
 pub enum ChaosError {
     /// The chain or a file.
@@ -80,70 +131,178 @@ impl From<farthing_protocol::chain::ChainError> for ChaosError {
     }
 }
 
-/// Runs the plan; `progress` is told of each round.
+/// Runs the plan; `progress` is told of each fault when it is over.
 ///
 /// # Errors
 /// [`ChaosError`] when the run could not be made to its end.
-pub async fn run(plan: Plan, progress: impl Fn(u32, &str)) -> Result<Audit, ChaosError> {
+pub async fn run(plan: Plan, mut progress: impl FnMut(&Strike)) -> Result<Report, ChaosError> {
     let temporary = tempfile::tempdir()?;
     let dir = plan.dir.as_deref().unwrap_or_else(|| temporary.path());
-    let network = testing::network();
-    let anvil = LocalChain::start(&anvil()?, network, ARTIFACTS.as_ref()).await?;
-    let upstream = MockUpstream::start(Behaviour::default().tokens(TOKENS).pace(PACE)).await?;
-    let mut node =
-        NodeProcess::set_up(&plan.programs, &dir.join("seller"), &anvil, &upstream).await?;
-    let mut gateway = Gateway::set_up(&plan.programs, &dir.join("buyer"), &anvil, &node).await?;
-    anvil.fund(node.claim, 10_u128.pow(19)).await?;
-    anvil.mint(gateway.payer, WEALTH).await?;
-    node.start().await?;
-    gateway.start().await?;
-
-    let traffic = Traffic::start(gateway.url(), WORKERS, plan.seed);
+    let mut stage = set_up(&plan, dir).await?;
     let mut dice = Dice::new(plan.seed);
-    let mut kills = (0_u32, 0_u32);
-    for round in 1..=plan.rounds {
-        tokio::time::sleep(Duration::from_millis(dice.between(30, 900))).await;
-        if dice.between(0, 1) == 0 {
-            progress(round, "the seller");
-            kills.0 += 1;
-            node.kill().await?;
-            tokio::time::sleep(Duration::from_millis(dice.between(0, 200))).await;
-            node.start().await?;
-        } else {
-            progress(round, "the buyer");
-            kills.1 += 1;
-            gateway.kill().await?;
-            gateway.start().await?;
+    let pulse = Arc::new(Pulse::default());
+    let mut report = Report::default();
+    for act in plan.faults.chunks(plan.act.max(1)) {
+        stage.node.start().await?;
+        stage.gateway.start().await?;
+        let traffic = Traffic::start(&pulse, &stage.gateway.url(), WORKERS, &mut dice);
+        for fault in act {
+            let number = report.strikes.len() + 1;
+            let strike = one(&mut stage, &pulse, &mut dice, (number, *fault)).await?;
+            progress(&strike);
+            report.strikes.push(strike);
         }
+        traffic.stop().await;
+        calm(&mut report, &pulse, &stage).await;
+        stage.gateway.stop().await?;
+        stage.node.stop().await?;
+        let books = Books::open(&stage.node.data_dir(), &stage.gateway.data_dir()).await?;
+        let before = std::mem::take(&mut report.audit.violations);
+        report.audit = books.audit(&stage.anvil, PAYOUT).await?;
+        report.audit.violations = merged(before, &report.audit);
     }
-    let counts = traffic.stop().await;
-    settle(&gateway).await?;
-    gateway.stop().await?;
-    node.stop().await?;
-    let books = audit::Books::open(&node.data_dir(), &gateway.data_dir()).await?;
-    let scene = audit::Scene {
-        anvil: &anvil,
-        payout: PAYOUT,
-        upstream: &upstream,
-        kills,
-        counts,
-    };
-    books.audit(scene).await
+    account(&mut report, &pulse, &stage);
+    Ok(report)
 }
 
-/// A few purchases in peace, which make the buyer reconcile.
-async fn settle(gateway: &Gateway) -> Result<(), ChaosError> {
-    let stop = CancellationToken::new();
-    for _ in 0..200 {
-        if traffic::once(&gateway.url(), traffic::Kind::Plain, &stop).await {
-            return Ok(());
+async fn set_up(plan: &Plan, dir: &Path) -> Result<Stage, ChaosError> {
+    let programs = &plan.programs;
+    let anvil = LocalChain::start(&anvil()?, testing::network(), ARTIFACTS.as_ref()).await?;
+    let behaviour = Behaviour::default().tokens(TOKENS).pace(PACE);
+    let upstream = MockUpstream::start(behaviour.clone()).await?;
+    let (seller_line, buyer_line) = (
+        Line::to(address(&anvil)?).await?,
+        Line::to(address(&anvil)?).await?,
+    );
+    let url = seller_line.url();
+    let node = NodeProcess::set_up(programs, &dir.join("seller"), &url, &upstream).await?;
+    let url = buyer_line.url();
+    let gateway = Gateway::set_up(programs, &dir.join("buyer"), &url, &node).await?;
+    anvil.fund(node.claim, 10_u128.pow(19)).await?;
+    anvil.mint(gateway.payer, WEALTH).await?;
+    // So far that no reorganisation reaches the mint.
+    anvil.mine(10).await?;
+    let miner = Miner::start(&anvil, BLOCK).await?;
+    Ok(Stage {
+        anvil,
+        miner,
+        upstream,
+        behaviour,
+        node,
+        gateway,
+        seller_line,
+        buyer_line,
+        longest: plan.longest,
+    })
+}
+
+fn address(anvil: &LocalChain) -> Result<std::net::SocketAddr, ChaosError> {
+    let place = anvil.url().trim_start_matches("http://");
+    let place = place
+        .trim_end_matches('/')
+        .replace("localhost", "127.0.0.1");
+    let parsed = place.parse();
+    parsed.map_err(|_| ChaosError::Process(format!("anvil listens at {}", anvil.url())))
+}
+
+/// One fault from the calm before it to the first whole answer after it.
+async fn one(
+    stage: &mut Stage,
+    pulse: &Pulse,
+    dice: &mut Dice,
+    (number, fault): (usize, Fault),
+) -> Result<Strike, ChaosError> {
+    // It strikes in the middle of work.
+    let pieces = pulse.seen().pieces + dice.between(1, CALM);
+    pulse.until(HEALING, |seen| seen.pieces >= pieces).await;
+    pulse.strikes(number);
+    let felt = stage.strike(fault, pulse, dice).await?;
+    let over = Instant::now();
+    let era = pulse.new_era();
+    let healed = pulse.until(HEALING, |seen| seen.healed >= era).await;
+    Ok(Strike {
+        number,
+        fault,
+        felt,
+        healed: healed.then(|| over.elapsed()),
+        unpaid: Amount::ZERO,
+        invented: Amount::ZERO,
+    })
+}
+
+/// When nothing strikes any more one can buy, and by this the buyer reconciles.
+async fn calm(report: &mut Report, pulse: &Pulse, stage: &Stage) {
+    for _ in 0..TRIES {
+        if pulse.once(&stage.gateway.url(), Kind::Plain).await {
+            return;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err(ChaosError::Process(format!(
-        "after the last kill no purchase succeeds; logs: {}",
-        gateway.log().display()
-    )))
+    let log = stage.gateway.log();
+    let stuck = format!("in peace no purchase succeeds; log: {}", log.display());
+    report.audit.violations.push((Harm::Stuck, stuck));
+}
+
+/// What was found before and what is found now, each once.
+fn merged(before: Vec<(Harm, String)>, audit: &Audit) -> Vec<(Harm, String)> {
+    let mut known = HashSet::new();
+    let all = before.into_iter().chain(audit.violations.iter().cloned());
+    all.filter(|found| known.insert(found.clone())).collect()
+}
+
+/// Puts work, paid and unpaid, on the account of the fault during which it ended.
+fn account(report: &mut Report, pulse: &Pulse, stage: &Stage) {
+    let worked = stage.upstream.requests();
+    let work = Work::compare(&pulse.asked(), &worked, &report.audit.sold);
+    let cost = |tokens: u64| Price(OUTPUT_PRICE).times(tokens).ceil();
+    for (asked, tokens) in work.unpaid {
+        if let Some(strike) = report.strikes.get_mut(asked.fault.saturating_sub(1)) {
+            strike.unpaid = strike.unpaid.saturating_add(cost(tokens));
+        }
+    }
+    for (asked, tokens) in work.invented {
+        if let Some(strike) = report.strikes.get_mut(asked.fault.saturating_sub(1)) {
+            strike.invented = strike.invented.saturating_add(cost(tokens));
+        }
+    }
+    let audit = &mut report.audit;
+    for strike in &report.strikes {
+        let (number, fault) = (strike.number, strike.fault);
+        let mut found = |holds: bool, harm: Harm, what: String| {
+            if !holds {
+                let what = format!("fault {number} ({fault}): {what}");
+                audit.violations.push((harm, what));
+            }
+        };
+        found(
+            strike.healed.is_some(),
+            Harm::Stuck,
+            format!("no whole answer within {HEALING:?} after it"),
+        );
+        found(
+            strike.unpaid <= allowance(),
+            Harm::Unpaid,
+            format!("{} atoms, {} are allowed", strike.unpaid, allowance()),
+        );
+        found(
+            strike.invented.is_zero(),
+            Harm::DoubleCharge,
+            format!("{} atoms for no work", strike.invented),
+        );
+    }
+    let seen = pulse.seen();
+    audit.note("answers whole", seen.whole);
+    audit.note("answers broken or refused", seen.failed);
+    let tokens: u64 = worked.iter().map(|request| request.chunks).sum();
+    audit.note("tokens of streams made by the model server", tokens);
+    let streams = pulse.asked().into_iter();
+    let streams = streams.filter(|asked| asked.kind != Kind::Plain);
+    let sold = streams.filter_map(|asked| audit.sold.get(&asked.hash));
+    let sold: u64 = sold.sum();
+    if sold == 0 {
+        let nothing = "no stream was sold at all".to_owned();
+        audit.violations.push((Harm::Stuck, nothing));
+    }
+    audit.note("tokens of streams in receipts", sold);
 }
 
 /// The programs beside the running one.

@@ -90,6 +90,30 @@ async fn a_model_server_that_falls_silent_ends_the_answer_and_is_paid_until_then
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_seller_that_can_write_nothing_down_delivers_no_more() {
+    let pace = Duration::from_millis(5);
+    let street = one_seller(Behaviour::default().tokens(500).pace(pace)).await;
+    let mut answer = street.buyers[0]
+        .infer(Buyer::stream(500))
+        .await
+        .expect("begins");
+    street.sellers[0].upstream.sent(1, 20).await;
+    // As after a failed write: the store takes no more batches.
+    street.sellers[0].node().ledger().store().stop().await;
+    let made = street.sellers[0].upstream.requests()[0].chunks;
+    let (data, end) = listen(&mut answer).await;
+    assert!(end.is_err(), "{end:?}");
+    let first_window = 64;
+    assert!(
+        (data.len() as u64) < made + first_window,
+        "{} events came after {made} tokens",
+        data.len()
+    );
+    street.sellers[0].upstream.disconnected(1).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_buyer_that_loses_patience_cancels_pays_and_knows_what_it_paid() {
     let street = TestNet::new()
         .upstreams(Behaviour::default().fault(Fault::StallAfter(5)))

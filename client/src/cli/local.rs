@@ -5,13 +5,14 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use farthing_protocol::clock::Clock;
 use farthing_protocol::keystore::Passphrase;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Failure, render};
-use crate::client::Client;
+use crate::client::{Client, Keys, OpenError, Outside};
 use crate::config::{Config, Log, LogFormat};
 use crate::gateway::Gateway;
 use crate::gateway::control::Control;
@@ -24,11 +25,13 @@ const EXAMPLE: &str = include_str!("../../client.example.toml");
 ///
 /// # Errors
 /// Any [`Failure`].
-pub async fn gateway(config: Config, passphrase: &Passphrase) -> Result<(), Failure> {
+pub async fn gateway(config: Config, passphrase: &Passphrase, clock: Clock) -> Result<(), Failure> {
     start_log(&config.log);
     make_dir(&config.data_dir)?;
     let metrics = Metrics::default();
-    let client = Client::open(config.clone(), passphrase).await?;
+    let keys = Keys::open(&config.data_dir, passphrase)?;
+    let outside = Outside::by(clock, &config).map_err(OpenError::from)?;
+    let client = Client::start(config.clone(), keys, outside).await?;
     let control = Control::bind(client.clone(), &config.data_dir).await?;
     let gateway = Gateway::bind(client.clone(), config.gateway, metrics).await?;
     tracing::info!(address = %gateway.address(), "gateway listens");

@@ -85,12 +85,20 @@ impl Outside {
     /// # Errors
     /// [`ChainError::Config`].
     pub fn real(config: &Config) -> Result<Self, ChainError> {
+        Self::by(Clock::system(), config)
+    }
+
+    /// This clock and the configured chain nodes.
+    ///
+    /// # Errors
+    /// [`ChainError::Config`].
+    pub fn by(clock: Clock, config: &Config) -> Result<Self, ChainError> {
         let rpc = RpcConfig {
             urls: config.chain.rpc.clone(),
             ..RpcConfig::default()
         };
         Ok(Self {
-            clock: Clock::system(),
+            clock,
             chain: Chain::connect(network(config), rpc)?,
         })
     }

@@ -286,6 +286,35 @@ impl LocalChain {
         Ok(())
     }
 
+    /// Takes back the last `depth` blocks and mines as many empty ones: what was in them is gone,
+    /// also from the pool.
+    ///
+    /// # Errors
+    /// [`LocalError::Rpc`].
+    pub async fn reorg(&self, depth: u64) -> Result<(), LocalError> {
+        let nothing: [Value; 0] = [];
+        self.ask::<_, Value>("anvil_reorg", (depth, nothing))
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until the newest block has a transaction; false when none had within this time.
+    ///
+    /// # Errors
+    /// [`LocalError::Rpc`].
+    pub async fn busy(&self, patience: Duration) -> Result<bool, LocalError> {
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            let count = "eth_getBlockTransactionCountByNumber";
+            let count: U256 = self.ask(count, ("latest",)).await?;
+            if !count.is_zero() {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(false)
+    }
+
     /// Holds transactions back until [`LocalChain::mine`], or mines them at once again.
     ///
     /// # Errors

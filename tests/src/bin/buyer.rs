@@ -1,13 +1,13 @@
-//! `farthing`, built beside the tests that start and kill it.
+//! `farthing`, built beside the tests that start and kill it, with a clock they can disturb.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use farthing_client::cli::{Cli, run};
+use farthing_client::cli::{Cli, run_by};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+    match run_by(farthing_tests::chaos::clock::by_orders(), Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[allow(clippy::print_stderr, reason = "the program's last word to its user")]

@@ -1,9 +1,11 @@
 //! After the storm: both disks, the chain and the model server are compared.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 
-use alloy::primitives::{Address, keccak256};
+use alloy::primitives::{Address, B256};
+use farthing_client::ledger::Standing;
 use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::chain::local::LocalChain;
 use farthing_protocol::clock::Clock;
@@ -12,12 +14,19 @@ use farthing_protocol::receipt::Receipt;
 use farthing_protocol::store::Store;
 use farthing_protocol::x402::ChannelId;
 
-use crate::chaos::traffic::{self, Counts};
+use crate::chaos::traffic::{self, Asked, Kind};
 use crate::chaos::{ChaosError, OUTPUT_PRICE, WORKERS};
-use crate::upstream::MockUpstream;
+use crate::upstream::Request;
 
-/// Tokens that may be between the model server and the buyer when a process dies.
+/// Tokens that may be between the model server and the buyer when something breaks.
 const IN_FLIGHT: u64 = 16;
+
+/// What one fault may cost the seller: a window of each purchase that ran.
+#[must_use]
+pub fn allowance() -> Amount {
+    let tokens = (WORKERS as u64).saturating_mul(FIRST_WINDOW + IN_FLIGHT);
+    Price(OUTPUT_PRICE).times(tokens).ceil()
+}
 
 /// Both books, opened after everybody has stopped.
 #[derive(Debug)]
@@ -26,19 +35,31 @@ pub struct Books {
     buyer: farthing_client::ledger::Ledger,
 }
 
-/// What the books are compared with.
-#[derive(Debug)]
-pub struct Scene<'a> {
-    /// The chain.
-    pub anvil: &'a LocalChain,
-    /// Where the seller's money went.
-    pub payout: Address,
-    /// What was worked.
-    pub upstream: &'a MockUpstream,
-    /// Kills of seller and buyer.
-    pub kills: (u32, u32),
-    /// What the applications saw.
-    pub counts: Counts,
+/// What must never happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Harm {
+    /// A promise that a side had made or taken is forgotten.
+    LostVoucher,
+    /// Something is charged twice, or charged without having been worked.
+    DoubleCharge,
+    /// Money or a channel that can no longer be used.
+    Stuck,
+    /// More work unpaid than one window.
+    Unpaid,
+    /// Books that do not agree in another way.
+    Disagreement,
+}
+
+impl fmt::Display for Harm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LostVoucher => "lost voucher",
+            Self::DoubleCharge => "double charge",
+            Self::Stuck => "stuck",
+            Self::Unpaid => "unpaid work",
+            Self::Disagreement => "books that disagree",
+        })
+    }
 }
 
 /// What was found.
@@ -47,18 +68,28 @@ pub struct Audit {
     /// Figures by name, in order.
     pub figures: Vec<(&'static str, String)>,
     /// Everything that does not hold.
-    pub violations: Vec<String>,
+    pub violations: Vec<(Harm, String)>,
+    /// By each request's hash: tokens of answers in its receipts.
+    pub sold: HashMap<B256, u64>,
 }
 
 impl Audit {
-    fn note(&mut self, name: &'static str, value: impl std::fmt::Display) {
+    /// Notes a figure.
+    pub fn note(&mut self, name: &'static str, value: impl fmt::Display) {
         self.figures.push((name, value.to_string()));
     }
 
-    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    fn check(&mut self, holds: bool, harm: Harm, what: impl FnOnce() -> String) {
         if !holds {
-            self.violations.push(what());
+            self.violations.push((harm, what()));
         }
+    }
+
+    /// How often this was found.
+    #[must_use]
+    pub fn count(&self, harm: Harm) -> usize {
+        let found = self.violations.iter().filter(|(found, _)| *found == harm);
+        found.count()
     }
 }
 
@@ -81,49 +112,54 @@ impl Books {
         })
     }
 
-    /// Compares everything with everything.
+    /// Compares the two with each other and with the chain.
     ///
     /// # Errors
     /// [`ChaosError`] when something cannot be read.
-    pub async fn audit(&self, scene: Scene<'_>) -> Result<Audit, ChaosError> {
+    pub async fn audit(&self, anvil: &LocalChain, payout: Address) -> Result<Audit, ChaosError> {
         let mut audit = Audit::default();
-        audit.note("kills of the seller", scene.kills.0);
-        audit.note("kills of the buyer", scene.kills.1);
-        audit.note("answers whole", scene.counts.whole);
-        audit.note("answers broken or refused", scene.counts.failed);
-        let mut charged = Amount::ZERO;
-        let mut locked = Amount::ZERO;
+        let (mut charged, mut locked) = (Amount::ZERO, Amount::ZERO);
         let mut requests = HashSet::new();
-        let streams = keccak256(traffic::body(traffic::Kind::Stream));
-        let mut sold = 0_u64;
-        for (id, view) in self.seller.channels() {
+        let channels = self.seller.channels();
+        audit.note("channels", channels.len());
+        for (id, view) in channels {
             let receipts = self.seller_receipts(id)?;
             self.compare(&mut audit, id, &receipts)?;
             for receipt in &receipts {
-                if receipt.request_hash == streams {
-                    sold += u64::from(receipt.usage.completion);
-                }
+                *audit.sold.entry(receipt.request_hash).or_default() +=
+                    u64::from(receipt.usage.completion);
                 let fresh = requests.insert(receipt.request);
-                audit.check(fresh, || {
+                audit.check(fresh, Harm::DoubleCharge, || {
                     format!("request {} is charged twice", receipt.request)
                 });
             }
             charged = charged.saturating_add(view.channel.charged());
-            let on_chain = scene.anvil.chain()?.channel(id).await?;
-            audit.check(on_chain.claimed == view.channel.charged(), || {
-                format!(
-                    "channel {id}: claimed {} of {} charged",
-                    on_chain.claimed,
-                    view.channel.charged()
-                )
-            });
+            let on_chain = anvil.chain()?.channel(id).await?;
+            audit.check(
+                on_chain.claimed == view.channel.charged(),
+                Harm::Stuck,
+                || {
+                    format!(
+                        "channel {id}: claimed {} of {} charged",
+                        on_chain.claimed,
+                        view.channel.charged()
+                    )
+                },
+            );
             locked = locked.saturating_add(on_chain.balance.saturating_sub(on_chain.claimed));
         }
         audit.note("receipts", requests.len());
         audit.note("charged (atoms)", charged);
-        self.against_chain(&mut audit, &scene, charged, locked)
-            .await?;
-        against_work(&mut audit, &scene, sold);
+        let chain = anvil.chain()?;
+        let paid = chain.token_balance(payout).await?;
+        audit.note("paid out on chain (atoms)", paid);
+        audit.check(paid == charged, Harm::Stuck, || {
+            format!("{charged} charged, {paid} paid out")
+        });
+        let held = chain.token_balance(chain.network().settlement).await?;
+        audit.check(held == locked, Harm::Disagreement, || {
+            format!("the contract holds {held}, its channels make {locked}")
+        });
         Ok(audit)
     }
 
@@ -144,41 +180,42 @@ impl Books {
         for (seq, receipt) in (0_u64..).zip(receipts) {
             cumulative = cumulative.saturating_add(receipt.charged);
             let whole = receipt.seq == seq && receipt.cumulative == cumulative;
-            audit.check(whole, || {
+            audit.check(whole, Harm::Disagreement, || {
                 format!("channel {id}: receipt {seq} does not follow from those before it")
             });
         }
         let (seller, buyer) = (self.seller.channel(id), self.buyer.account(id));
         let (Some(seller), Some(buyer)) = (seller, buyer) else {
-            audit
-                .violations
-                .push(format!("channel {id} is unknown to one side"));
+            let unknown = format!("channel {id} is unknown to one side");
+            audit.violations.push((Harm::LostVoucher, unknown));
             return Ok(());
         };
-        audit.check(seller.channel.charged() == cumulative, || {
-            format!(
-                "channel {id}: {} charged, receipts make {cumulative}",
-                seller.channel.charged()
-            )
+        let charged = seller.channel.charged();
+        audit.check(charged == cumulative, Harm::Disagreement, || {
+            format!("channel {id}: {charged} charged, receipts make {cumulative}")
         });
-        audit.check(buyer.channel.charged() == cumulative, || {
+        let booked = buyer.channel.charged();
+        audit.check(booked == cumulative, Harm::Disagreement, || {
+            format!("channel {id}: the buyer's books say {booked}, the seller's {cumulative}")
+        });
+        let usable = buyer.standing != Standing::Frozen && buyer.channel.reserved().is_zero();
+        audit.check(usable, Harm::Stuck, || {
             format!(
-                "channel {id}: the buyer's books say {}, the seller's {cumulative}",
-                buyer.channel.charged()
+                "channel {id}: the buyer has {} set aside for ever, or froze it ({:?})",
+                buyer.channel.reserved(),
+                buyer.standing
             )
         });
         let ceiling = seller
             .voucher
             .map(|v| v.message.ceiling)
             .unwrap_or_default();
-        audit.check(ceiling >= cumulative, || {
+        audit.check(ceiling >= cumulative, Harm::LostVoucher, || {
             format!("channel {id}: {cumulative} charged over a ceiling of {ceiling}")
         });
-        audit.check(buyer.channel.ceiling() >= ceiling, || {
-            format!(
-                "channel {id}: the buyer forgot a voucher over {ceiling} (knows {})",
-                buyer.channel.ceiling()
-            )
+        let known = buyer.channel.ceiling();
+        audit.check(known >= ceiling, Harm::LostVoucher, || {
+            format!("channel {id}: the buyer forgot a voucher over {ceiling} (knows {known})")
         });
         let kept = self
             .buyer
@@ -189,7 +226,7 @@ impl Books {
                 .iter()
                 .zip(receipts)
                 .all(|(kept, own)| kept.receipt.receipt == *own);
-        audit.check(same, || {
+        audit.check(same, Harm::Disagreement, || {
             format!(
                 "channel {id}: the buyer keeps {} receipts, the seller {}",
                 kept.len(),
@@ -198,53 +235,88 @@ impl Books {
         });
         Ok(())
     }
+}
 
-    async fn against_chain(
-        &self,
-        audit: &mut Audit,
-        scene: &Scene<'_>,
-        charged: Amount,
-        locked: Amount,
-    ) -> Result<(), ChaosError> {
-        let chain = scene.anvil.chain()?;
-        let paid = chain.token_balance(scene.payout).await?;
-        audit.note("paid out on chain (atoms)", paid);
-        audit.check(paid == charged, || {
-            format!("{charged} charged, {paid} paid out")
-        });
-        let held = chain.token_balance(chain.network().settlement).await?;
-        audit.check(held == locked, || {
-            format!("the contract holds {held}, its channels make {locked}")
-        });
-        Ok(())
+/// The model server's count beside the receipts', request by request.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Tokens that were worked and not paid. (What somebody hung up on is not wanted, and not
+    /// counted.)
+    pub unpaid: Vec<(Asked, u64)>,
+    /// Tokens that were paid and not worked.
+    pub invented: Vec<(Asked, u64)>,
+}
+
+impl Work {
+    /// Compares what was made with what was `sold`, by [`Audit::sold`].
+    #[must_use]
+    pub fn compare(asked: &[Asked], worked: &[Request], sold: &HashMap<B256, u64>) -> Self {
+        let mut made: HashMap<u64, u64> = HashMap::new();
+        for request in worked {
+            if let Some(number) = traffic::number(&request.body) {
+                *made.entry(number).or_default() += request.chunks;
+            }
+        }
+        let mut work = Self::default();
+        for asked in asked.iter().filter(|asked| asked.kind != Kind::Plain) {
+            let made = made.get(&asked.number).copied().unwrap_or_default();
+            let sold = sold.get(&asked.hash).copied().unwrap_or_default();
+            if sold > made {
+                work.invented.push((*asked, sold - made));
+            }
+            if asked.kind == Kind::Stream && made > sold {
+                work.unpaid.push((*asked, made - sold));
+            }
+        }
+        work
     }
 }
 
-/// The seller was paid for what it worked, less at most one window for each purchase that ran
-/// when something was killed.
-fn against_work(audit: &mut Audit, scene: &Scene<'_>, sold: u64) {
-    let streamed = |body: &[u8]| body.windows(13).any(|part| part == b"\"stream\":true");
-    let streams = scene
-        .upstream
-        .requests()
-        .into_iter()
-        .filter(|request| streamed(&request.body));
-    let tokens: u64 = streams.map(|request| request.chunks).sum();
-    let kills = u64::from(scene.kills.0) + u64::from(scene.kills.1);
-    let lost = kills
-        .saturating_mul(WORKERS as u64)
-        .saturating_mul(FIRST_WINDOW + IN_FLIGHT);
-    let bound = Price(OUTPUT_PRICE).times(lost).ceil();
-    audit.note("tokens streamed by the model server", tokens);
-    audit.note("tokens of streams in receipts", sold);
-    // Of streams alone: what plain answers and prompts brought in must not hide a loss.
-    let unpaid = Price(OUTPUT_PRICE)
-        .times(tokens.saturating_sub(sold))
-        .floor();
-    audit.note("streamed and unpaid (atoms)", unpaid);
-    audit.note("allowed: a window per purchase and kill (atoms)", bound);
-    audit.check(unpaid <= bound, || {
-        format!("{unpaid} atoms of work are unpaid, {bound} at most are allowed")
-    });
-    audit.check(sold > 0, || "no stream was sold at all".to_owned());
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::upstream::{Endpoint, Stage};
+
+    fn asked(number: u64, kind: Kind) -> Asked {
+        Asked {
+            number,
+            hash: B256::with_last_byte(number as u8),
+            kind,
+            fault: 1,
+        }
+    }
+
+    fn worked(number: u64, chunks: u64) -> Request {
+        Request {
+            number,
+            endpoint: Endpoint::Chat,
+            body: Bytes::from(format!("{{\"user\":\"application {number}\"}}")),
+            authorization: None,
+            chunks,
+            stage: Stage::Finished,
+        }
+    }
+
+    #[test]
+    fn work_is_compared_with_receipts_request_by_request() {
+        let asked = [
+            asked(1, Kind::Stream),
+            asked(2, Kind::Stream),
+            asked(3, Kind::HangUp),
+            asked(4, Kind::Stream),
+        ];
+        // The first was tried twice; what the second was overpaid must not hide its loss.
+        let worked = [worked(1, 90), worked(1, 200), worked(2, 10), worked(3, 30)];
+        let sold = [(1, 200), (2, 20), (3, 25)];
+        let sold = sold.map(|(n, tokens)| (B256::with_last_byte(n), tokens));
+        let work = Work::compare(&asked, &worked, &HashMap::from(sold));
+        let plain = |(asked, tokens): &(Asked, u64)| (asked.number, *tokens);
+        assert_eq!(work.unpaid.iter().map(plain).collect::<Vec<_>>(), [(1, 90)]);
+        assert_eq!(
+            work.invented.iter().map(plain).collect::<Vec<_>>(),
+            [(2, 10)]
+        );
+    }
 }

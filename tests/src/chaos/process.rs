@@ -1,24 +1,31 @@
 //! The seller's and the buyer's programs as child processes that can be killed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use alloy::primitives::Address;
-use farthing_protocol::chain::local::LocalChain;
 use farthing_protocol::keystore::Passphrase;
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::chaos::hands::Hands;
 use crate::chaos::{ChaosError, INPUT_PRICE, OUTPUT_PRICE, PAYOUT};
 use crate::street::MODEL;
 use crate::upstream::MockUpstream;
 
 /// How long a program may take to be ready or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Unclaimed atoms that are worth a claim here: a dozen answers.
+const CLAIM_AT: u64 = 800;
+/// Atoms of a deposit: it lasts for two dozen answers.
+const DEPOSIT: u64 = 2_500;
+/// Blocks after which a transaction counts as final; reorganisations are less deep.
+pub const CONFIRMATIONS: u64 = 3;
 /// What unlocks the keys of a test.
 const PASSPHRASE: &str = "chaos is only a test";
 
@@ -59,7 +66,12 @@ struct Program {
     dir: PathBuf,
     args: Vec<String>,
     child: Option<Child>,
+    /// By how much its clock is wrong is said here, line by line.
+    clock: Option<ChildStdin>,
 }
+
+/// Starts a program that a full disk does not end: its writes fail instead.
+const NO_SIGXFSZ: &str = "trap '' XFSZ; exec \"$@\"";
 
 impl Program {
     fn new(path: &Path, dir: &Path) -> Result<Self, ChaosError> {
@@ -84,6 +96,7 @@ impl Program {
             dir: dir.to_owned(),
             args,
             child: None,
+            clock: None,
         })
     }
 
@@ -97,8 +110,10 @@ impl Program {
     }
 
     fn command(&self, what: &str) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new("sh");
         command
+            .args(["-c", NO_SIGXFSZ, "sh"])
+            .arg(&self.path)
             .arg(what)
             .args(&self.args)
             .stdin(Stdio::null())
@@ -119,21 +134,49 @@ impl Program {
         )))
     }
 
-    fn start(&mut self, what: &str) -> Result<(), ChaosError> {
-        let log: File = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log())?;
-        let child = self
+    /// Starts it and waits until it says this in its log.
+    async fn start(&mut self, what: &str, sign: &'static str) -> Result<(), ChaosError> {
+        let mut child = self
             .command(what)
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(Stdio::piped())
             .spawn()?;
+        self.clock = child.stdin.take();
+        let (said, heard) = oneshot::channel();
+        if let Some(words) = child.stderr.take() {
+            tokio::spawn(keep(words, self.log(), sign, said));
+        }
         self.child = Some(child);
+        let how = match timeout(PATIENCE, heard).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) => "it died",
+            Err(_) => "not in time",
+        };
+        let (path, log) = (self.path.display(), self.log());
+        Err(ChaosError::Process(format!(
+            "{path} does not say {sign:?}: {how}; log: {}\n{}",
+            log.display(),
+            tail(&log)
+        )))
+    }
+
+    /// Makes its clock wrong by so many milliseconds.
+    async fn jump(&mut self, millis: i64) -> Result<(), ChaosError> {
+        if let Some(clock) = &mut self.clock {
+            clock.write_all(format!("{millis}\n").as_bytes()).await?;
+        }
         Ok(())
     }
 
+    fn hands(&self) -> Result<Hands, ChaosError> {
+        let id = self.child.as_ref().and_then(Child::id);
+        let hands = id.and_then(Hands::on);
+        hands.ok_or_else(|| ChaosError::Process(format!("{} does not run", self.path.display())))
+    }
+
     async fn kill(&mut self) -> Result<(), ChaosError> {
+        self.clock = None;
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
         }
@@ -151,7 +194,9 @@ impl Program {
                 .status()
                 .await?;
         }
-        match timeout(PATIENCE, child.wait()).await {
+        let ended = timeout(PATIENCE, child.wait()).await;
+        self.clock = None;
+        match ended {
             Ok(status) if status.as_ref().is_ok_and(std::process::ExitStatus::success) => Ok(()),
             other => Err(ChaosError::Process(format!(
                 "{} did not stop in order ({other:?}); log: {}",
@@ -159,12 +204,6 @@ impl Program {
                 self.log().display()
             ))),
         }
-    }
-
-    fn died(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
     }
 }
 
@@ -187,7 +226,7 @@ impl NodeProcess {
     pub async fn set_up(
         programs: &Programs,
         dir: &Path,
-        anvil: &LocalChain,
+        rpc: &str,
         upstream: &MockUpstream,
     ) -> Result<Self, ChaosError> {
         let mut program = Program::new(&programs.seller, dir)?;
@@ -205,8 +244,16 @@ impl NodeProcess {
         );
         let text = std::fs::read_to_string(&config)?;
         std::fs::write(&config, text + &model)?;
-        program.set("chain.rpc", format_args!("[\"{}\"]", anvil.url()));
+        program.set("chain.rpc", format_args!("[\"{rpc}\"]"));
         program.set("chain.payout", PAYOUT);
+        program.set("chain.min_deposit", "1000");
+        // Much happens on the chain, and waits for no more than it must.
+        program.set("settlement.claim_at", CLAIM_AT);
+        program.set("settlement.poll_interval", "300ms");
+        program.set("settlement.confirmations", CONFIRMATIONS);
+        program.set("upstream.first_token_timeout", "3s");
+        program.set("upstream.idle_timeout", "2s");
+        program.set("upstream.health_interval", "1s");
         program.set("upstream.base_url", upstream.base_url());
         program.set(
             "network.listen",
@@ -242,12 +289,7 @@ impl NodeProcess {
     /// # Errors
     /// [`ChaosError::Process`].
     pub async fn start(&mut self) -> Result<(), ChaosError> {
-        self.program.start("run")?;
-        let port = self.port;
-        until("the node listens", &mut self.program, async || {
-            TcpStream::connect(("127.0.0.1", port)).await.is_ok()
-        })
-        .await
+        self.program.start("run", "listening").await
     }
 
     /// `kill -9`.
@@ -256,6 +298,30 @@ impl NodeProcess {
     /// The system's.
     pub async fn kill(&mut self) -> Result<(), ChaosError> {
         self.program.kill().await
+    }
+
+    /// What can be done to it from outside.
+    ///
+    /// # Errors
+    /// [`ChaosError::Process`] when it does not run.
+    pub fn hands(&self) -> Result<Hands, ChaosError> {
+        self.program.hands()
+    }
+
+    /// Cuts every connection to its buyers.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cut(&self) -> Result<usize, ChaosError> {
+        Ok(self.hands()?.cut(self.port)?)
+    }
+
+    /// Makes its clock wrong by so many milliseconds.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn jump(&mut self, millis: i64) -> Result<(), ChaosError> {
+        self.program.jump(millis).await
     }
 
     /// Stops it in order: it claims.
@@ -284,7 +350,7 @@ impl Gateway {
     pub async fn set_up(
         programs: &Programs,
         dir: &Path,
-        anvil: &LocalChain,
+        rpc: &str,
         node: &NodeProcess,
     ) -> Result<Self, ChaosError> {
         let mut program = Program::new(&programs.buyer, dir)?;
@@ -294,7 +360,10 @@ impl Gateway {
         let passphrase = passphrase.map_err(|e| ChaosError::Process(e.to_string()))?;
         let keys = farthing_client::client::Keys::open(&dir.join("data"), &passphrase);
         let keys = keys.map_err(|e| ChaosError::Process(e.to_string()))?;
-        program.set("chain.rpc", anvil.url());
+        program.set("chain.rpc", rpc);
+        program.set("spend.deposit", DEPOSIT);
+        program.set("router.first_token", "10s");
+        program.set("router.idle", "8s");
         program.set("network.listen", "/ip4/127.0.0.1/tcp/0");
         program.set("network.mdns", false);
         program.set("network.bootstrap", node.address());
@@ -327,18 +396,12 @@ impl Gateway {
         self.program.log()
     }
 
-    /// Starts it and waits until it can buy.
+    /// Starts it and waits until it listens.
     ///
     /// # Errors
     /// [`ChaosError::Process`].
     pub async fn start(&mut self) -> Result<(), ChaosError> {
-        self.program.start("gateway")?;
-        let url = format!("{}/health", self.url());
-        until("the gateway is ready", &mut self.program, async || {
-            let asked = crate::chaos::traffic::client().get(&url).send().await;
-            asked.is_ok_and(|response| response.status().is_success())
-        })
-        .await
+        self.program.start("gateway", "gateway listens").await
     }
 
     /// `kill -9`.
@@ -347,6 +410,22 @@ impl Gateway {
     /// The system's.
     pub async fn kill(&mut self) -> Result<(), ChaosError> {
         self.program.kill().await
+    }
+
+    /// What can be done to it from outside.
+    ///
+    /// # Errors
+    /// [`ChaosError::Process`] when it does not run.
+    pub fn hands(&self) -> Result<Hands, ChaosError> {
+        self.program.hands()
+    }
+
+    /// Makes its clock wrong by so many milliseconds.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn jump(&mut self, millis: i64) -> Result<(), ChaosError> {
+        self.program.jump(millis).await
     }
 
     /// Stops it in order.
@@ -358,36 +437,28 @@ impl Gateway {
     }
 }
 
-/// Asks until it is so, unless the program dies.
-async fn until(
-    what: &str,
-    program: &mut Program,
-    ready: impl AsyncFn() -> bool,
-) -> Result<(), ChaosError> {
-    let log = program.log();
-    let failed = |how: &str| {
-        ChaosError::Process(format!(
-            "{what}: {how}; log: {}\n{}",
-            log.display(),
-            tail(&log)
-        ))
-    };
-    let waiting = async {
-        loop {
-            if ready().await {
-                return Ok(());
-            }
-            if program.died() {
-                return Err("it died");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Writes a program's words into its log until it ends, and tells when it has said the sign.
+async fn keep(
+    words: ChildStderr,
+    log: PathBuf,
+    sign: &'static str,
+    said: oneshot::Sender<()>,
+) -> std::io::Result<()> {
+    let mut options = tokio::fs::OpenOptions::new();
+    let mut log = options.create(true).append(true).open(log).await?;
+    let mut lines = BufReader::new(words).lines();
+    let mut said = Some(said);
+    while let Some(line) = lines.next_line().await? {
+        log.write_all(format!("{line}\n").as_bytes()).await?;
+        if line.contains(sign)
+            && let Some(said) = said.take()
+        {
+            log.flush().await?;
+            // Whoever waited may have lost patience.
+            said.send(()).ok();
         }
-    };
-    match timeout(PATIENCE, waiting).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(how)) => Err(failed(how)),
-        Err(_) => Err(failed("not in time")),
     }
+    log.flush().await
 }
 
 /// The last lines of a log.

@@ -1,9 +1,11 @@
 //! Applications that buy through the gateway all the time and do not mind failures.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use alloy::primitives::{B256, keccak256};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -14,15 +16,8 @@ use crate::street::MODEL;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait after a failure.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// What came of all requests.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    /// Whole answers.
-    pub whole: u64,
-    /// Broken or refused ones.
-    pub failed: u64,
-}
+/// Pieces after which somebody hangs up.
+const ENOUGH: usize = 20;
 
 /// How a request wants its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,19 +30,152 @@ pub enum Kind {
     HangUp,
 }
 
+/// One request of an application, and the fault during which it ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Its number, which is in its body.
+    pub number: u64,
+    /// The hash of its body: by this receipts name it.
+    pub hash: B256,
+    /// How it wanted its answer.
+    pub kind: Kind,
+    /// The newest fault when it ended.
+    pub fault: usize,
+}
+
+/// What the applications have seen so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// Pieces of answers.
+    pub pieces: u64,
+    /// Whole answers.
+    pub whole: u64,
+    /// Broken or refused ones.
+    pub failed: u64,
+    /// The newest era in which an answer began that became whole.
+    pub healed: u64,
+}
+
+/// What applications and the storm know of each other.
+#[derive(Debug)]
+pub struct Pulse {
+    /// The fault that strikes or was the last to strike.
+    fault: AtomicUsize,
+    /// Counts up whenever something changes for those who ask from now on.
+    era: AtomicU64,
+    numbers: AtomicU64,
+    asked: Mutex<Vec<Asked>>,
+    seen: watch::Sender<Seen>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self {
+            fault: AtomicUsize::new(0),
+            era: AtomicU64::new(1),
+            numbers: AtomicU64::new(0),
+            asked: Mutex::default(),
+            seen: watch::Sender::default(),
+        }
+    }
+}
+
+impl Pulse {
+    /// From now on what ends is on the account of this fault.
+    pub fn strikes(&self, fault: usize) {
+        self.fault.store(fault, Ordering::SeqCst);
+    }
+
+    /// A new era begins; returns its number.
+    pub fn new_era(&self) -> u64 {
+        self.era.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Waits until it is so; false when it is not in this time.
+    pub async fn until(&self, patience: Duration, holds: impl FnMut(&Seen) -> bool) -> bool {
+        let mut seen = self.seen.subscribe();
+        let waited = tokio::time::timeout(patience, seen.wait_for(holds));
+        waited.await.is_ok_and(|held| held.is_ok())
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        *self.seen.borrow()
+    }
+
+    /// Every request that has ended.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.book().clone()
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Vec<Asked>> {
+        // A list is whole at every step.
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One request from beginning to end; true when its answer was whole (or left on purpose).
+    pub async fn once(&self, url: &str, kind: Kind) -> bool {
+        let era = self.era.load(Ordering::SeqCst);
+        let number = self.numbers.fetch_add(1, Ordering::SeqCst);
+        let body = body(kind, number);
+        let hash = keccak256(&body);
+        let whole = self.read(url, kind, body).await;
+        let fault = self.fault.load(Ordering::SeqCst);
+        self.book().push(Asked {
+            number,
+            hash,
+            kind,
+            fault,
+        });
+        self.seen.send_modify(|seen| {
+            if whole {
+                seen.whole += 1;
+                seen.healed = seen.healed.max(era);
+            } else {
+                seen.failed += 1;
+            }
+        });
+        whole
+    }
+
+    async fn read(&self, url: &str, kind: Kind, body: String) -> bool {
+        let request = client()
+            .post(format!("{url}/v1/chat/completions"))
+            .body(body)
+            .header("content-type", "application/json");
+        let Ok(mut response) = request.send().await else {
+            return false;
+        };
+        if !response.status().is_success() {
+            return false;
+        }
+        let (mut last, mut pieces) = (Vec::new(), 0);
+        loop {
+            match response.chunk().await {
+                Ok(Some(bytes)) => last.extend_from_slice(&bytes),
+                Ok(None) => break,
+                Err(_) => return false,
+            }
+            pieces += 1;
+            self.seen.send_modify(|seen| seen.pieces += 1);
+            if kind == Kind::HangUp && pieces > ENOUGH {
+                return true;
+            }
+        }
+        kind == Kind::Plain || last.ends_with(b"data: [DONE]\n\n")
+    }
+}
+
 /// Running applications.
 #[derive(Debug)]
 pub struct Traffic {
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    whole: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
 }
 
 /// A client that gives up in time.
-///
-/// # Panics
-/// Never: its settings are fixed and good.
 #[must_use]
 pub fn client() -> reqwest::Client {
     let builder = reqwest::Client::builder()
@@ -60,87 +188,63 @@ pub fn client() -> reqwest::Client {
 impl Traffic {
     /// Starts so many applications.
     #[must_use]
-    pub fn start(url: String, workers: usize, seed: u64) -> Self {
+    pub fn start(pulse: &Arc<Pulse>, url: &str, workers: usize, dice: &mut Dice) -> Self {
         let stop = CancellationToken::new();
-        let (whole, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
-        for worker in 0..workers as u64 {
-            let (url, stop) = (url.clone(), stop.clone());
-            let (whole, failed) = (Arc::clone(&whole), Arc::clone(&failed));
+        for _ in 0..workers {
+            let (url, stop, pulse) = (url.to_owned(), stop.clone(), Arc::clone(pulse));
+            let mut dice = Dice::new(dice.between(0, u64::MAX - 1));
             tasks.spawn(async move {
-                let mut dice = Dice::new(seed.wrapping_add(worker * 7919 + 1));
                 while !stop.is_cancelled() {
                     let kind = match dice.between(0, 9) {
                         0..=3 => Kind::Plain,
                         4..=8 => Kind::Stream,
                         _ => Kind::HangUp,
                     };
-                    if once(&url, kind, &stop).await {
-                        whole.fetch_add(1, Ordering::Relaxed);
-                    } else {
-                        failed.fetch_add(1, Ordering::Relaxed);
+                    if !pulse.once(&url, kind).await {
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
             });
         }
-        Self {
-            stop,
-            tasks,
-            whole,
-            failed,
-        }
+        Self { stop, tasks }
     }
 
     /// Ends them when their last requests have ended.
-    pub async fn stop(mut self) -> Counts {
+    pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        Counts {
-            whole: self.whole.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-        }
     }
 }
 
-/// The body of every request of a kind: receipts name it by its hash.
-#[must_use]
-pub fn body(kind: Kind) -> String {
+/// What a request's number is written after, in its body.
+const NUMBER: &str = "\"user\":\"application ";
+
+/// The body of a request: no two are the same, so that receipts and work can be told apart.
+fn body(kind: Kind, number: u64) -> String {
     let stream = kind != Kind::Plain;
     let tokens = if stream { 200 } else { 20 };
     format!(
-        r#"{{"model":"{MODEL}","stream":{stream},"max_tokens":{tokens},"messages":[{{"role":"user","content":"Count the farthings."}}]}}"#
+        r#"{{"model":"{MODEL}",{NUMBER}{number}","stream":{stream},"max_tokens":{tokens},"messages":[{{"role":"user","content":"Count the farthings."}}]}}"#
     )
 }
 
-/// One request; true when its answer was whole (or left on purpose).
-pub async fn once(url: &str, kind: Kind, _stop: &CancellationToken) -> bool {
-    let stream = kind != Kind::Plain;
-    let request = client()
-        .post(format!("{url}/v1/chat/completions"))
-        .body(body(kind));
-    let Ok(mut response) = request
-        .header("content-type", "application/json")
-        .send()
-        .await
-    else {
-        return false;
-    };
-    if !response.status().is_success() {
-        return false;
+/// The number of the request whose body this is, whoever has changed the rest of it.
+#[must_use]
+pub fn number(body: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once(NUMBER)?;
+    rest.split_once('"')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_found_again_in_its_body() {
+        assert_eq!(number(body(Kind::Stream, 17).as_bytes()), Some(17));
+        assert_eq!(number(b"{}"), None);
+        assert_ne!(body(Kind::Plain, 1), body(Kind::Plain, 2));
     }
-    let mut last = Vec::new();
-    let mut chunks = 0;
-    loop {
-        match response.chunk().await {
-            Ok(Some(bytes)) => last.extend_from_slice(&bytes),
-            Ok(None) => break,
-            Err(_) => return false,
-        }
-        chunks += 1;
-        if kind == Kind::HangUp && chunks > 20 {
-            return true;
-        }
-    }
-    !stream || last.ends_with(b"data: [DONE]\n\n")
 }
