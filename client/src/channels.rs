@@ -5,15 +5,18 @@
 //! ourselves. One opening or top-up per seller at a time.
 
 mod deposit;
+mod elsewhere;
 mod reconcile;
+mod withdrawal;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{Address, B256, U256};
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{Chain, ChainError, Write};
+use farthing_protocol::chain::{Chain, ChainError};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::frame::{Answer, Call, CallRefusal};
 use farthing_protocol::identity::NodeId;
@@ -59,6 +62,27 @@ pub enum ChannelError {
         /// What the policy allows.
         allowed: Amount,
     },
+    /// The payer's key is elsewhere, and no deposit that it has signed waits here.
+    #[error(
+        "{needed} atoms must be deposited and the payer {payer} signs elsewhere: `farthing wallet deposit --prepare --seller {seller}` prints what it must sign"
+    )]
+    Elsewhere {
+        /// The payer.
+        payer: Address,
+        /// Whom to pay.
+        seller: NodeId,
+        /// What is needed.
+        needed: Amount,
+    },
+    /// Too many deposits wait to be signed elsewhere.
+    #[error("{0} deposits wait to be signed already: import one, or let one expire")]
+    TooManyDrafts(usize),
+    /// No such deposit waits to be signed.
+    #[error("no such deposit waits to be signed; it may have expired: prepare it anew")]
+    NoDraft,
+    /// The payer does not take the signature.
+    #[error("the payer {0} does not take this signature for this deposit")]
+    NotSigned(Address),
     /// The seller was not reached or did not answer; what it did is not known.
     #[error("the seller did not answer: {0}")]
     Silent(#[from] AskError),
@@ -83,6 +107,10 @@ pub struct Funding {
     pub deposit: Amount,
     /// The most one channel may hold unspent.
     pub max_deposit: Amount,
+    /// A channel with less than this left is added to before it is empty.
+    pub top_up_below: Amount,
+    /// Which of the machines with the same keys this is: each has channels of its own.
+    pub instance: u32,
 }
 
 /// One seller's turn: openings and top-ups with it wait for each other.
@@ -164,12 +192,16 @@ impl Channels {
     ) -> Result<ChannelId, ChannelError> {
         let turn = self.turn(offer.offer().seller);
         let _turn = turn.lock().await;
-        let id = match self.current(offer) {
+        let mut id = match self.current(offer) {
             Some((id, _)) => id,
             None => self.open(offer, needed).await?,
         };
         if self.ledger.in_doubt(id) {
             self.reconcile(offer, id).await?;
+            // The channel may have been left: the seller has lost its books.
+            if self.current(offer).is_none_or(|(current, _)| current != id) {
+                id = self.open(offer, needed).await?;
+            }
         }
         let account = self.ledger.account(id).ok_or(LedgerError::NoChannel)?;
         if room(&account) < needed {
@@ -188,6 +220,7 @@ impl Channels {
     fn current(&self, offer: &VerifiedOffer) -> Option<(ChannelId, Account)> {
         let fits = |account: &Account| {
             account.standing == Standing::Good
+                && self.is_lane(account.config.salt)
                 && account.config == self.terms(offer, account.config.salt)
         };
         let mut found: Vec<_> = self
@@ -196,7 +229,8 @@ impl Channels {
             .into_iter()
             .filter(|(_, a)| fits(a))
             .collect();
-        found.sort_unstable_by_key(|(_, account)| account.opened);
+        // The fullest: a drained one is filled again only when there is no other.
+        found.sort_unstable_by_key(|(id, account)| (Reverse(room(account)), account.opened, *id));
         found.into_iter().next()
     }
 
@@ -213,18 +247,35 @@ impl Channels {
         }
     }
 
-    /// Opens a channel, or finds the one that is open on chain although our books forgot it.
-    async fn open(&self, offer: &VerifiedOffer, needed: Amount) -> Result<ChannelId, ChannelError> {
-        // Lanes that are frozen or closing keep their numbers.
-        let mut lane = 0_u64;
-        let (id, config) = loop {
-            let config = self.terms(offer, B256::from(U256::from(lane)));
+    /// The first channel with this seller that our books do not know. Those that are frozen or
+    /// closing keep their numbers.
+    fn next_lane(&self, offer: &VerifiedOffer) -> (ChannelId, ChannelConfig) {
+        let mut lane = 0_u32;
+        loop {
+            let config = self.terms(offer, self.salt(lane));
             let id = config.id(self.chain.network());
             if self.ledger.account(id).is_none() {
-                break (id, config);
+                return (id, config);
             }
             lane = lane.saturating_add(1);
-        };
+        }
+    }
+
+    /// Two machines with the same keys must not sign on one channel: neither knows what the other
+    /// has promised there.
+    fn salt(&self, lane: u32) -> B256 {
+        let place = u64::from(self.funding.instance) << 32 | u64::from(lane);
+        B256::from(U256::from(place))
+    }
+
+    fn is_lane(&self, salt: B256) -> bool {
+        let place = U256::from_be_bytes(salt.0);
+        place >> 32 == U256::from(self.funding.instance)
+    }
+
+    /// Opens a channel, or finds the one that is open on chain although our books forgot it.
+    async fn open(&self, offer: &VerifiedOffer, needed: Amount) -> Result<ChannelId, ChannelError> {
+        let (id, config) = self.next_lane(offer);
         let seen = self.chain.channel(id).await?;
         if seen.balance > seen.claimed {
             // A deposit that was mined although we did not hear of it: the seller may not know
@@ -313,7 +364,11 @@ impl Channels {
         seen.and(refunded)
     }
 
-    async fn refunded(&self, offer: &VerifiedOffer, id: ChannelId) -> Result<Amount, ChannelError> {
+    pub(in crate::channels) async fn refunded(
+        &self,
+        offer: &VerifiedOffer,
+        id: ChannelId,
+    ) -> Result<Amount, ChannelError> {
         let call = Call::Refund {
             channel: id,
             proof: self.wallet.proof(id),
@@ -323,67 +378,6 @@ impl Channels {
             Answer::Refused(refusal) => Err(ChannelError::Refused(refusal)),
             _ => Err(ChannelError::Liar("another answer than to a refund")),
         }
-    }
-
-    /// Starts a withdrawal on chain: needs no seller, but gas and the channel's delay.
-    ///
-    /// # Errors
-    /// The chain's or the books'.
-    pub async fn withdraw(
-        &self,
-        id: ChannelId,
-        amount: Option<Amount>,
-    ) -> Result<B256, ChannelError> {
-        let account = self.ledger.account(id).ok_or(LedgerError::NoChannel)?;
-        let most = account
-            .channel
-            .balance()
-            .saturating_sub(account.channel.claimed());
-        let amount = amount.unwrap_or(most);
-        // A frozen channel stays frozen: its seller is not to be trusted again.
-        if account.standing == Standing::Good {
-            self.stand(id, Standing::Closing).await?;
-        }
-        self.write(
-            id,
-            &Write::InitiateWithdraw {
-                config: account.config,
-                amount,
-            },
-        )
-        .await
-    }
-
-    /// Completes a withdrawal whose delay is over.
-    ///
-    /// # Errors
-    /// The chain's or the books'.
-    pub async fn finalize(&self, id: ChannelId) -> Result<B256, ChannelError> {
-        let account = self.ledger.account(id).ok_or(LedgerError::NoChannel)?;
-        let hash = self
-            .write(
-                id,
-                &Write::FinalizeWithdraw {
-                    config: account.config,
-                },
-            )
-            .await?;
-        let after = self.ledger.account(id).ok_or(LedgerError::NoChannel)?;
-        if after.channel.armed().is_zero() && account.standing == Standing::Closing {
-            self.stand(id, Standing::Good).await?;
-        }
-        Ok(hash)
-    }
-
-    async fn write(&self, id: ChannelId, write: &Write) -> Result<B256, ChannelError> {
-        let prepared = self
-            .chain
-            .prepare(write, self.wallet.gas_key(), None)
-            .await?;
-        let hash = self.chain.broadcast(&prepared.raw).await?;
-        self.chain.wait(hash, 1, DEPOSIT_WAIT).await?;
-        self.refresh(id).await?;
-        Ok(hash)
     }
 
     /// Sets whether new promises are made on a channel.
@@ -408,6 +402,12 @@ impl Channels {
         let offer = offer.offer();
         Ok(ask(&self.net, offer.seller, &offer.addresses, call, wait).await?)
     }
+}
+
+/// What is deposited and not charged, whatever runs: what `max_deposit` limits.
+fn unspent(account: &Account) -> Amount {
+    let channel = &account.channel;
+    channel.available().saturating_sub(channel.charged())
 }
 
 /// What may still be promised beyond what is.

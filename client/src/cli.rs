@@ -19,6 +19,7 @@ pub mod chat;
 pub mod local;
 pub mod remote;
 pub mod render;
+pub mod wallet;
 
 /// The configuration's name within the data directory.
 pub const CONFIG_FILE: &str = "client.toml";
@@ -85,7 +86,10 @@ enum Command {
         prompt: Vec<String>,
     },
     /// Shows addresses, balances, and what was spent against the limits
-    Wallet,
+    Wallet {
+        #[command(subcommand)]
+        command: Option<wallet::WalletCommand>,
+    },
     /// Lists payment channels, or does something with one
     #[command(subcommand)]
     Channels(ChannelsCommand),
@@ -259,7 +263,10 @@ async fn ask(config: &Config, command: Command, json: bool) -> Result<String, Fa
             offers.retain(|offer| model.as_ref().is_none_or(|model| *model == offer.model));
             view.offers(&offers)
         }
-        Command::Wallet => view.wallet(&remote.wallet().await?),
+        Command::Wallet { command: None } => view.wallet(&remote.wallet().await?),
+        Command::Wallet {
+            command: Some(command),
+        } => command.run(&remote, &view).await?,
         Command::Channels(ChannelsCommand::List) => view.channels(&remote.channels().await?),
         Command::Channels(ChannelsCommand::Act(command)) => {
             let (channel, action) = command.action();

@@ -10,7 +10,7 @@
 //! # async fn buy() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config::default();
 //! let passphrase = Passphrase::from_file("passphrase.txt".as_ref())?;
-//! let keys = Keys::open(&config.data_dir, &passphrase)?;
+//! let keys = Keys::open(&config.data_dir, &passphrase, config.wallet.payer)?;
 //! let outside = Outside::real(&config)?;
 //! let client = Client::start(config, keys, outside).await?;
 //! let body = r#"{"model":"author/name","messages":[{"role":"user","content":"Hello"}]}"#;
@@ -28,29 +28,33 @@
 
 mod answer;
 mod delivery;
+mod counsel;
 mod desk;
 mod discovery;
 mod infer;
+mod upkeep;
 mod parts;
 #[cfg(test)]
 pub(crate) mod scripted;
 
 use std::sync::Arc;
 
+use alloy::primitives::B256;
 use farthing_protocol::chain::Chain;
 use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelId, PayerSignature};
 
-pub use crate::client::answer::{Answer, Attempt, Bill, Event, InferError, Request};
+pub use crate::client::answer::{Answer, Attempt, Bill, Errand, Event, InferError, Request};
 use crate::client::parts::Parts;
 pub use crate::client::parts::{Keys, OpenError, Outside, network};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::report::{
-    ActionError, ActionReport, ChannelAction, ChannelReport, HealthReport, InitReport,
-    ModelListing, OfferReport, ReceiptQuery, ReceiptReport, Standing, WalletReport,
+    ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
+    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, ReceiptQuery, ReceiptReport,
+    Standing, WalletReport, Word,
 };
 
 /// The buyer. Cheap to clone; clones share it.
@@ -82,8 +86,9 @@ impl Client {
     /// # Errors
     /// [`OpenError::Key`].
     pub fn init(config: &Config, passphrase: &Passphrase) -> Result<InitReport, OpenError> {
-        Keys::create(&config.data_dir, passphrase)?;
-        let keys = Keys::open(&config.data_dir, passphrase)?;
+        let elsewhere = config.wallet.payer;
+        Keys::create(&config.data_dir, passphrase, elsewhere)?;
+        let keys = Keys::open(&config.data_dir, passphrase, elsewhere)?;
         Ok(InitReport {
             node: keys.node.id(),
             payer: keys.wallet.payer.address(),
@@ -97,7 +102,7 @@ impl Client {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(config: Config, passphrase: &Passphrase) -> Result<Self, OpenError> {
-        let keys = Keys::open(&config.data_dir, passphrase)?;
+        let keys = Keys::open(&config.data_dir, passphrase, config.wallet.payer)?;
         let outside = Outside::real(&config)?;
         Self::start(config, keys, outside).await
     }
@@ -170,6 +175,40 @@ impl Client {
         action: ChannelAction,
     ) -> Result<ActionReport, ActionError> {
         inside!(self, it => it.act(channel, action).await, it.channel(channel, action).await)
+    }
+
+    /// Prepares a deposit that a payer elsewhere is to sign.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn prepare_deposit(&self, wish: DepositWish) -> Result<DraftReport, ActionError> {
+        inside!(self, it => it.prepare_deposit(wish).await, it.unknown("deposit"))
+    }
+
+    /// Takes a payer's signature of a prepared deposit, and deposits it.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn import_deposit(
+        &self,
+        id: B256,
+        signature: PayerSignature,
+    ) -> Result<ActionReport, ActionError> {
+        inside!(self, it => it.import_deposit(id, signature).await, { let _ = signature; it.unknown("deposit") })
+    }
+
+    /// The purchases that want a person's word.
+    #[must_use]
+    pub fn approvals(&self) -> Vec<ApprovalReport> {
+        inside!(self, it => it.approvals(), { let _ = it; Vec::new() })
+    }
+
+    /// A person's word on a purchase, named by its id or the beginning of it.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn approve(&self, id: &str, word: Word) -> Result<ApprovalReport, ActionError> {
+        inside!(self, it => it.approve(id, word).await, it.unknown("purchase to approve"))
     }
 
     /// The receipts held, newest first.

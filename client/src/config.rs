@@ -36,6 +36,8 @@ pub struct Config {
     pub network: Peers,
     /// The HTTP endpoint for applications.
     pub gateway: Gateway,
+    /// Who pays.
+    pub wallet: Wallet,
     /// What may be spent.
     pub spend: Spend,
     /// How a seller is chosen.
@@ -53,6 +55,7 @@ impl Default for Config {
             chain: Chain::default(),
             network: Peers::default(),
             gateway: Gateway::default(),
+            wallet: Wallet::default(),
             spend: Spend::default(),
             router: Router::default(),
             aliases: BTreeMap::new(),
@@ -172,6 +175,17 @@ impl Default for Gateway {
     }
 }
 
+/// Who pays, and which of several machines this is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wallet {
+    /// The payer, if its key is not on this machine: a hardware wallet, a Safe, a DAO. Deposits
+    /// are then signed there.
+    pub payer: Option<Address>,
+    /// Tells machines with the same keys apart: each uses channels of its own.
+    pub instance: u32,
+}
+
 /// What may be spent. Amounts are in atoms of the token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -180,6 +194,10 @@ pub struct Spend {
     pub per_purchase: Amount,
     /// The most that is promised to one seller per day (UTC).
     pub per_seller: Amount,
+    /// The most that one model may cost per day (UTC).
+    pub per_model: Amount,
+    /// Instead of it, for some models: model id → atoms.
+    pub models: BTreeMap<String, Amount>,
     /// The most all sellers together may be paid per day (UTC).
     pub per_day: Amount,
     /// The most ever spent from this data directory.
@@ -188,6 +206,10 @@ pub struct Spend {
     pub deposit: Amount,
     /// The most ever deposited and unspent on one channel.
     pub max_deposit: Amount,
+    /// A channel with less left than this is added to before it is empty.
+    pub top_up_below: Amount,
+    /// A purchase that may cost more than this wants a person's yes; unset: none does.
+    pub approve_above: Option<Amount>,
 }
 
 impl Default for Spend {
@@ -195,10 +217,14 @@ impl Default for Spend {
         Self {
             per_purchase: Amount::atoms(100_000),
             per_seller: Amount::atoms(2_000_000),
+            per_model: Amount::atoms(5_000_000),
+            models: BTreeMap::new(),
             per_day: Amount::atoms(5_000_000),
             total: Amount::atoms(50_000_000),
             deposit: Amount::atoms(1_000_000),
             max_deposit: Amount::atoms(5_000_000),
+            top_up_below: Amount::atoms(250_000),
+            approve_above: None,
         }
     }
 }
@@ -325,6 +351,15 @@ impl Config {
         }
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");
+        }
+        if self.spend.top_up_below > self.spend.max_deposit {
+            return invalid("spend.top_up_below", "must not exceed `spend.max_deposit`");
+        }
+        if self.wallet.payer.is_some_and(|payer| payer.is_zero()) {
+            return invalid(
+                "wallet.payer",
+                "must not be zero: leave it out for a key here",
+            );
         }
         let waits = [
             ("gateway.deadline", self.gateway.deadline),

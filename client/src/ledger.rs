@@ -9,12 +9,16 @@
 
 pub mod records;
 mod receipts;
+mod approvals;
+mod models;
 mod books;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use alloy::primitives::B256;
 use farthing_protocol::amount::{Amount, Overflow};
-use farthing_protocol::channel::Rejected;
+use farthing_protocol::channel::{Lesson, Rejected};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::history::Entry;
 use farthing_protocol::identity::NodeId;
@@ -24,14 +28,16 @@ use farthing_protocol::receipt::{SignedReceipt, VerifiedReceipt};
 use farthing_protocol::store::{Batch, BatchError, CommitError, Order, ReadError, Store};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 
+pub use crate::ledger::approvals::{MAX_APPROVALS, Reply, Wish};
 pub use crate::ledger::books::Fate;
 use crate::ledger::books::{Booked, Books};
 pub use crate::ledger::receipts::Gap;
 use crate::ledger::receipts::keep;
 pub use crate::ledger::records::{
-    Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, Kept, NODES, PendingDeposit, RECEIPTS,
-    REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
+    APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DRAFTS, Kept, MODEL_DAYS, NODES,
+    PendingDeposit, RECEIPTS, REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
 };
+use crate::report::{Approval, Word};
 
 /// Why the books cannot be changed or read.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +65,18 @@ pub enum LedgerError {
         /// What would be added.
         more: Amount,
     },
+    /// A person must say yes first.
+    #[error(
+        "it may cost {max_cost} atoms, over [spend] approve_above, and {reply}; see `farthing wallet approvals`"
+    )]
+    Approval {
+        /// What to approve.
+        id: B256,
+        /// The most the purchase may cost.
+        max_cost: Amount,
+        /// How things stand.
+        reply: Reply,
+    },
     /// The store did not take it. Nothing more is bought until the client is restarted.
     #[error("the ledger cannot be written: {0}")]
     Commit(#[from] CommitError),
@@ -77,16 +95,30 @@ impl From<Overflow> for LedgerError {
 }
 
 /// How much may be promised: the spend policy, in atoms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// On one purchase.
     pub per_purchase: Amount,
     /// To one seller in one day (UTC).
     pub per_seller: Amount,
+    /// For one model in one day (UTC): set aside and charged.
+    pub per_model: Amount,
+    /// Instead of it, for some models, by the hash of their id.
+    pub models: BTreeMap<B256, Amount>,
     /// In one day (UTC).
     pub per_day: Amount,
     /// In all.
     pub total: Amount,
+    /// A purchase that may cost more than this wants a person's word.
+    pub approve_above: Option<Amount>,
+}
+
+impl Limits {
+    /// What one model may cost in a day.
+    #[must_use]
+    pub fn of_model(&self, model: B256) -> Amount {
+        self.models.get(&model).copied().unwrap_or(self.per_model)
+    }
 }
 
 /// What is promised against the limits.
@@ -105,6 +137,8 @@ pub struct Want {
     pub channel: ChannelId,
     /// The purchase.
     pub request: RequestId,
+    /// The hash of the model's id.
+    pub model: B256,
     /// What it may charge, on top of what it already holds.
     pub more: Amount,
     /// What to sign ahead if something must be signed, so that most purchases need no signature.
@@ -147,6 +181,14 @@ impl Ledger {
                 .into_iter()
                 .map(|((_, seller), promised)| (seller, promised));
             books.load_day(day, promised, sellers);
+        }
+        if let Some(((day, _), _)) = store.last(&MODEL_DAYS)? {
+            let models = store.scan_prefix(&MODEL_DAYS, &day, Order::Up, usize::MAX)?;
+            let models = models.into_iter().map(|((_, model), sum)| (model, sum));
+            books.models.load(day, models);
+        }
+        for (id, approval) in store.scan(&APPROVALS, .., Order::Up, usize::MAX)? {
+            books.approvals.load(id, approval);
         }
         Ok(Self {
             store,
@@ -257,38 +299,117 @@ impl Ledger {
         self.books().doubt(id, request);
     }
 
+    /// Takes the grant of a purchase that wants a person's word. It has left the disk when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`LedgerError::Approval`] when there is none; the purchase then waits for a word.
+    pub async fn take_approval(
+        &self,
+        id: B256,
+        wish: Wish<'_>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let permit = self.store.reserve().await?;
+        let (durable, reply) = {
+            let mut books = self.books();
+            let (reply, rows) = books.approvals.take(id, wish, now);
+            (permit.commit(approval_rows(rows)?), reply)
+        };
+        durable.await?;
+        let max_cost = wish.max_cost;
+        match reply {
+            Reply::Go => Ok(()),
+            reply => Err(LedgerError::Approval {
+                id,
+                max_cost,
+                reply,
+            }),
+        }
+    }
+
+    /// What became of a purchase that had a grant.
+    pub fn end_approval(&self, id: B256, used: bool) {
+        let mut books = self.books();
+        if used {
+            books.approvals.use_up(id);
+        } else {
+            books.approvals.give_back(id);
+        }
+    }
+
+    /// The purchases that want a word, or have one that is not used yet.
+    #[must_use]
+    pub fn approvals(&self, now: Timestamp) -> Vec<(B256, Approval)> {
+        self.books().approvals.list(now)
+    }
+
+    /// A person's word on a purchase; none when it is not (or no more) waited for.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn say(
+        &self,
+        id: B256,
+        word: Word,
+        now: Timestamp,
+    ) -> Result<Option<Approval>, LedgerError> {
+        let permit = self.store.reserve().await?;
+        let (durable, approval) = {
+            let mut books = self.books();
+            let Some((approval, rows)) = books.approvals.say(id, word, now) else {
+                return Ok(None);
+            };
+            (permit.commit(approval_rows(rows)?), approval)
+        };
+        durable.await?;
+        Ok(Some(approval))
+    }
+
     /// Books a receipt, once. It settles the purchase it names.
     ///
     /// # Errors
     /// [`LedgerError`]; [`Rejected::OverReserved`] when it charges more than was set aside.
-    pub async fn book(&self, receipt: VerifiedReceipt, kept: Note) -> Result<Fate, LedgerError> {
+    pub async fn book(
+        &self,
+        receipt: VerifiedReceipt,
+        kept: Note,
+        now: Timestamp,
+    ) -> Result<Fate, LedgerError> {
         let (id, seq) = (receipt.receipt().channel, receipt.receipt().seq);
         self.read_tree(id)?;
         let permit = self.store.reserve().await?;
         let (durable, fate, booked) = {
             let mut books = self.books();
+            let lesson = match kept.dispute {
+                None => Lesson::of(receipt.receipt().ending),
+                Some(_) => Lesson::Anew,
+            };
             let Booked {
                 account,
                 fate,
                 nodes,
-            } = books.book(receipt.receipt())?;
+            } = books.book(receipt.receipt(), lesson)?;
             if fate == Fate::Known {
                 return Ok(fate);
             }
+            let (model, charged) = (receipt.receipt().model_hash, receipt.receipt().charged);
+            let spent = books.models.charge(model, charged, now.day());
             let signed: SignedReceipt = receipt.signed().clone();
             let request = signed.receipt.request;
             let Note {
-                model,
+                model: name,
                 endpoint,
                 dispute,
             } = kept;
             let kept = Kept {
                 receipt: signed,
-                model,
+                model: name,
                 endpoint,
                 dispute,
             };
             let batch = Batch::new()
+                .put(&MODEL_DAYS, &(now.day(), model), &spent)?
                 .put(&CHANNELS, &id.0, &account)?
                 .put(&RECEIPTS, &(id.0, seq), &kept)?
                 .put(&REQUESTS, &request.0, &(id.0, seq))?;
@@ -351,6 +472,17 @@ impl Ledger {
         durable.await?;
         Ok(account)
     }
+}
+
+fn approval_rows(rows: approvals::Rows) -> Result<Batch, BatchError> {
+    let mut batch = Batch::new();
+    for (id, approval) in rows {
+        batch = match approval {
+            Some(approval) => batch.put(&APPROVALS, &id, &approval)?,
+            None => batch.delete(&APPROVALS, &id),
+        };
+    }
+    Ok(batch)
 }
 
 /// What is kept beside a receipt.

@@ -1,7 +1,7 @@
 //! What the buyer tells people about itself: plain data that the parts fill in, the gateway
 //! serves as JSON and the command line shows as tables.
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
@@ -140,6 +140,81 @@ pub struct WalletReport {
     pub per_purchase: Amount,
     /// The most that is promised to one seller per day.
     pub per_seller: Amount,
+    /// The most that one model may cost per day.
+    pub per_model: Amount,
+    /// A dearer purchase wants a person's yes.
+    pub approve_above: Option<Amount>,
+    /// How many purchases wait for one.
+    pub waiting: usize,
+    /// Whether the payer signs elsewhere.
+    pub elsewhere: bool,
+}
+
+/// Which deposit a payer elsewhere is to sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DepositWish {
+    /// Whom to pay.
+    pub seller: NodeId,
+    /// Atoms; the configured deposit if not said.
+    pub amount: Option<Amount>,
+    /// How many seconds there are to sign it and have it mined.
+    pub valid: u64,
+}
+
+/// A deposit that a payer elsewhere is to sign.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DraftReport {
+    /// The hash that is signed, and the name under which the signature is taken back.
+    pub id: B256,
+    /// The channel it is for.
+    pub channel: ChannelId,
+    /// Who must sign.
+    pub payer: Address,
+    /// Atoms.
+    pub amount: Amount,
+    /// Until when it must be mined.
+    pub until: Timestamp,
+    /// What `eth_signTypedData_v4` takes.
+    pub typed_data: serde_json::Value,
+}
+
+/// What was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Word {
+    /// Nothing yet.
+    Asked,
+    /// Yes, once.
+    Granted,
+    /// No.
+    Denied,
+}
+
+/// One purchase that wants a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The model.
+    pub model: String,
+    /// The seller it was first planned with; the word counts for any.
+    pub seller: NodeId,
+    /// The most it may cost.
+    pub max_cost: Amount,
+    /// When it was first asked for.
+    pub asked: Timestamp,
+    /// Until when it waits or counts.
+    pub until: Timestamp,
+    /// What was said.
+    pub word: Word,
+}
+
+/// A purchase that wants, or has, a person's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalReport {
+    /// Its name.
+    pub id: B256,
+    /// As it is kept.
+    #[serde(flatten)]
+    pub approval: Approval,
 }
 
 /// An amount spent, and the limit it counts against.

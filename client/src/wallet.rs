@@ -1,14 +1,15 @@
 //! The only door to the payment keys: check, record, then sign.
 //!
 //! Two keys: the **payer** owns the tokens and signs deposits; the **authorizer** is the hot key
-//! that signs vouchers. A voucher is signed only for a ceiling that [`Ledger::promise`] has
+//! that signs vouchers. The payer may be elsewhere, a hardware wallet or a contract: this machine
+//! then holds the authorizer only, and deposits are signed there ([`Wallet::deposit`]). A voucher is signed only for a ceiling that [`Ledger::promise`] has
 //! checked against the spend policy and the store has on disk. Signing the same ceiling again
 //! gives the same bytes and is harmless: vouchers are cumulative.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, keccak256};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{Domain, EvmKey, Signed};
@@ -19,13 +20,39 @@ use farthing_protocol::x402::{
     ChannelConfig, ChannelId, DEPOSIT_VALIDITY, Deposit, DepositTerms, Network,
 };
 
-use crate::ledger::{Ledger, LedgerError, Limits, Want};
+use crate::ledger::{Ledger, LedgerError, Limits, Want, Wish};
+
+/// Who owns the tokens and signs deposits.
+#[derive(Debug)]
+pub enum Payer {
+    /// A key on this machine.
+    Here(EvmKey),
+    /// An account whose key, or whose owners, are elsewhere.
+    Elsewhere(Address),
+}
+
+impl Payer {
+    /// The address whose tokens are spent.
+    #[must_use]
+    pub const fn address(&self) -> Address {
+        match self {
+            Self::Here(key) => key.address(),
+            Self::Elsewhere(address) => *address,
+        }
+    }
+}
+
+impl From<EvmKey> for Payer {
+    fn from(key: EvmKey) -> Self {
+        Self::Here(key)
+    }
+}
 
 /// The two payment keys. They may be the same key.
 #[derive(Debug)]
 pub struct Keys {
     /// Owns the tokens; signs deposits.
-    pub payer: EvmKey,
+    pub payer: Payer,
     /// Signs vouchers.
     pub authorizer: EvmKey,
 }
@@ -77,6 +104,12 @@ impl Wallet {
         self.0.keys.authorizer.address()
     }
 
+    /// Whether the payer's key is on this machine.
+    #[must_use]
+    pub fn signs_deposits(&self) -> bool {
+        matches!(self.0.keys.payer, Payer::Here(_))
+    }
+
     /// The spend policy.
     #[must_use]
     pub fn limits(&self) -> &Limits {
@@ -92,13 +125,15 @@ impl Wallet {
     /// Sets money aside for a new purchase and returns the voucher that covers it.
     ///
     /// # Errors
-    /// [`LedgerError`]; the limit `per_purchase` is checked against `max_cost` here.
+    /// [`LedgerError`]; the limit `per_purchase` and a person's word are checked here against
+    /// what the purchase may cost.
     pub async fn hold(
         &self,
         want: Want,
-        max_cost: Amount,
+        order: Order<'_>,
     ) -> Result<(Hold, SignedVoucher), LedgerError> {
         let allowed = self.0.limits.per_purchase;
+        let max_cost = order.wish.max_cost;
         if max_cost > allowed {
             let spent = Amount::ZERO;
             return Err(LedgerError::Limit {
@@ -109,13 +144,25 @@ impl Wallet {
             });
         }
         // First the guard: whoever asked may go while the promise is being written.
-        let hold = Hold {
+        let mut hold = Hold {
             wallet: self.clone(),
             channel: want.channel,
             request: want.request,
+            model: want.model,
             amount: want.more,
+            approval: None,
             end: End::Release,
         };
+        if self
+            .0
+            .limits
+            .approve_above
+            .is_some_and(|above| max_cost > above)
+        {
+            let (id, now) = (order.subject(), self.0.clock.now());
+            self.0.ledger.take_approval(id, order.wish, now).await?;
+            hold.approval = Some(id);
+        }
         let voucher = self.promise(want).await?;
         Ok((hold, voucher))
     }
@@ -249,16 +296,37 @@ impl Wallet {
         voucher.verify(&self.0.domain, self.authorizer()).is_ok()
     }
 
-    /// Signs a deposit that the caller has checked; it must be recorded before it is sent.
+    /// Signs a deposit that the caller has checked; it must be recorded before it is sent. None
+    /// when the payer's key is elsewhere.
     #[must_use]
-    pub fn deposit(&self, config: &ChannelConfig, amount: Amount, salt: B256) -> Deposit {
+    pub fn deposit(&self, config: &ChannelConfig, amount: Amount, salt: B256) -> Option<Deposit> {
+        let Payer::Here(key) = &self.0.keys.payer else {
+            return None;
+        };
         let valid_before = self.0.clock.now().plus(DEPOSIT_VALIDITY);
         let terms = DepositTerms {
             amount,
             valid_before,
             salt,
         };
-        Deposit::sign(config, terms, &self.0.network, &self.0.keys.payer)
+        Some(Deposit::sign(config, terms, &self.0.network, key))
+    }
+}
+
+/// What a purchase is for: what a person is asked about when it is dear.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// What may be charged, by whom, for which model.
+    pub wish: Wish<'a>,
+    /// The request's body.
+    pub body: &'a [u8],
+}
+
+impl Order<'_> {
+    /// The same for the same request, whoever sells.
+    fn subject(&self) -> B256 {
+        let model = keccak256(self.wish.model);
+        keccak256([model.as_slice(), self.body].concat())
     }
 }
 
@@ -280,7 +348,10 @@ pub struct Hold {
     wallet: Wallet,
     channel: ChannelId,
     request: RequestId,
+    model: B256,
     amount: Amount,
+    /// A person's word that it uses up.
+    approval: Option<B256>,
     end: End,
 }
 
@@ -351,6 +422,7 @@ impl Hold {
         let want = Want {
             channel: self.channel,
             request: self.request,
+            model: self.model,
             more,
             headroom,
             floor: Amount::ZERO,
@@ -366,6 +438,7 @@ impl Hold {
         let want = Want {
             channel: self.channel,
             request: self.request,
+            model: self.model,
             more: Amount::ZERO,
             headroom: Amount::ZERO,
             floor,
@@ -382,6 +455,9 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let ledger = &self.wallet.0.ledger;
+        if let Some(id) = self.approval {
+            ledger.end_approval(id, self.end != End::Release);
+        }
         match self.end {
             End::Release => ledger.release(self.channel, self.request),
             End::Doubt => ledger.doubt(self.channel, self.request),

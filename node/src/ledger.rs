@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farthing_protocol::amount::{Amount, Overflow};
-use farthing_protocol::channel::{Acceptance, Channel, Charge, Rejected};
+use farthing_protocol::channel::{Acceptance, Channel, Charge, Lesson, Rejected};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::eip712::Verified;
 use farthing_protocol::frame::Statement;
@@ -390,6 +390,8 @@ impl Ledger {
             let cost = Channel::cap(reservation.amount(), served.purchase.cost);
             let mut record = entry.record;
             let charge = record.channel.charge(reservation.amount(), cost)?;
+            let lesson = Lesson::of(served.ending);
+            record.channel.learn(lesson, charge.charged);
             let receipt = receipt(id, request, &served, charge);
             let batch = Batch::new()
                 .put(&CHANNELS, &id.0, &record)?

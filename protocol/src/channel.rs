@@ -17,6 +17,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Amount, Cost, MICRO, Overflow};
+use crate::purchase::Ending;
 
 /// Why the channel does not do as told. The state is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +68,29 @@ pub enum Acceptance {
     Stale,
 }
 
+/// What the end of a purchase teaches both sides about how far to go ahead next time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lesson {
+    /// It went as agreed: the window grows with what was paid.
+    Trust,
+    /// Somebody's machine failed: half of what was earned counts on.
+    Caution,
+    /// Somebody did not pay, or lied: as with a stranger.
+    Anew,
+}
+
+impl Lesson {
+    /// The lesson of an ending that both sides agree on. A dispute is always [`Lesson::Anew`].
+    #[must_use]
+    pub const fn of(ending: Ending) -> Self {
+        match ending {
+            Ending::Complete | Ending::Cancelled | Ending::Limit => Self::Trust,
+            Ending::UpstreamFailed | Ending::Interrupted => Self::Caution,
+            Ending::Unpaid => Self::Anew,
+        }
+    }
+}
+
 /// One purchase's line in the channel's books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
@@ -86,6 +110,8 @@ pub struct Channel {
     claimed: Amount,
     ceiling: Amount,
     charged: Amount,
+    /// Charged by purchases that ended well, since the last one that did not.
+    earned: Amount,
     /// Micro-atoms worked but not yet charged: below one atom.
     remainder: u32,
     receipts: u64,
@@ -104,6 +130,7 @@ impl Channel {
             claimed,
             ceiling: claimed,
             charged: claimed,
+            earned: claimed,
             ..Self::default()
         }
     }
@@ -136,6 +163,22 @@ impl Channel {
     #[must_use]
     pub const fn charged(&self) -> Amount {
         self.charged
+    }
+
+    /// What the window of the next stream grows with ([`crate::pricing::window`]): charged by
+    /// purchases that ended well, cut by those that did not.
+    #[must_use]
+    pub const fn earned(&self) -> Amount {
+        self.earned
+    }
+
+    /// Draws the lesson of a purchase that was charged so much.
+    pub fn learn(&mut self, lesson: Lesson, charged: Amount) {
+        self.earned = match lesson {
+            Lesson::Trust => self.earned.saturating_add(charged).min(self.charged),
+            Lesson::Caution => Amount::atoms(self.earned.get() / 2),
+            Lesson::Anew => Amount::ZERO,
+        };
     }
 
     /// What running purchases may still charge.

@@ -5,12 +5,14 @@
 //! disk, and given its name only then; an existing file is never replaced. Files that others may
 //! read are refused, with the command that mends them.
 //!
-//! The key is derived at the format library's fixed cost (scrypt N = 8192, r = 8, p = 1), which
-//! is light: what protects the file is a long passphrase and its mode.
+//! A guess at the passphrase costs 128 MiB and about 0.3 s ([`Cost::Standard`], scrypt N = 2^17).
+//! Files of other wallets are read at whatever bearable cost they were made.
+
+mod seal;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,8 @@ use eth_keystore::{EthKeystore, KdfparamsType, KeystoreError};
 use rand_08::RngCore;
 use rand_08::rngs::OsRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+pub use seal::Cost;
 
 /// Bytes of a secret: an ed25519 seed or a secp256k1 key.
 pub const SECRET_LEN: usize = 32;
@@ -155,11 +159,24 @@ pub enum KeyError {
     Random(String),
 }
 
-/// Writes `secret` to a new key file at `path`.
+/// Writes `secret` to a new key file at `path`, at [`Cost::Standard`].
 ///
 /// # Errors
 /// [`KeyError::Exists`], [`KeyError::File`], [`KeyError::Encrypt`].
 pub fn create(path: &Path, secret: &Secret, passphrase: &Passphrase) -> Result<(), KeyError> {
+    create_at(path, secret, passphrase, Cost::Standard)
+}
+
+/// Writes `secret` to a new key file at `path`.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_at(
+    path: &Path,
+    secret: &Secret,
+    passphrase: &Passphrase,
+    cost: Cost,
+) -> Result<(), KeyError> {
     let failed = |source| KeyError::File {
         path: path.to_path_buf(),
         source,
@@ -172,15 +189,9 @@ pub fn create(path: &Path, secret: &Secret, passphrase: &Passphrase) -> Result<(
     } else {
         dir
     };
-    let draft = Draft::new(dir, &name.to_string_lossy())?;
-    eth_keystore::encrypt_key(
-        dir,
-        &mut OsRng,
-        secret.expose(),
-        &passphrase.0,
-        Some(&draft.name),
-    )
-    .map_err(|e| KeyError::Encrypt(e.to_string()))?;
+    let text = seal::seal(secret, passphrase, cost)?;
+    let mut draft = Draft::new(dir, &name.to_string_lossy())?;
+    draft.file.write_all(text.as_bytes()).map_err(failed)?;
     draft.file.sync_all().map_err(failed)?;
     // Unlike a rename, a link refuses to replace what is there.
     std::fs::hard_link(&draft.path, path).map_err(|e| match e.kind() {
@@ -252,7 +263,6 @@ fn check(stored: &EthKeystore) -> Result<(), &'static str> {
 /// A file under a name of its own, private from its first moment and gone at its last.
 struct Draft {
     path: PathBuf,
-    name: String,
     file: File,
 }
 
@@ -266,7 +276,7 @@ impl Draft {
             .mode(0o600)
             .open(&path);
         match made {
-            Ok(file) => Ok(Self { path, name, file }),
+            Ok(file) => Ok(Self { path, file }),
             Err(source) => Err(KeyError::File { path, source }),
         }
     }

@@ -117,12 +117,13 @@ pub fn cost(usage: &Usage, prices: &Prices) -> Result<Cost, Overflow> {
         .add(prices.output.times(u64::from(usage.completion)))
 }
 
-/// How many output tokens a buyer signs ahead, given what it has already paid on the channel:
-/// [`FIRST_WINDOW`] for a stranger, more with settled history, never over [`MAX_WINDOW`].
+/// How many output tokens a buyer signs ahead, given what the channel has earned
+/// ([`crate::channel::Channel::earned`]): [`FIRST_WINDOW`] for a stranger and after trouble, more
+/// with settled history, never over [`MAX_WINDOW`].
 #[must_use]
-pub fn window(prices: &Prices, paid: Amount) -> u64 {
+pub fn window(prices: &Prices, earned: Amount) -> u64 {
     let per_token = u128::from(prices.output.0).max(1);
-    let earned = paid.get().saturating_mul(crate::amount::MICRO) / GROWTH / per_token;
+    let earned = earned.get().saturating_mul(crate::amount::MICRO) / GROWTH / per_token;
     u64::try_from(earned)
         .unwrap_or(MAX_WINDOW)
         .clamp(FIRST_WINDOW, MAX_WINDOW)

@@ -6,7 +6,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use farthing_protocol::keystore::{KeyError, Passphrase, Secret, create, open};
+use farthing_protocol::keystore::{Cost, KeyError, Passphrase, Secret, create_at, open};
 use tempfile::{TempDir, tempdir};
 
 /// The PBKDF2 example of the Web3 Secret Storage definition, passphrase `testpassword`.
@@ -14,6 +14,11 @@ const KNOWN: &str = r#"{"crypto":{"cipher":"aes-128-ctr","cipherparams":{"iv":"6
 /// A file at the cost the usual wallets choose; nobody knows its passphrase.
 const HEAVY: &str = r#"{"crypto":{"cipher":"aes-128-ctr","cipherparams":{"iv":"83dbcc02d8ccb40e466191a123791e0e"},"ciphertext":"d172bf743a674da9cdad04534d56926ef8358534d458fffccd4e6ad2fbde479c","kdf":"scrypt","kdfparams":{"dklen":32,"n":262144,"p":1,"r":8,"salt":"ab0c7876052600dd703518d6fc3fe8984592145b591fc8fb5c6d43190334ba19"},"mac":"2103ac29920d71da29f15d75b4a16dbe95cfd7ff8faea1056c33131d846e3097"},"id":"3198bc9c-6672-5ab3-d995-4942343ae5b6","version":3}"#;
 const KNOWN_SECRET: &str = "7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d";
+
+/// As the programs do, at the light cost.
+fn create(path: &Path, secret: &Secret, passphrase: &Passphrase) -> Result<(), KeyError> {
+    create_at(path, secret, passphrase, Cost::Light)
+}
 
 fn phrase(text: &str) -> Passphrase {
     Passphrase::new(text.to_owned()).expect("long enough")
@@ -51,6 +56,23 @@ fn a_secret_comes_back_from_a_private_file() {
         1,
         "no draft is left"
     );
+}
+
+#[test]
+fn a_key_file_costs_as_much_to_guess_as_other_wallets_files() {
+    let dir = tempdir().expect("dir");
+    let path = dir.path().join("payer.key");
+    let (secret, passphrase) = (Secret::new([7; 32]), phrase("correct horse battery"));
+    farthing_protocol::keystore::create(&path, &secret, &passphrase).expect("created");
+    let text = std::fs::read_to_string(&path).expect("read");
+    let file: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let cost = &file["crypto"]["kdfparams"];
+    assert_eq!((&cost["n"], &cost["r"]), (&(1 << 17).into(), &8.into()));
+    assert_eq!(file["version"], 3);
+    assert_eq!(open(&path, &passphrase).expect("opened"), secret);
+    // Another implementation of the format reads it too.
+    let other = eth_keystore::decrypt_key(&path, "correct horse battery").expect("reads");
+    assert_eq!(other, secret.expose());
 }
 
 #[test]
@@ -203,7 +225,8 @@ fn how_long_a_key_takes() {
     let path = dir.path().join("key");
     let passphrase = phrase("correct horse battery");
     let start = std::time::Instant::now();
-    create(&path, &Secret::new([7; 32]), &passphrase).expect("created");
+    let (key, cost) = (Secret::new([7; 32]), Cost::Standard);
+    create_at(&path, &key, &passphrase, cost).expect("created");
     let created = start.elapsed();
     open(&path, &passphrase).expect("opened");
     let heavy = write(&dir, "heavy", HEAVY, 0o600);

@@ -210,11 +210,14 @@ impl Desk {
         let limits = farthing_client::ledger::Limits {
             per_purchase: RICH,
             per_seller: RICH,
+            per_model: RICH,
+            models: Default::default(),
             per_day: RICH,
             total: RICH,
+            approve_above: None,
         };
         let keys = Keys {
-            payer: testing::evm_key(9),
+            payer: testing::evm_key(9).into(),
             authorizer: testing::evm_key(8),
         };
         let clock = Clock::manual(NOW);
@@ -237,7 +240,7 @@ impl Desk {
         let signed = receipt.sign(&testing::node_key(1));
         let verified = signed.verify(testing::node_key(1).id()).expect("signed");
         let note = Note::default();
-        self.ledger.book(verified, note).await.expect("books");
+        self.ledger.book(verified, note, NOW).await.expect("books");
     }
 
     fn standing(&self) -> Standing {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use farthing_client::client::{InferError, Request};
+use farthing_client::client::{Errand, InferError, Request};
 use farthing_client::config::Spend;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::{Clock, Timestamp};
@@ -211,16 +211,48 @@ async fn an_empty_wallet_is_named_with_its_address_and_a_poor_one_spends_what_it
         .expect("starts");
     let buyer = &street.buyers[0];
     let end = buyer.buy(Buyer::chat(16)).await;
-    let Err(InferError::EmptyWallet {
+    let Err(InferError::Errand(Errand::EmptyWallet {
         address,
         balance,
         needed,
-    }) = end
+    })) = end
     else {
         panic!("{end:?}");
     };
     assert_eq!(address, buyer.wallet_keys().payer.address().to_string());
     assert!(balance < needed);
     assert!(buyer.accounts().is_empty());
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_model_costs_no_more_than_its_share_also_after_a_restart() {
+    let limit = Amount::atoms(600);
+    let mut street = street(2, move |spend| {
+        spend.per_model = WEALTH;
+        spend.models.insert("mock/model".to_owned(), limit);
+    })
+    .await;
+    let why = until_stopped(&street.buyers[0], &Buyer::chat(200)).await;
+    assert!(why.contains("per_model"), "{why}");
+    let charged = street.settled().await.expect("agrees");
+    assert!(charged <= limit, "{charged}");
+    street.buyers[0].stop().await;
+    street.start_buyer(0).await.expect("starts");
+    let why = until_stopped(&street.buyers[0], &Buyer::chat(200)).await;
+    assert!(why.contains("per_model"), "{why}");
+    assert!(street.settled().await.expect("agrees") <= limit);
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn parallel_purchases_of_one_model_do_not_slip_past_its_limit_together() {
+    let limit = Amount::atoms(300);
+    let street = street(2, move |spend| spend.per_model = limit).await;
+    let buyer = &street.buyers[0];
+    let buying = (0..24).map(|_| buyer.buy(Buyer::stream(200)));
+    let ends = futures::future::join_all(buying).await;
+    assert!(ends.iter().any(Result::is_err));
+    assert!(street.settled().await.expect("agrees") <= limit);
     street.stop().await;
 }

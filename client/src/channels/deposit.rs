@@ -10,8 +10,8 @@ use farthing_protocol::store::{Batch, Order};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 use tokio::time::Instant;
 
-use crate::channels::{CALL_WAIT, ChannelError, Channels, DEPOSIT_WAIT, room};
-use crate::ledger::{Account, DEPOSITS, LedgerError, PendingDeposit};
+use crate::channels::{CALL_WAIT, ChannelError, Channels, DEPOSIT_WAIT, room, unspent};
+use crate::ledger::{Account, DEPOSITS, LedgerError, PendingDeposit, Standing};
 
 /// Deposits in a row before a channel is short for another reason.
 const TOP_UPS: u32 = 3;
@@ -34,7 +34,7 @@ impl Size {
         Self { least, usual }
     }
 
-    fn at_least(self, min: Amount) -> Self {
+    pub(in crate::channels) fn at_least(self, min: Amount) -> Self {
         let least = self.least.max(min);
         Self { least, ..self }
     }
@@ -87,7 +87,41 @@ impl Channels {
         self.look(&account).await
     }
 
-    /// Records, sends and confirms one deposit.
+    /// Adds to a channel that is running low, so that no purchase has to wait for it. Does nothing
+    /// when somebody else is at it, or when the payer would have to be asked.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`].
+    pub async fn top_up_ahead(
+        &self,
+        offer: &VerifiedOffer,
+        id: ChannelId,
+    ) -> Result<(), ChannelError> {
+        let turn = self.turn(offer.offer().seller);
+        let Ok(_turn) = turn.try_lock() else {
+            return Ok(());
+        };
+        let account = self.ledger.account(id).ok_or(LedgerError::NoChannel)?;
+        let space = self.funding.max_deposit.saturating_sub(unspent(&account));
+        let wanted = account.standing == Standing::Good && self.is_low(&account);
+        let idle = !self.wallet.signs_deposits() && self.waiting(id)?.is_empty();
+        if !wanted || idle || space < offer.offer().min_deposit {
+            return Ok(());
+        }
+        let size = Size::of(Amount::atoms(1), self.funding.deposit);
+        self.deposit(offer, account.config, size).await?;
+        self.look(&account).await.map(drop)
+    }
+
+    /// Whether a channel should be added to before it is empty.
+    #[must_use]
+    pub fn is_low(&self, account: &Account) -> bool {
+        // A small deposit is not low from its first moment.
+        let half = Amount::atoms(self.funding.deposit.get() / 2);
+        room(account) < self.funding.top_up_below.min(half)
+    }
+
+    /// Records, sends and confirms one deposit: one that waits already, or a new one.
     pub(in crate::channels) async fn deposit(
         &self,
         offer: &VerifiedOffer,
@@ -95,13 +129,25 @@ impl Channels {
         size: Size,
     ) -> Result<(), ChannelError> {
         let id = config.id(self.chain.network());
-        let size = size.at_least(offer.offer().min_deposit);
-        let amount = self.affordable(id, size).await?;
-        let pending = self.authorization(offer, config, amount).await?;
+        self.landed(&config, id).await?;
+        let pending = match self.waiting(id)?.into_iter().next() {
+            Some(pending) => pending,
+            None => self.authorize(offer, config, size).await?,
+        };
+        self.carry(offer, &pending).await
+    }
+
+    /// Sends and confirms a recorded deposit.
+    pub(in crate::channels) async fn carry(
+        &self,
+        offer: &VerifiedOffer,
+        pending: &PendingDeposit,
+    ) -> Result<(), ChannelError> {
+        let id = pending.channel;
         let before = self.chain.channel(id).await?.balance;
-        self.submit(offer, &pending).await?;
+        self.submit(offer, pending).await?;
         let expected = before.saturating_add(pending.deposit.amount);
-        self.seen(id, &pending, expected).await?;
+        self.seen(id, pending, expected).await?;
         self.forget(id, pending.deposit.salt).await
     }
 
@@ -134,11 +180,8 @@ impl Channels {
 
     /// How much to deposit: the usual amount, or what limit and wallet leave of it.
     async fn affordable(&self, id: ChannelId, size: Size) -> Result<Amount, ChannelError> {
-        let unspent = self
-            .ledger
-            .account(id)
-            .map(|a| room(&a))
-            .unwrap_or_default();
+        let account = self.ledger.account(id);
+        let unspent = account.map(|account| unspent(&account)).unwrap_or_default();
         let allowed = self.funding.max_deposit;
         let space = allowed.saturating_sub(unspent);
         if size.least > space {
@@ -190,38 +233,37 @@ impl Channels {
         Ok(landed)
     }
 
-    /// A recorded authorization: one that is still waiting to be mined, or a new one.
-    async fn authorization(
+    /// A new authorization, recorded.
+    async fn authorize(
         &self,
         offer: &VerifiedOffer,
         config: ChannelConfig,
-        amount: Amount,
+        size: Size,
     ) -> Result<PendingDeposit, ChannelError> {
         let id = config.id(self.chain.network());
-        self.landed(&config, id).await?;
-        if let Some(pending) = self.waiting(id)?.into_iter().next() {
-            return Ok(pending);
+        let size = size.at_least(offer.offer().min_deposit);
+        let seller = offer.offer().seller;
+        if !self.wallet.signs_deposits() {
+            return Err(ChannelError::Elsewhere {
+                payer: config.payer,
+                seller,
+                needed: size.least,
+            });
         }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a name that nobody has used and nobody can guess"
-        )]
-        let salt = B256::from(rand::random::<[u8; 32]>());
-        let deposit = self.wallet.deposit(&config, amount, salt);
+        let amount = self.affordable(id, size).await?;
+        let signed = self.wallet.deposit(&config, amount, fresh_salt());
+        let deposit = signed.ok_or(ChannelError::NotSigned(config.payer))?;
         let pending = PendingDeposit {
             channel: id,
-            seller: offer.offer().seller,
+            seller,
             config,
             deposit,
         };
         let batch = Batch::new()
-            .put(&DEPOSITS, &(id.0, salt), &pending)
+            .put(&DEPOSITS, &(id.0, pending.deposit.salt), &pending)
             .map_err(LedgerError::from)?;
-        self.ledger
-            .store()
-            .commit(batch)
-            .await
-            .map_err(LedgerError::from)?;
+        let committed = self.ledger.store().commit(batch).await;
+        committed.map_err(LedgerError::from)?;
         Ok(pending)
     }
 
@@ -249,4 +291,13 @@ impl Channels {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// A name for a deposit that nobody has used and nobody can guess.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a name that nobody has used and nobody can guess"
+)]
+pub(in crate::channels) fn fresh_salt() -> B256 {
+    B256::from(rand::random::<[u8; 32]>())
 }

@@ -10,7 +10,7 @@ use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::x402::ChannelId;
 
 use crate::channels::{CALL_WAIT, ChannelError, Channels};
-use crate::ledger::{Account, Base, LedgerError, Note};
+use crate::ledger::{Account, Base, LedgerError, Note, Standing};
 
 impl Channels {
     /// Fetches the receipts we do not have, books them, and settles what was in doubt.
@@ -26,12 +26,29 @@ impl Channels {
         let doubts = self.ledger.doubts(id);
         let statement = self.statement(offer, id).await?;
         let proven = self.proven(id, &statement)?;
+        if statement.receipts < self.ledger.booked(id) {
+            return self.leave(offer, id).await;
+        }
         self.adopt(id, Amount::ZERO, proven).await?;
         self.fetch(offer, id, statement.receipts).await?;
         self.adopt(id, statement.charged, proven).await?;
         self.ledger.settle_doubts(id, &doubts);
         tracing::info!(channel = %id.short(), charged = %statement.charged, "reconciled with the seller");
         Ok(())
+    }
+
+    /// Leaves a channel whose seller has lost its books: it shows fewer receipts than it has
+    /// signed, and new ones would contradict them. Nobody lied: the seller is bought from on the
+    /// next lane, and asked to send the rest of this one back. What it did not claim it forfeits.
+    async fn leave(&self, offer: &VerifiedOffer, id: ChannelId) -> Result<(), ChannelError> {
+        tracing::warn!(channel = %id.short(), "the seller has lost its books; the channel is left");
+        let doubts = self.ledger.doubts(id);
+        self.stand(id, Standing::Closing).await?;
+        self.ledger.settle_doubts(id, &doubts);
+        if let Err(error) = self.refunded(offer, id).await {
+            tracing::warn!(channel = %id.short(), %error, "the rest was not sent back; `farthing channels withdraw` takes it");
+        }
+        self.refresh(id).await.map(drop)
     }
 
     /// Where to start with a channel that our books have forgotten: old receipts stay with the
@@ -130,7 +147,8 @@ impl Channels {
             return Err(ChannelError::Liar("a receipt of another channel"));
         }
         let charged = receipt.receipt().charged;
-        match self.ledger.book(receipt, Note::default()).await {
+        let now = self.clock.now();
+        match self.ledger.book(receipt, Note::default(), now).await {
             Ok(_) => Ok(()),
             Err(LedgerError::Rejected(_)) if self.is_beyond(id, charged) => {
                 Err(ChannelError::Liar("a receipt beyond what we promised"))

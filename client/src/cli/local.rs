@@ -29,7 +29,7 @@ pub async fn gateway(config: Config, passphrase: &Passphrase, clock: Clock) -> R
     start_log(&config.log);
     make_dir(&config.data_dir)?;
     let metrics = Metrics::default();
-    let keys = Keys::open(&config.data_dir, passphrase)?;
+    let keys = Keys::open(&config.data_dir, passphrase, config.wallet.payer)?;
     let outside = Outside::by(clock, &config).map_err(OpenError::from)?;
     let client = Client::start(config.clone(), keys, outside).await?;
     let control = Control::bind(client.clone(), &config.data_dir).await?;
@@ -63,9 +63,20 @@ async fn interruption(until: CancellationToken) -> std::io::Result<()> {
     }
 }
 
+/// What is logged. Below information the store's engine prints its rows, and vouchers and receipts
+/// are in them: that is never logged, whatever is asked for.
+#[must_use]
+pub fn filter(text: &str) -> EnvFilter {
+    let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"));
+    match "sled=info".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    }
+}
+
 /// Logs go to standard error, so that standard output stays the program's own.
 fn start_log(log: &Log) {
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(&log.filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

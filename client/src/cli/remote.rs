@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use alloy::primitives::B256;
 use farthing_protocol::purchase::RequestId;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelId, PayerSignature};
 use reqwest::{Method, RequestBuilder};
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::gateway::control::{Fault, SOCKET};
 use crate::report::{
-    ActionReport, ChannelAction, ChannelReport, HealthReport, ModelListing, OfferReport,
-    ReceiptQuery, ReceiptReport, WalletReport,
+    ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish, DraftReport,
+    HealthReport, ModelListing, OfferReport, ReceiptQuery, ReceiptReport, WalletReport, Word,
 };
 
 /// How long a report may take. An action may wait for a transaction to be confirmed.
@@ -113,6 +114,46 @@ impl Remote {
     /// [`RemoteError`].
     pub async fn wallet(&self) -> Result<WalletReport, RemoteError> {
         self.get("/wallet").await
+    }
+
+    /// Prepares a deposit that a payer elsewhere is to sign.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn prepare(&self, wish: DepositWish) -> Result<DraftReport, RemoteError> {
+        let request = self.request(Method::POST, "/wallet/deposits");
+        self.send(request.json(&wish)).await
+    }
+
+    /// Takes a payer's signature of a prepared deposit, and deposits it.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn import(
+        &self,
+        id: B256,
+        signature: &PayerSignature,
+    ) -> Result<ActionReport, RemoteError> {
+        let request = self.request(Method::POST, &format!("/wallet/deposits/{id}"));
+        self.send(request.json(signature)).await
+    }
+
+    /// The purchases that want a person's word.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn approvals(&self) -> Result<Vec<ApprovalReport>, RemoteError> {
+        self.get("/wallet/approvals").await
+    }
+
+    /// A person's word on a purchase.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn approve(&self, id: &str, word: Word) -> Result<ApprovalReport, RemoteError> {
+        let digits: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
+        let request = self.request(Method::POST, &format!("/wallet/approvals/{digits}"));
+        self.send(request.json(&word)).await
     }
 
     /// The channels.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::cli::chat::Bill;
 use crate::config::Chain;
 use crate::report::{
-    ActionReport, ChannelPhase, ChannelReport, InitReport, ModelListing, OfferReport,
-    ReceiptReport, Spending, Token, WalletReport,
+    ActionReport, ApprovalReport, ChannelPhase, ChannelReport, DraftReport, InitReport,
+    ModelListing, OfferReport, ReceiptReport, Spending, Token, WalletReport,
 };
 
 /// How reports are shown.
@@ -240,7 +240,72 @@ impl View {
                 "per seller",
                 format!("at most {} a day", view.both(wallet.per_seller)),
             ),
+            (
+                "per model",
+                format!("at most {} a day", view.both(wallet.per_model)),
+            ),
+            ("approval", view.approval_rule(wallet)),
         ])
+    }
+
+    fn approval_rule(&self, wallet: &WalletReport) -> String {
+        match wallet.approve_above {
+            None => "nothing wants a yes".to_owned(),
+            Some(above) => format!(
+                "over {}; {} waiting (`farthing wallet approvals`)",
+                self.both(above),
+                wallet.waiting
+            ),
+        }
+    }
+
+    /// A deposit to be signed elsewhere: what to sign, and what to do with the signature.
+    #[must_use]
+    pub fn draft(&self, draft: &DraftReport) -> String {
+        if self.json {
+            return json(draft);
+        }
+        format!(
+            "{}\n\nThe payer {} deposits {} into channel {}.\nHave it sign the above (eth_signTypedData_v4), then, before {}:\n  farthing wallet deposit --import {} --signature 0x…\n",
+            json(&draft.typed_data),
+            draft.payer,
+            self.token.show(draft.amount),
+            draft.channel,
+            moment(draft.until),
+            draft.id,
+        )
+    }
+
+    /// The purchases that want a person's word.
+    #[must_use]
+    pub fn approvals(&self, approvals: &[ApprovalReport]) -> String {
+        if self.json {
+            return json(&approvals);
+        }
+        if approvals.is_empty() {
+            return "No purchase waits for a yes.\n".into();
+        }
+        let row = |report: &ApprovalReport| {
+            let approval = &report.approval;
+            [
+                report.id.to_string().chars().take(10).collect(),
+                moment(approval.asked),
+                approval.model.clone(),
+                self.token.show(approval.max_cost),
+                format!("{:?}", approval.word).to_lowercase(),
+                moment(approval.until),
+            ]
+        };
+        let rows: Vec<_> = approvals.iter().map(row).collect();
+        let head = [
+            ("PURCHASE", Left),
+            ("ASKED", Left),
+            ("MODEL", Left),
+            ("AT MOST", Right),
+            ("WORD", Left),
+            ("UNTIL", Left),
+        ];
+        table(head, &rows)
     }
 
     /// The channels.

@@ -64,6 +64,26 @@ pub struct Attempt {
     pub reason: String,
 }
 
+/// What a person must do before anything can be bought.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Errand {
+    /// Say yes to a dear purchase, or sign a deposit elsewhere.
+    #[error("a person is needed: {0}")]
+    Approval(String),
+    /// Fill the wallet: it cannot fund a channel.
+    #[error(
+        "the wallet {address} holds {balance} atoms but {needed} are needed for a deposit; send the token to it"
+    )]
+    EmptyWallet {
+        /// The payer's address.
+        address: String,
+        /// What it holds.
+        balance: Amount,
+        /// What is needed.
+        needed: Amount,
+    },
+}
+
 /// Why there is no answer, or no more of it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum InferError {
@@ -95,18 +115,9 @@ pub enum InferError {
     /// A limit of the spend policy forbids it.
     #[error("spend limit reached: {0}")]
     SpendLimit(String),
-    /// The wallet cannot fund a channel.
-    #[error(
-        "the wallet {address} holds {balance} atoms but {needed} are needed for a deposit; send the token to it"
-    )]
-    EmptyWallet {
-        /// The payer's address.
-        address: String,
-        /// What it holds.
-        balance: Amount,
-        /// What is needed.
-        needed: Amount,
-    },
+    /// A person must act first.
+    #[error(transparent)]
+    Errand(#[from] Errand),
     /// The chain cannot be used: wrong chain id, contract absent, endpoint away.
     #[error("the chain cannot be used: {0}")]
     Chain(String),

@@ -265,7 +265,8 @@ impl Delivery {
             dispute: dispute.map(ToString::to_string),
         };
         self.purchase.cover(receipt.receipt().charged).await?;
-        self.parts.ledger.book(receipt.clone(), note).await?;
+        let now = self.parts.clock.now();
+        self.parts.ledger.book(receipt.clone(), note, now).await?;
         self.purchase.settled();
         self.purchase.heard_root().await
     }

@@ -81,6 +81,10 @@ impl Parts {
             },
             per_purchase: limits.per_purchase,
             per_seller: limits.per_seller,
+            per_model: limits.per_model,
+            approve_above: limits.approve_above,
+            waiting: self.approvals().len(),
+            elsewhere: !self.wallet.signs_deposits(),
         }
     }
 
@@ -96,7 +100,10 @@ impl Parts {
     }
 
     /// One channel, as the chain shows it if it answers, else as the books have it.
-    async fn channel_report(&self, id: ChannelId) -> Result<ChannelReport, ActionError> {
+    pub(in crate::client) async fn channel_report(
+        &self,
+        id: ChannelId,
+    ) -> Result<ChannelReport, ActionError> {
         let known = self
             .ledger
             .account(id)
@@ -169,7 +176,7 @@ impl Parts {
                 let hash = self.channels.withdraw(id, None).await?;
                 let delay = account.config.withdraw_delay;
                 (
-                    format!("withdrawal begun; `finalize` in {delay} s"),
+                    format!("withdrawal begun; a running gateway completes it in {delay} s"),
                     Some(hash),
                 )
             }
@@ -240,6 +247,9 @@ impl From<ChannelError> for ActionError {
         match error {
             ChannelError::Ledger(error) => error.into(),
             ChannelError::Silent(_) => Self::Unavailable(error.to_string()),
+            ChannelError::NoDraft => {
+                Self::Unknown("such deposit to be signed: prepare it anew".into())
+            }
             ChannelError::Chain(chain) if chain.is_unavailable() => {
                 Self::Unavailable(chain.to_string())
             }

@@ -13,17 +13,19 @@ use farthing_protocol::net::ask::read_book;
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::pricing;
 use farthing_protocol::purchase::Refusal;
+use farthing_protocol::receipt::model_hash;
 use farthing_protocol::x402::ChannelId;
 
 use crate::channels::ChannelError;
-use crate::client::answer::{Answer, Attempt, InferError, Request};
+use crate::client::answer::{Answer, Attempt, Errand, InferError, Request};
 use crate::client::delivery;
 use crate::client::parts::{Parts, request_id};
-use crate::ledger::{LedgerError, Standing, Want};
+use crate::ledger::{LedgerError, Standing, Want, Wish};
 use crate::market::Outcome;
 use crate::policy::{Refused, Terms};
 use crate::purchase::{Deal, Purchase, PurchaseError, Step};
 use crate::router::{self, Choice, Plan};
+use crate::wallet::Order;
 
 /// How often one seller is tried again after its own cause was removed: a stale offer replaced,
 /// books reconciled, a channel topped up.
@@ -190,18 +192,28 @@ impl Parts {
         let want = Want {
             channel,
             request: deal.request,
+            model: model_hash(&deal.model.id),
             more: deal.opening()?,
             headroom: deal.headroom(),
             floor: Amount::ZERO,
         };
-        let held = self.wallet.hold(want, deal.max_cost).await;
+        let order = Order {
+            wish: Wish {
+                model: &terms.model,
+                seller: offer.offer().seller,
+                max_cost: deal.max_cost,
+            },
+            body: &terms.body,
+        };
+        let held = self.wallet.hold(want, order).await;
         let (hold, voucher) = match held {
             Err(LedgerError::Rejected(Rejected::OverDeposit { .. })) => {
                 self.channels.ready(offer, want.more).await?;
-                self.wallet.hold(want, deal.max_cost).await?
+                self.wallet.hold(want, order).await?
             }
             other => other?,
         };
+        self.upkeep.used(channel, offer);
         let mut purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
         let mut load = None;
         loop {
@@ -218,13 +230,11 @@ impl Parts {
         }
     }
 
-    /// Signs further ahead the more was paid on the channel already.
+    /// Signs further ahead the more was paid on the channel without trouble.
     fn window(&self, deal: &Deal, channel: ChannelId) -> u64 {
-        let paid = self
-            .ledger
-            .account(channel)
-            .map(|account| account.channel.charged());
-        pricing::window(&deal.model.prices, paid.unwrap_or(Amount::ZERO))
+        let account = self.ledger.account(channel);
+        let earned = account.map(|account| account.channel.earned());
+        pricing::window(&deal.model.prices, earned.unwrap_or(Amount::ZERO))
     }
 
     /// Removes the cause of a failure if it is one of those that can be removed.
@@ -253,9 +263,11 @@ impl Parts {
                     _ => false,
                 }
             }
-            // The books differ, or the seller was restarted and wants to see the channel's key.
+            // The books differ, or the seller was restarted, or lost its books, and wants to see the
+            // channel's key.
             Failure::Purchase(
-                PurchaseError::Overreach { .. } | PurchaseError::Refused(Refusal::Voucher(_)),
+                PurchaseError::Overreach { .. }
+                | PurchaseError::Refused(Refusal::Voucher(_) | Refusal::NoChannel),
             ) => match self.channels.reconcile_with(offer).await {
                 Ok(()) => true,
                 Err(error) => {
@@ -312,6 +324,7 @@ fn terminal(failure: &Failure) -> Option<InferError> {
             ..
         } => None,
         LedgerError::Limit { .. } => Some(InferError::SpendLimit(ledger.to_string())),
+        LedgerError::Approval { .. } => Some(Errand::Approval(ledger.to_string()).into()),
         LedgerError::Commit(_) | LedgerError::Read(_) | LedgerError::Batch(_) => {
             Some(InferError::Internal(ledger.to_string()))
         }
@@ -345,13 +358,16 @@ fn ours(cause: &Failure) -> Option<InferError> {
             address,
             balance,
             needed,
-        }) => Some(InferError::EmptyWallet {
+        }) => Some(InferError::Errand(Errand::EmptyWallet {
             address: address.clone(),
             balance: *balance,
             needed: *needed,
-        }),
+        })),
         Failure::Channel(error @ ChannelError::MaxDeposit { .. }) => {
             Some(InferError::SpendLimit(error.to_string()))
+        }
+        Failure::Channel(error @ ChannelError::Elsewhere { .. }) => {
+            Some(Errand::Approval(error.to_string()).into())
         }
         Failure::Channel(ChannelError::Chain(error)) => Some(InferError::Chain(error.to_string())),
         Failure::Channel(ChannelError::Ledger(error @ LedgerError::Limit { .. }))

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{EvmKey, InvalidKey};
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
+use farthing_protocol::receipt::model_hash;
 use farthing_protocol::store::{self, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
@@ -17,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
+use crate::client::upkeep::Upkeep;
 use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError, Limits, schema};
 use crate::market::Market;
 use crate::report::Token;
-use crate::wallet::{self, Wallet};
+use crate::wallet::{self, Payer, Wallet};
 
 /// The chain id of the local development network.
 const LOCAL_CHAIN: u64 = 31337;
@@ -36,15 +38,22 @@ pub struct Keys {
 }
 
 /// The key files in a data directory.
-const KEY_FILES: [&str; 3] = ["node.key", "payer.key", "authorizer.key"];
+const NODE: &str = "node.key";
+const PAYER: &str = "payer.key";
+const AUTHORIZER: &str = "authorizer.key";
 
 impl Keys {
-    /// Makes the key files that are not there yet.
+    /// Makes the key files that are not there yet: none for a payer who signs `elsewhere`.
     ///
     /// # Errors
     /// [`KeyError`].
-    pub fn create(dir: &Path, passphrase: &Passphrase) -> Result<(), KeyError> {
-        for name in KEY_FILES {
+    pub fn create(
+        dir: &Path,
+        passphrase: &Passphrase,
+        elsewhere: Option<Address>,
+    ) -> Result<(), KeyError> {
+        let payer = elsewhere.is_none().then_some(PAYER);
+        for name in [NODE, AUTHORIZER].into_iter().chain(payer) {
             let path = dir.join(name);
             if !path.exists() {
                 keystore::create(&path, &Secret::random()?, passphrase)?;
@@ -57,14 +66,21 @@ impl Keys {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(dir: &Path, passphrase: &Passphrase) -> Result<Self, OpenError> {
-        let [node, payer, authorizer] =
-            KEY_FILES.map(|name| keystore::open(&dir.join(name), passphrase));
+    pub fn open(
+        dir: &Path,
+        passphrase: &Passphrase,
+        elsewhere: Option<Address>,
+    ) -> Result<Self, OpenError> {
+        let secret = |name: &str| keystore::open(&dir.join(name), passphrase);
+        let payer = match elsewhere {
+            Some(address) => Payer::Elsewhere(address),
+            None => EvmKey::from_bytes(secret(PAYER)?.expose())?.into(),
+        };
         Ok(Self {
-            node: NodeKey::from_seed(node?.expose()),
+            node: NodeKey::from_seed(secret(NODE)?.expose()),
             wallet: wallet::Keys {
-                payer: EvmKey::from_bytes(payer?.expose())?,
-                authorizer: EvmKey::from_bytes(authorizer?.expose())?,
+                payer,
+                authorizer: EvmKey::from_bytes(secret(AUTHORIZER)?.expose())?,
             },
         })
     }
@@ -160,10 +176,11 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) chain: Chain,
     pub(in crate::client) net: Net,
     pub(in crate::client) wallet: Wallet,
-    pub(in crate::client) channels: Channels,
+    pub(in crate::client) channels: Arc<Channels>,
+    pub(in crate::client) upkeep: Upkeep,
     pub(in crate::client) market: Market,
     stop: CancellationToken,
-    discovery: std::sync::Mutex<Option<JoinHandle<()>>>,
+    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Parts {
@@ -200,13 +217,21 @@ impl Parts {
         let funding = Funding {
             deposit: spend.deposit,
             max_deposit: spend.max_deposit,
+            top_up_below: spend.top_up_below,
+            instance: config.wallet.instance,
         };
         let market = Market::new(network, clock.clone());
         let stop = CancellationToken::new();
         let discovery = discovery::Discovery::new(net.clone(), market.clone());
-        let discovery = tokio::spawn(discovery.run(inbox, stop.clone()));
+        let channels = Arc::new(Channels::new(ground, funding));
+        let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
+        let tasks = vec![
+            tokio::spawn(keeper.run(stop.clone())),
+            tokio::spawn(discovery.run(inbox, stop.clone())),
+        ];
         Ok(Arc::new(Self {
-            channels: Channels::new(ground, funding),
+            channels,
+            upkeep,
             config,
             clock,
             ledger,
@@ -215,7 +240,7 @@ impl Parts {
             wallet,
             market,
             stop,
-            discovery: std::sync::Mutex::new(Some(discovery)),
+            tasks: std::sync::Mutex::new(tasks),
         }))
     }
 
@@ -223,12 +248,13 @@ impl Parts {
     /// after the next start.
     pub(in crate::client) async fn stop(&self) {
         self.stop.cancel();
-        let discovery = self
-            .discovery
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
-        if let Some(task) = discovery {
+        let tasks = std::mem::take(
+            &mut *self
+                .tasks
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        for task in tasks.into_iter().rev() {
             // A part that failed has said so.
             task.await.ok();
         }
@@ -253,11 +279,15 @@ fn net_config(config: &Config) -> net::Config {
     }
 }
 
-const fn limits(config: &Config) -> Limits {
+fn limits(config: &Config) -> Limits {
     let spend = &config.spend;
+    let models = spend.models.iter();
     Limits {
         per_purchase: spend.per_purchase,
         per_seller: spend.per_seller,
+        per_model: spend.per_model,
+        models: models.map(|(id, most)| (model_hash(id), *most)).collect(),
+        approve_above: spend.approve_above,
         per_day: spend.per_day,
         total: spend.total,
     }

@@ -24,6 +24,13 @@ pub(crate) struct Script {
     infer: Box<Infer>,
 }
 
+impl Script {
+    /// What a script does not know.
+    pub(crate) fn unknown<T>(&self, what: &str) -> Result<T, ActionError> {
+        Err(ActionError::Unknown(format!("{what} in a script")))
+    }
+}
+
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Script")
@@ -130,6 +137,10 @@ pub(crate) fn wallet() -> WalletReport {
         },
         per_purchase: Amount::atoms(100_000),
         per_seller: Amount::atoms(2_000_000),
+        per_model: Amount::atoms(5_000_000),
+        approve_above: None,
+        waiting: 0,
+        elsewhere: false,
     }
 }
 

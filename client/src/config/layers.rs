@@ -20,7 +20,8 @@ enum Kind {
     List,
 }
 
-/// Every key that an environment variable or flag can set: all but `aliases`, a table.
+/// Every key that an environment variable or flag can set: all but the tables `aliases` and
+/// `spend.models`.
 /// `gateway.listen` is `FARTHING_GATEWAY_LISTEN`.
 const KEYS: &[(&str, Kind)] = &[
     ("data_dir", Kind::Text),
@@ -41,12 +42,17 @@ const KEYS: &[(&str, Kind)] = &[
     ("gateway.max_body", Kind::Integer),
     ("gateway.deadline", Kind::Text),
     ("gateway.keep_alive", Kind::Text),
+    ("wallet.payer", Kind::Text),
+    ("wallet.instance", Kind::Integer),
     ("spend.per_purchase", Kind::Text),
     ("spend.per_seller", Kind::Text),
+    ("spend.per_model", Kind::Text),
     ("spend.per_day", Kind::Text),
     ("spend.total", Kind::Text),
     ("spend.deposit", Kind::Text),
     ("spend.max_deposit", Kind::Text),
+    ("spend.top_up_below", Kind::Text),
+    ("spend.approve_above", Kind::Text),
     ("router.strategy", Kind::Text),
     ("router.max_price_input", Kind::Integer),
     ("router.max_price_output", Kind::Integer),

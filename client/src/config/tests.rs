@@ -45,7 +45,8 @@ fn the_example_file_lists_every_key_with_a_comment() {
     for (name, value) in &table {
         match value {
             Value::Table(inner) if name != "aliases" => {
-                listed.extend(inner.keys().map(|key| format!("{name}.{key}")));
+                let keys = inner.iter().filter(|(_, value)| !value.is_table());
+                listed.extend(keys.map(|(key, _)| format!("{name}.{key}")));
             }
             Value::Table(_) => {}
             _ => {

@@ -4,20 +4,21 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path as FilePath, PathBuf};
 
+use alloy::primitives::B256;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use farthing_protocol::purchase::RequestId;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelId, PayerSignature};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::gateway::{BindError, bounded};
-use crate::report::{ActionError, ChannelAction, ReceiptQuery};
+use crate::report::{ActionError, ChannelAction, DepositWish, ReceiptQuery, Word};
 
 /// The socket's name within the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -89,6 +90,10 @@ fn routes(client: Client) -> Router {
         .route("/models", get(models))
         .route("/offers", get(offers))
         .route("/wallet", get(wallet))
+        .route("/wallet/deposits", post(prepare))
+        .route("/wallet/deposits/{id}", post(import))
+        .route("/wallet/approvals", get(approvals))
+        .route("/wallet/approvals/{id}", post(approve))
         .route("/channels", get(channels))
         .route("/channels/{id}", post(channel))
         .route("/receipts", post(receipts))
@@ -126,6 +131,30 @@ async fn offers(State(client): State<Client>) -> Response {
 
 async fn wallet(State(client): State<Client>) -> Response {
     told(client.wallet().await)
+}
+
+async fn prepare(State(client): State<Client>, Json(wish): Json<DepositWish>) -> Response {
+    told(client.prepare_deposit(wish).await)
+}
+
+async fn import(
+    State(client): State<Client>,
+    Path(id): Path<B256>,
+    Json(signature): Json<PayerSignature>,
+) -> Response {
+    told(client.import_deposit(id, signature).await)
+}
+
+async fn approvals(State(client): State<Client>) -> Response {
+    Json(client.approvals()).into_response()
+}
+
+async fn approve(
+    State(client): State<Client>,
+    Path(id): Path<String>,
+    Json(word): Json<Word>,
+) -> Response {
+    told(client.approve(&id, word).await)
 }
 
 async fn channels(State(client): State<Client>) -> Response {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use farthing_protocol::body::{Body, BodyError};
 use serde_json::json;
 
-use crate::client::InferError;
+use crate::client::{Errand, InferError};
 use crate::gateway::keys::Denied;
 
 /// Tells OpenAI's libraries whether trying again can help.
@@ -138,7 +138,10 @@ const fn infer(error: &InferError) -> Row {
         InferError::UnknownModel { .. } => row(404, REQUEST, "model_not_found", Retry::Usual),
         InferError::NoSeller { .. } => row(503, SERVER, "no_seller", Retry::No),
         InferError::SpendLimit(_) => row(402, QUOTA, "spend_limit_reached", Retry::No),
-        InferError::EmptyWallet { .. } => row(402, QUOTA, "wallet_empty", Retry::No),
+        InferError::Errand(Errand::Approval(_)) => row(402, QUOTA, "approval_required", Retry::No),
+        InferError::Errand(Errand::EmptyWallet { .. }) => {
+            row(402, QUOTA, "wallet_empty", Retry::No)
+        }
         InferError::Chain(_) => row(503, SERVER, "chain_unavailable", Retry::Usual),
         InferError::Upstream { status, .. } => match *status {
             400 | 404..=406 | 408..=499 => row(*status, REQUEST, "upstream_refused", Retry::No),

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::client::scripted::{Events, answer, data, end, whole};
-use crate::client::{Answer, Attempt, InferError, Request};
+use crate::client::{Answer, Attempt, Errand, InferError, Request};
 
 const CHAT: &str = "/v1/chat/completions";
 const PLAIN: &str = r#"{"model":"test/model","messages":[]}"#;
@@ -222,7 +222,7 @@ fn table() -> Vec<(InferError, u16, &'static str, &'static str)> {
         status,
         body: Bytes::from_static(body.as_bytes()),
     };
-    let empty = InferError::EmptyWallet {
+    let empty = Errand::EmptyWallet {
         address: "0x09".into(),
         balance: Amount::ZERO,
         needed: Amount::atoms(5),
@@ -268,7 +268,13 @@ fn table() -> Vec<(InferError, u16, &'static str, &'static str)> {
             quota,
             "spend_limit_reached",
         ),
-        (empty, 402, quota, "wallet_empty"),
+        (
+            Errand::Approval(reason()).into(),
+            402,
+            quota,
+            "approval_required",
+        ),
+        (empty.into(), 402, quota, "wallet_empty"),
         (
             InferError::Chain(reason()),
             503,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use alloy::primitives::B256;
 
 use farthing_protocol::amount::Amount;
-use farthing_protocol::channel::{Channel, Rejected};
+use farthing_protocol::channel::{Channel, Lesson, Rejected};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::history;
 use farthing_protocol::merkle::Node;
@@ -15,6 +15,8 @@ use farthing_protocol::receipt::Receipt;
 use farthing_protocol::root::{CoSigned, ReceiptRoot};
 use farthing_protocol::x402::ChannelId;
 
+use crate::ledger::approvals::Approvals;
+use crate::ledger::models::Models;
 use crate::ledger::receipts::Tree;
 use crate::ledger::records::{Account, Standing};
 use crate::ledger::{Base, LedgerError, Limits, Opened, Promised, Want};
@@ -26,6 +28,8 @@ const ROOT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy)]
 struct Held {
     amount: Amount,
+    /// The hash of the model's id.
+    model: B256,
     /// Its end was not seen.
     doubtful: bool,
 }
@@ -123,6 +127,8 @@ pub(in crate::ledger) struct Books {
     today: Amount,
     /// Of today, by seller.
     to_sellers: HashMap<B256, Amount>,
+    pub(in crate::ledger) models: Models,
+    pub(in crate::ledger) approvals: Approvals,
 }
 
 impl Books {
@@ -239,6 +245,7 @@ impl Books {
         if account.standing != Standing::Good {
             return Err(LedgerError::NotInUse(account.standing));
         }
+        self.within_model(&want, limits, day)?;
         let mut channel = account.channel;
         let before = channel.ceiling();
         let required = channel.required(want.more)?.max(want.floor);
@@ -252,10 +259,12 @@ impl Books {
         entry.account.channel = channel;
         let held = entry.held.entry(want.request).or_insert(Held {
             amount: Amount::ZERO,
+            model: want.model,
             doubtful: false,
         });
         held.amount = held.amount.saturating_add(want.more);
         let account = entry.account;
+        self.models.hold(want.model, want.more);
         if raised.is_zero() {
             return Ok(None);
         }
@@ -333,24 +342,45 @@ impl Books {
         Ok(())
     }
 
+    /// One model's share of the day: whatever covers it, also slack that was signed for others.
+    fn within_model(&self, want: &Want, limits: &Limits, day: u64) -> Result<(), LedgerError> {
+        let (allowed, spent) = (
+            limits.of_model(want.model),
+            self.models.spent(want.model, day),
+        );
+        if !want.more.is_zero() && spent.saturating_add(want.more) > allowed {
+            return Err(LedgerError::Limit {
+                limit: "per_model",
+                allowed,
+                spent,
+                more: want.more,
+            });
+        }
+        Ok(())
+    }
+
     pub(in crate::ledger) fn release(&mut self, id: ChannelId, request: RequestId) {
         let Some(entry) = self.channels.get_mut(&id) else {
             return;
         };
-        if let Some(held) = entry.held.remove(&request)
-            && let Err(error) = entry.account.channel.release(held.amount)
-        {
+        let Some(held) = entry.held.remove(&request) else {
+            return;
+        };
+        self.models.release(held.model, held.amount);
+        if let Err(error) = entry.account.channel.release(held.amount) {
             tracing::error!(channel = %id.short(), %error, "money was released twice");
         }
     }
 
     pub(in crate::ledger) fn doubt(&mut self, id: ChannelId, request: RequestId) {
-        let held = self
-            .channels
-            .get_mut(&id)
-            .and_then(|entry| entry.held.get_mut(&request));
-        if let Some(held) = held {
+        let Some(entry) = self.channels.get_mut(&id) else {
+            return;
+        };
+        if let Some(held) = entry.held.get_mut(&request) {
             held.doubtful = true;
+            // Written with the next change: whoever breaks off gets less ahead next time.
+            let channel = &mut entry.account.channel;
+            channel.learn(Lesson::Caution, Amount::ZERO);
         }
     }
 
@@ -364,7 +394,11 @@ impl Books {
     }
 
     /// Books a receipt at its place.
-    pub(in crate::ledger) fn book(&mut self, receipt: &Receipt) -> Result<Booked, LedgerError> {
+    pub(in crate::ledger) fn book(
+        &mut self,
+        receipt: &Receipt,
+        lesson: Lesson,
+    ) -> Result<Booked, LedgerError> {
         let entry = self.entry(receipt.channel)?;
         if receipt.seq < entry.account.booked || entry.ahead.contains_key(&receipt.seq) {
             return Ok(Booked {
@@ -388,12 +422,17 @@ impl Books {
                 Fate::Recovered
             }
         };
+        channel.learn(lesson, receipt.charged);
         entry.account.channel = channel;
-        entry.held.remove(&receipt.request);
+        let held = entry.held.remove(&receipt.request);
         entry.ahead.insert(receipt.seq, history::Entry::of(receipt));
         let nodes = entry.grow();
+        let account = entry.account;
+        if let Some(held) = held {
+            self.models.release(held.model, held.amount);
+        }
         Ok(Booked {
-            account: entry.account,
+            account,
             fate,
             nodes,
         })

@@ -12,6 +12,8 @@ use farthing_protocol::store::{Schema, Table};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde::{Deserialize, Serialize};
 
+use crate::report::Approval;
+
 /// Channels by id.
 pub const CHANNELS: Table<B256, Account> = Table::new("channels", 1);
 /// Receipts by channel and place in it.
@@ -29,6 +31,12 @@ pub const CONTRADICTIONS: Table<B256, SignedRoot> = Table::new("contradictions",
 pub const DAYS: Table<u64, Amount> = Table::new("days", 1);
 /// Atoms promised per day and seller's node.
 pub const SELLER_DAYS: Table<(u64, B256), Amount> = Table::new("seller-days", 1);
+/// Atoms charged per day and model (the hash of its id).
+pub const MODEL_DAYS: Table<(u64, B256), Amount> = Table::new("model-days", 1);
+/// Purchases that want a person's word, or have it and are not made yet.
+pub const APPROVALS: Table<B256, Approval> = Table::new("approvals", 1);
+/// Deposits to be signed by a wallet elsewhere, by the hash that it signs.
+pub const DRAFTS: Table<B256, PendingDeposit> = Table::new("drafts", 1);
 /// Deposits that were signed and whose mining we have not seen, by channel and salt.
 pub const DEPOSITS: Table<(B256, B256), PendingDeposit> = Table::new("deposits", 1);
 
@@ -44,6 +52,9 @@ pub fn schema() -> Schema {
         .table(&CONTRADICTIONS, &[])
         .table(&DAYS, &[])
         .table(&SELLER_DAYS, &[])
+        .table(&MODEL_DAYS, &[])
+        .table(&APPROVALS, &[])
+        .table(&DRAFTS, &[])
         .table(&DEPOSITS, &[])
 }
 

@@ -264,3 +264,56 @@ proptest! {
         prop_assert_eq!(channel.reserved(), Amount::ZERO);
     }
 }
+
+#[test]
+fn a_window_grows_with_what_went_well_and_shrinks_on_trouble() {
+    let prices = crate::offer::Prices {
+        output: crate::amount::Price(500_000),
+        ..Default::default()
+    };
+    let ahead = |channel: &Channel| crate::pricing::window(&prices, channel.earned());
+    let mut channel = Channel::open(Amount::atoms(100_000), Amount::ZERO);
+    let mut buy = |atoms: u128, lesson| {
+        let amount = Amount::atoms(atoms);
+        channel
+            .issue(channel.required(amount).expect("fits"))
+            .expect("is paid for");
+        channel.reserve(amount).expect("is covered");
+        channel.settle(amount, amount).expect("is reserved");
+        channel.learn(lesson, amount);
+        ahead(&channel)
+    };
+    assert_eq!(buy(3_200, Lesson::of(Ending::Complete)), 400);
+    assert_eq!(buy(3_200, Lesson::of(Ending::Cancelled)), 800);
+    assert_eq!(buy(10, Lesson::of(Ending::Interrupted)), 400);
+    assert_eq!(buy(0, Lesson::of(Ending::UpstreamFailed)), 200);
+    assert_eq!(buy(1_600, Lesson::of(Ending::Limit)), 400);
+    assert_eq!(
+        buy(10, Lesson::of(Ending::Unpaid)),
+        crate::pricing::FIRST_WINDOW
+    );
+    assert_eq!(buy(1_600, Lesson::Trust), 200);
+    assert_eq!(buy(1_600, Lesson::Anew), crate::pricing::FIRST_WINDOW);
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_earned_that_was_not_charged_and_trouble_never_helps(
+        ends in proptest::collection::vec((0_u128..1_000, 0_u8..3), 1..40),
+    ) {
+        let mut channel = Channel::open(Amount::atoms(1_000_000), Amount::ZERO);
+        for (atoms, lesson) in ends {
+            let amount = Amount::atoms(atoms);
+            channel.issue(channel.required(amount).expect("fits")).expect("is paid for");
+            channel.reserve(amount).expect("is covered");
+            channel.settle(amount, amount).expect("is reserved");
+            let before = channel.earned();
+            let lesson = [Lesson::Trust, Lesson::Caution, Lesson::Anew][usize::from(lesson)];
+            channel.learn(lesson, amount);
+            prop_assert!(channel.earned() <= channel.charged());
+            if lesson != Lesson::Trust {
+                prop_assert!(channel.earned() <= before);
+            }
+        }
+    }
+}

@@ -139,7 +139,7 @@ pub async fn gateway(setting: Setting) -> Result<(), BenchError> {
     let keys = client::Keys {
         node: testing::node_key(BUYER),
         wallet: wallet::Keys {
-            payer: payer_key(),
+            payer: payer_key().into(),
             authorizer: testing::evm_key(BUYER + 1),
         },
     };

@@ -358,7 +358,7 @@ impl Gateway {
         program.once("init").await?;
         let passphrase = Passphrase::new(PASSPHRASE.to_owned());
         let passphrase = passphrase.map_err(|e| ChaosError::Process(e.to_string()))?;
-        let keys = farthing_client::client::Keys::open(&dir.join("data"), &passphrase);
+        let keys = farthing_client::client::Keys::open(&dir.join("data"), &passphrase, None);
         let keys = keys.map_err(|e| ChaosError::Process(e.to_string()))?;
         program.set("chain.rpc", rpc);
         program.set("spend.deposit", DEPOSIT);

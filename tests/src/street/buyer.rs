@@ -75,12 +75,19 @@ impl Buyer {
         Ok(buyer)
     }
 
+    fn elsewhere(&self) -> Option<wallet::Payer> {
+        self.config.wallet.payer.map(wallet::Payer::Elsewhere)
+    }
+
     fn keys(&self) -> Keys {
         let payer = testing::evm_key(self.n);
         let authorizer = testing::evm_key(self.n.saturating_add(50));
         Keys {
             node: testing::node_key(self.n),
-            wallet: wallet::Keys { payer, authorizer },
+            wallet: wallet::Keys {
+                payer: self.elsewhere().unwrap_or_else(|| payer.into()),
+                authorizer,
+            },
         }
     }
 
