@@ -170,10 +170,11 @@ fn channel(ledger: &Ledger, id: ChannelId) -> Result<ChannelView, Refusal> {
     ledger.channel(id).ok_or(Refusal::NoChannel)
 }
 
-/// The most we stand to lose to one payer, should claiming fail.
+/// The most we stand to lose to one payer, over all its channels, should claiming fail.
 fn exposure(shop: &Shop, view: &ChannelView) -> Result<(), Refusal> {
-    if view.channel.unclaimed() >= shop.limits.exposure {
-        let text = "the channel's unclaimed charges have reached this seller's limit; a claim is on its way";
+    if shop.ledger.exposure(view.config.payer) >= shop.limits.exposure {
+        let text =
+            "the payer's unclaimed charges have reached this seller's limit; a claim is on its way";
         return Err(Refusal::Unavailable(text.to_owned()));
     }
     Ok(())

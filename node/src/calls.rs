@@ -179,7 +179,7 @@ impl Desk {
     }
 
     async fn refund(&self, id: ChannelId) -> Result<Answer, CallRefusal> {
-        match self.settlement.refund(id).await {
+        match self.settlement.refund(id, None).await {
             Ok(moved) => Ok(Answer::Refunded {
                 transaction: moved.transaction,
                 amount: moved.amount,

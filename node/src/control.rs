@@ -1,6 +1,8 @@
 //! The operator's door: a socket in the data directory that only the operator can open, with the
 //! reports of [`crate::report`] and the order to claim, as JSON over HTTP.
 
+mod earnings;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::{Clock, Timestamp};
-use farthing_protocol::x402::ChannelId;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
@@ -22,10 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::ledger::ChannelView;
 use crate::node::Node;
-use crate::report::{
-    ChannelEarnings, Claimed, Earnings, ModelStatus, OfferStatus, Status, Sums, Token, Why,
-};
-use crate::settlement::Outlook;
+use crate::report::{Claimed, ModelStatus, OfferStatus, Status, Token};
 use crate::upstream::Health;
 
 /// The socket's name within the data directory.
@@ -89,7 +87,7 @@ impl Control {
         });
         let routes = Router::new()
             .route("/status", get(status))
-            .route("/earnings", get(earnings))
+            .route("/earnings", get(earnings::earnings))
             .route("/metrics", get(metrics))
             .route("/claim", post(claim))
             .with_state(desk);
@@ -140,6 +138,25 @@ pub fn scrape(node: &Node) -> String {
     metrics
         .settlement_claimed_atoms
         .set(sum(|view| view.channel.claimed()));
+    let outlook = node.settlement().outlook();
+    let count = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
+    metrics
+        .settlement_in_flight
+        .set(count(outlook.in_flight.len()));
+    let replaced = outlook.in_flight.iter().filter(|one| one.attempts > 1);
+    metrics.settlement_raised.set(count(replaced.count()));
+    metrics.settlement_refused.set(count(outlook.refused.len()));
+    let unconfirmed = outlook.unconfirmed.values().copied();
+    let unconfirmed = unconfirmed.fold(Amount::ZERO, Amount::saturating_add);
+    metrics.settlement_unconfirmed_atoms.set(atoms(unconfirmed));
+    let reorganisations = i64::try_from(outlook.reorganisations);
+    metrics
+        .settlement_reorganisations
+        .set(reorganisations.unwrap_or(i64::MAX));
+    metrics.settlement_chain_up.set(i64::from(!outlook.away));
+    let armed = channels.iter();
+    let armed = armed.filter(|(_, view)| !view.channel.armed().is_zero());
+    metrics.settlement_armed.set(count(armed.count()));
     let loads = node.loads();
     metrics
         .serve_running
@@ -198,35 +215,6 @@ async fn status(State(desk): State<Arc<Desk>>) -> Json<Status> {
     })
 }
 
-async fn earnings(State(desk): State<Arc<Desk>>) -> Json<Earnings> {
-    let outlook = desk.node.settlement().outlook();
-    let mut channels = Vec::new();
-    for (id, view) in desk.node.ledger().channels() {
-        if !view.channel.charged().is_zero() {
-            channels.push(desk.channel(id, &view, &outlook).await);
-        }
-    }
-    channels.sort_by_key(|channel| std::cmp::Reverse(channel.sums.at_risk));
-    let total = channels
-        .iter()
-        .fold(Sums::default(), |sum, channel| sum.plus(channel.sums));
-    let payouts = timeout(
-        CHAIN_WAIT,
-        desk.node.chain().payouts(desk.node.terms().payout),
-    )
-    .await;
-    let settled = payouts
-        .ok()
-        .and_then(Result::ok)
-        .map(|payouts| payouts.settled);
-    Json(Earnings {
-        token: desk.token(),
-        total,
-        settled: settled.unwrap_or_default(),
-        channels,
-    })
-}
-
 async fn claim(State(desk): State<Arc<Desk>>) -> Told<Claimed> {
     match desk.node.settlement().claim().await {
         Ok(moved) => {
@@ -254,78 +242,5 @@ impl Desk {
             symbol: chain.token_name.clone(),
             decimals: TOKEN_DECIMALS,
         }
-    }
-
-    async fn channel(
-        &self,
-        id: ChannelId,
-        view: &ChannelView,
-        outlook: &Outlook,
-    ) -> ChannelEarnings {
-        let channel = view.channel;
-        ChannelEarnings {
-            channel: id,
-            payer: view.config.payer,
-            receipts: channel.receipts(),
-            sums: Sums {
-                charged: channel.charged(),
-                claimed: channel.claimed(),
-                at_risk: channel.unclaimed(),
-            },
-            ceiling: view
-                .voucher
-                .map_or(Amount::ZERO, |voucher| voucher.message.ceiling),
-            why: self.why(id, view, outlook).await,
-        }
-    }
-
-    async fn why(&self, id: ChannelId, view: &ChannelView, outlook: &Outlook) -> Why {
-        let channel = view.channel;
-        let policy = &self.config.settlement;
-        if channel.unclaimed().is_zero() {
-            return Why::Safe;
-        }
-        if view.voucher.is_none() {
-            return Why::Uncovered;
-        }
-        if let Some(at) = self.leaving(id, view).await {
-            return Why::Leaving { at };
-        }
-        if let Some(transaction) = outlook.claiming {
-            return Why::Claiming { transaction };
-        }
-        if outlook.refused.contains(&id) {
-            return Why::Failed;
-        }
-        if outlook.away {
-            return Why::ChainAway;
-        }
-        let since = outlook
-            .since
-            .get(&id)
-            .copied()
-            .unwrap_or_else(|| self.clock.now());
-        let claim_by = since.plus(policy.claim_age);
-        let due = channel.unclaimed() >= policy.claim_at || claim_by <= self.clock.now();
-        if due {
-            Why::Due
-        } else {
-            Why::Small { claim_by }
-        }
-    }
-
-    /// When an armed withdrawal can be executed.
-    async fn leaving(&self, id: ChannelId, view: &ChannelView) -> Option<Timestamp> {
-        if view.channel.armed().is_zero() {
-            return None;
-        }
-        let pending = timeout(CHAIN_WAIT, self.node.chain().pending_withdrawal(id))
-            .await
-            .ok()?
-            .ok()??;
-        let seconds = pending
-            .initiated_at
-            .saturating_add(view.config.withdraw_delay);
-        Some(Timestamp(seconds.saturating_mul(1000)))
     }
 }

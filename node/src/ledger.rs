@@ -16,6 +16,7 @@ mod receipts;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use alloy::primitives::Address;
 use farthing_protocol::amount::{Amount, Overflow};
 use farthing_protocol::channel::{Acceptance, Channel, Charge, Lesson, Rejected};
 use farthing_protocol::clock::Timestamp;
@@ -129,11 +130,26 @@ struct Books {
     running: HashSet<RequestId>,
     /// Who has shown to hold a channel's key. Shown anew after a restart.
     owners: HashMap<ChannelId, NodeId>,
+    /// Each payer's channels.
+    lanes: HashMap<Address, Vec<ChannelId>>,
 }
 
 impl Books {
     fn entry(&mut self, id: ChannelId) -> Result<&mut Entry, LedgerError> {
         self.channels.get_mut(&id).ok_or(LedgerError::NoChannel)
+    }
+
+    fn enter(&mut self, id: ChannelId, record: ChannelRecord) -> ChannelView {
+        if let Some(entry) = self.channels.get_mut(&id) {
+            entry.record = record;
+            return entry.view();
+        }
+        let lanes = self.lanes.entry(record.config.payer).or_default();
+        lanes.push(id);
+        let entry = Entry::new(record);
+        let view = entry.view();
+        self.channels.insert(id, entry);
+        view
     }
 }
 
@@ -154,7 +170,7 @@ impl Ledger {
         let mut books = Books::default();
         for (id, mut record) in store.scan(&CHANNELS, .., Order::Up, usize::MAX)? {
             record.revive()?;
-            books.channels.insert(ChannelId(id), Entry::new(record));
+            books.enter(ChannelId(id), record);
         }
         for (id, root) in store.scan(&ROOTS, .., Order::Up, usize::MAX)? {
             books.entry(ChannelId(id))?.root = Some(root);
@@ -254,19 +270,29 @@ impl Ledger {
                     voucher: None,
                 }
             });
+            record.channel.retreat(seen.claimed);
             record.channel.observe(seen.balance, seen.claimed)?;
             record.channel.arm(seen.armed);
+            if let Some(entry) = books.channels.get(&id)
+                && entry.record == record
+            {
+                return Ok(entry.view());
+            }
             let batch = Batch::new().put(&CHANNELS, &id.0, &record)?;
-            let entry = books
-                .channels
-                .entry(id)
-                .or_insert_with(|| Entry::new(record));
-            entry.record = record;
-            let view = entry.view();
-            (permit.commit(batch), view)
+            (permit.commit(batch), books.enter(id, record))
         };
         durable.await?;
         Ok(view)
+    }
+
+    /// What a payer owes over all its channels, charged and not claimed.
+    #[must_use]
+    pub fn exposure(&self, payer: Address) -> Amount {
+        let books = self.books();
+        let lanes = books.lanes.get(&payer).into_iter().flatten();
+        let owed = lanes.filter_map(|id| books.channels.get(id));
+        let owed = owed.map(|entry| entry.record.channel.unclaimed());
+        owed.fold(Amount::ZERO, Amount::saturating_add)
     }
 
     /// Takes a verified voucher. Returns when it is on disk and may be worked against.

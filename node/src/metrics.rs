@@ -80,6 +80,20 @@ metrics! {
     upstream_failures: Counts = Counts::default();
     /// Atoms claimed on chain, over all channels.
     settlement_claimed_atoms: Gauge = Gauge::default();
+    /// Transactions sent and not final: deposits, claims, refunds.
+    settlement_in_flight: Gauge = Gauge::default();
+    /// Of those, how many had their fee raised.
+    settlement_raised: Gauge = Gauge::default();
+    /// Channels whose claim the contract refuses, or whose books it contradicts.
+    settlement_refused: Gauge = Gauge::default();
+    /// Channels with a withdrawal armed.
+    settlement_armed: Gauge = Gauge::default();
+    /// Atoms deposited that are not deep enough to count.
+    settlement_unconfirmed_atoms: Gauge = Gauge::default();
+    /// How often the chain took blocks back since the start.
+    settlement_reorganisations: Gauge = Gauge::default();
+    /// Whether the chain answered when last asked: 1 or 0.
+    settlement_chain_up: Gauge = Gauge::default();
     /// Batches on disk since the start.
     ledger_batches: Gauge = Gauge::default();
     /// Offers published.

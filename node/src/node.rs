@@ -132,6 +132,7 @@ impl Node {
 
     async fn assemble(config: Config, keys: Keys, outside: Outside) -> Result<Self, StartError> {
         let Outside { clock, chain } = outside;
+        let chain = chain.with_max_fee(u128::from(config.settlement.max_fee));
         verify(&chain).await?;
         if config.models.is_empty() {
             return Err(StartError::NothingOnSale);
@@ -357,12 +358,18 @@ fn seats(config: &Config) -> Seats {
 }
 
 const fn policy(config: &Config) -> Policy {
+    let settlement = &config.settlement;
     Policy {
-        claim_at: config.settlement.claim_at,
-        claim_age: config.settlement.claim_age,
-        max_rows: config.settlement.max_rows as usize,
-        confirmations: config.settlement.confirmations,
-        poll: config.settlement.poll_interval,
+        claim_at: settlement.claim_at,
+        claim_age: settlement.claim_age,
+        max_rows: settlement.max_rows as usize,
+        gas_multiple: settlement.gas_multiple as u128,
+        coin_price: settlement.coin_price,
+        exposure: config.limits.exposure_per_payer,
+        confirmations: settlement.confirmations,
+        trust_unconfirmed: settlement.trust_unconfirmed,
+        bump_after: settlement.bump_after,
+        poll: settlement.poll_interval,
     }
 }
 

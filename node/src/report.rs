@@ -94,10 +94,39 @@ pub struct Earnings {
     pub token: Token,
     /// Of all channels together.
     pub total: Sums,
-    /// Paid out to the payout address.
-    pub settled: Amount,
+    /// Paid out to the payout address; nothing when the chain does not answer.
+    pub settled: Option<Amount>,
+    /// Deposited, mined, and not deep enough to count.
+    pub unconfirmed: Amount,
+    /// Why claims must wait although the chain answers.
+    pub trouble: Option<String>,
+    /// How often the chain took blocks back since the start.
+    pub reorganisations: u64,
+    /// Transactions on their way, the oldest nonce first.
+    pub in_flight: Vec<Transaction>,
     /// Each channel with a charge, the most at risk first.
     pub channels: Vec<ChannelEarnings>,
+}
+
+/// A transaction on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// What for: `deposit`, `claim`, `refund`, …
+    pub purpose: String,
+    /// The channel it is about; nothing when it is about several.
+    pub channel: Option<ChannelId>,
+    /// Its hash: of the latest, when its fee was raised.
+    pub hash: B256,
+    /// Its nonce.
+    pub nonce: u64,
+    /// When it was first signed.
+    pub signed: Timestamp,
+    /// Wei it offers per gas.
+    pub fee: u128,
+    /// How often it was signed, each time dearer.
+    pub attempts: u64,
+    /// The block it is in, when it only waits to be deep enough.
+    pub mined: Option<u64>,
 }
 
 /// What was earned on channels.
@@ -109,6 +138,8 @@ pub struct Sums {
     pub claimed: Amount,
     /// Charged and not claimed yet: lost if no claim succeeds in time.
     pub at_risk: Amount,
+    /// Of that, what claims on their way are about.
+    pub in_flight: Amount,
 }
 
 impl Sums {
@@ -119,6 +150,7 @@ impl Sums {
             charged: self.charged.saturating_add(other.charged),
             claimed: self.claimed.saturating_add(other.claimed),
             at_risk: self.at_risk.saturating_add(other.at_risk),
+            in_flight: self.in_flight.saturating_add(other.in_flight),
         }
     }
 }
@@ -136,12 +168,18 @@ pub struct ChannelEarnings {
     pub sums: Sums,
     /// What the best voucher promises.
     pub ceiling: Amount,
+    /// What the buyer has asked back.
+    pub armed: Amount,
+    /// Deposited, and not deep enough to count.
+    pub unconfirmed: Amount,
+    /// Since when something is unclaimed.
+    pub since: Option<Timestamp>,
     /// Why something is still at risk, or that nothing is.
     pub why: Why,
 }
 
 /// Why a charge is not claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum Why {
     /// Everything charged is claimed.
@@ -165,8 +203,16 @@ pub enum Why {
     },
     /// The chain does not answer.
     ChainAway,
-    /// The last claim failed.
-    Failed,
+    /// Claims must wait although the chain answers.
+    Held {
+        /// Why: no gas, as a rule.
+        why: String,
+    },
+    /// The contract refuses the channel's row, or says that less is there than was charged.
+    Refused {
+        /// In its words.
+        why: String,
+    },
     /// No voucher covers it: the buyer was cut off between work and payment.
     Uncovered,
 }

@@ -1,17 +1,24 @@
 //! The way to the chain: deposits in, claims out, withdrawals watched.
 //!
 //! One actor is the only user of the claim key's transactions. Each is signed, recorded, and only
-//! then broadcast; after a crash it is broadcast again, which is harmless. An outage of the chain
-//! delays everything and loses nothing: what is charged stays charged, and no new credit is given
-//! on what the chain has not confirmed.
+//! then broadcast, and looked after until it is final; after a crash it is broadcast again, which
+//! is harmless. An outage of the chain delays everything and loses nothing: what is charged stays
+//! charged, and no new credit is given on what the chain has not confirmed.
+//!
+//! To have it carry another kind of transaction: a [`crate::ledger::records::Purpose`] for the
+//! journal, a message, and in `orders.rs` calls of `Actor::submit` and `Actor::wait_for`, which
+//! answers when it is final. Whatever is carried must be harmless when it is sent twice.
 
+mod sight;
+mod errand;
 mod claims;
 mod journal;
-mod orders;
+mod news;
 mod carry;
+mod orders;
 mod actor;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,14 +28,19 @@ use farthing_protocol::chain::{Chain, ChainError};
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::eip712::EvmKey;
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::records::Purpose;
+use crate::ledger::{ChannelView, Ledger, LedgerError};
 use crate::settlement::actor::{Actor, Message};
+use crate::settlement::errand::Errand;
+use crate::settlement::sight::Sight;
 
 /// Questions that may wait for the actor.
 const INBOX: usize = 64;
+/// Unknown channels that are looked up at once.
+const ADOPTIONS: usize = 8;
 
 /// When to claim.
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +51,38 @@ pub struct Policy {
     pub claim_age: Duration,
     /// The most channels in one claim.
     pub max_rows: usize,
+    /// A claim for its value is worth so many times the gas of one row.
+    pub gas_multiple: u128,
+    /// Atoms that a whole coin of the chain costs; zero when that is not to be considered.
+    pub coin_price: Amount,
+    /// Unclaimed atoms of one payer, over all its channels, at which it is claimed from at once.
+    pub exposure: Amount,
     /// Blocks after which a transaction counts as final.
     pub confirmations: u64,
+    /// Atoms of all buyers' deposits together that count as soon as they are mined.
+    pub trust_unconfirmed: Amount,
+    /// How long a transaction waits before its fee is raised.
+    pub bump_after: Duration,
     /// How often the chain is asked for news.
     pub poll: Duration,
+}
+
+#[cfg(test)]
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            claim_at: Amount::atoms(1_000_000),
+            claim_age: Duration::from_secs(12 * 3600),
+            max_rows: 50,
+            gas_multiple: 50,
+            coin_price: Amount::ZERO,
+            exposure: Amount::atoms(5_000_000),
+            confirmations: 1,
+            trust_unconfirmed: Amount::ZERO,
+            bump_after: Duration::from_secs(60),
+            poll: Duration::from_millis(2),
+        }
+    }
 }
 
 /// Why the chain was not moved.
@@ -71,6 +111,12 @@ pub enum SettlementError {
     /// Nothing is left to return.
     #[error("nothing is left to return")]
     Nothing,
+    /// A deposit that is mined, but not deep enough to count.
+    #[error("the deposit is mined but not deep enough yet; ask again in a few blocks")]
+    Shallow,
+    /// It goes on, but nobody waits for it any longer.
+    #[error("it takes long; see `farthing-node earnings` for what becomes of it")]
+    Late,
     /// Too much waits already.
     #[error("too many transactions are waiting; try again later")]
     Busy,
@@ -124,12 +170,54 @@ pub struct Ground {
 pub struct Outlook {
     /// Since when each channel has something unclaimed.
     pub since: HashMap<ChannelId, Timestamp>,
-    /// Channels whose rows the contract refuses.
-    pub refused: HashSet<ChannelId>,
-    /// The claim that waits to be mined.
-    pub claiming: Option<B256>,
+    /// Channels that the contract refuses to pay from, or whose books it contradicts, and why.
+    pub refused: HashMap<ChannelId, String>,
+    /// Channels with a claim on its way, and its latest transaction.
+    pub claiming: HashMap<ChannelId, B256>,
+    /// What is under way.
+    pub in_flight: Vec<InFlight>,
+    /// Deposited, mined, and not deep enough to count.
+    pub unconfirmed: HashMap<ChannelId, Amount>,
     /// Whether the chain failed to answer when last asked.
     pub away: bool,
+    /// Why claims must wait although the chain answers: no gas, as a rule.
+    pub trouble: Option<String>,
+    /// How often the chain was seen to take blocks back, since the start.
+    pub reorganisations: u64,
+}
+
+/// A transaction that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InFlight {
+    /// What for.
+    pub purpose: Purpose,
+    /// Its nonce.
+    pub nonce: u64,
+    /// The latest transaction signed for it.
+    pub hash: B256,
+    /// How many were signed, each dearer than the one before.
+    pub attempts: usize,
+    /// When the first was signed.
+    pub signed: Timestamp,
+    /// What the latest offers per gas, in wei.
+    pub fee: u128,
+    /// The block it is in, when it is only not deep enough yet.
+    pub mined: Option<u64>,
+}
+
+impl InFlight {
+    fn of(errand: &Errand) -> Option<Self> {
+        let (first, newest) = (errand.attempts.first()?, errand.newest()?);
+        Some(Self {
+            purpose: errand.purpose,
+            nonce: errand.nonce,
+            hash: newest.hash,
+            attempts: errand.attempts.len(),
+            signed: first.signed,
+            fee: newest.fees.max,
+            mined: errand.mined,
+        })
+    }
 }
 
 /// A handle to the settlement; clones share it.
@@ -138,6 +226,9 @@ pub struct Settlement {
     chain: Chain,
     messages: mpsc::Sender<Message>,
     outlook: Arc<Mutex<Outlook>>,
+    sight: Arc<Sight>,
+    ledger: Ledger,
+    adoptions: Arc<Semaphore>,
 }
 
 type Answer<T> = oneshot::Sender<Result<T, SettlementError>>;
@@ -146,16 +237,25 @@ impl Settlement {
     /// Starts the actor. It ends with [`Settlement::stop`] or when the last handle is dropped.
     #[must_use]
     pub fn start(ground: Ground, policy: Policy) -> (Self, JoinHandle<()>) {
+        let (settlement, actor) = Self::build(ground, policy);
+        (settlement, tokio::spawn(actor.run()))
+    }
+
+    fn build(ground: Ground, policy: Policy) -> (Self, Actor) {
         let (messages, inbox) = mpsc::channel(INBOX);
         let outlook = Arc::new(Mutex::new(Outlook::default()));
-        let chain = ground.chain.clone();
-        let actor = Actor::new(ground, policy, inbox, Arc::clone(&outlook));
+        let (depth, allowance) = (policy.confirmations, policy.trust_unconfirmed);
+        let sight = Arc::new(Sight::new(ground.chain.clone(), depth, allowance));
         let settlement = Self {
-            chain,
+            chain: ground.chain.clone(),
             messages,
-            outlook,
+            outlook: Arc::clone(&outlook),
+            sight: Arc::clone(&sight),
+            ledger: ground.ledger.clone(),
+            adoptions: Arc::new(Semaphore::new(ADOPTIONS)),
         };
-        (settlement, tokio::spawn(actor.run()))
+        let actor = Actor::new(ground, policy, inbox, (sight, outlook));
+        (settlement, actor)
     }
 
     /// How things stand with the claims.
@@ -198,6 +298,36 @@ impl Settlement {
         .await
     }
 
+    /// Takes into the books a channel that the chain knows and they do not: our disk was lost, or
+    /// somebody else submitted the deposit. Charged is then what is claimed: what was charged and
+    /// not claimed is forfeited. The caller has checked the terms, and that the buyer holds the
+    /// channel's key. A known channel is left as it is.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoChannel`] when nothing is deposited; [`SettlementError::Shallow`],
+    /// [`SettlementError::Busy`], the chain's, the books'.
+    pub async fn adopt(
+        &self,
+        config: ChannelConfig,
+        id: ChannelId,
+    ) -> Result<ChannelView, SettlementError> {
+        if let Some(view) = self.ledger.channel(id) {
+            return Ok(view);
+        }
+        let permit = self.adoptions.try_acquire();
+        let _permit = permit.map_err(|_| SettlementError::Busy)?;
+        let seen = self.sight.look(id).await?;
+        if seen.balance.is_zero() {
+            return Err(match self.sight.counts_whole(id) {
+                true => LedgerError::NoChannel.into(),
+                false => SettlementError::Shallow,
+            });
+        }
+        let view = self.ledger.observe(config, id, seen).await?;
+        tracing::info!(channel = %id.short(), balance = %seen.balance, claimed = %seen.claimed, "took in a channel from the chain");
+        Ok(view)
+    }
+
     /// Claims and settles everything unclaimed now. Moves nothing when there is nothing.
     ///
     /// # Errors
@@ -206,12 +336,21 @@ impl Settlement {
         self.ask(|reply| Message::Claim { reply }).await
     }
 
-    /// Returns the unspent rest of a channel to its payer.
+    /// Returns the unspent rest of a channel to its payer, or `most` of it.
     ///
     /// # Errors
     /// [`SettlementError::InUse`], [`SettlementError::Nothing`], or the chain's.
-    pub async fn refund(&self, channel: ChannelId) -> Result<Moved, SettlementError> {
-        self.ask(|reply| Message::Refund { channel, reply }).await
+    pub async fn refund(
+        &self,
+        channel: ChannelId,
+        most: Option<Amount>,
+    ) -> Result<Moved, SettlementError> {
+        self.ask(|reply| Message::Refund {
+            channel,
+            most,
+            reply,
+        })
+        .await
     }
 
     /// Claims what there is, if the chain answers, and ends the actor.
@@ -235,3 +374,6 @@ impl Settlement {
         answer.await.unwrap_or(Err(SettlementError::Stopped))
     }
 }
+
+#[cfg(test)]
+mod tests;

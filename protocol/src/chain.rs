@@ -21,15 +21,17 @@ mod memory;
 mod rpc;
 mod door;
 mod write;
+mod carriage;
 #[cfg(any(test, feature = "testing"))]
 pub mod local;
 
+pub use carriage::claimed_in;
 pub use error::ChainError;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryChain;
 pub use rpc::RpcConfig;
 pub use words::{
-    Block, Change, Event, Fees, OnChain, Outcome, Payouts, PendingWithdrawal, Withdrawal,
+    Block, Change, Event, Fees, Nonces, OnChain, Outcome, Payouts, PendingWithdrawal, Withdrawal,
 };
 pub use write::{ClaimRow, MAX_CLAIM_ROWS, Prepared, Write};
 
@@ -55,6 +57,8 @@ use write::Terms;
 pub struct Chain {
     network: Arc<Network>,
     door: Door,
+    /// The most that a transaction offers per gas.
+    max_fee: u128,
 }
 
 impl Chain {
@@ -67,6 +71,7 @@ impl Chain {
         Ok(Self {
             network: Arc::new(network),
             door: Door::Rpc(rpc),
+            max_fee: u128::MAX,
         })
     }
 
@@ -77,6 +82,7 @@ impl Chain {
         Self {
             network: Arc::new(network),
             door: Door::Memory(memory.clone()),
+            max_fee: u128::MAX,
         }
     }
 
@@ -393,7 +399,7 @@ impl Chain {
     ) -> Result<Prepared, ChainError> {
         let nonce = match nonce {
             Some(nonce) => nonce,
-            None => self.door.next_nonce(signer.address()).await?,
+            None => self.door.nonces(signer.address()).await?.free,
         };
         let least = Fees {
             max: 0,
@@ -424,12 +430,22 @@ impl Chain {
         nonce: u64,
         least: Fees,
     ) -> Result<Prepared, ChainError> {
-        let from = signer.address();
         let call = Call {
-            from,
+            from: signer.address(),
             to: write.target(&self.network),
             data: write.data(&self.network),
         };
+        self.prepare_call(call, signer, nonce, least).await
+    }
+
+    async fn prepare_call(
+        &self,
+        call: Call,
+        signer: &EvmKey,
+        nonce: u64,
+        least: Fees,
+    ) -> Result<Prepared, ChainError> {
+        let from = signer.address();
         let door = &self.door;
         // One round trip for all four; a call that reverts fails the estimate by the same name.
         let (_, gas, fees, balance) = tokio::try_join!(
@@ -442,7 +458,7 @@ impl Chain {
             nonce,
             // A fifth more than estimated: another's transaction may come first.
             gas: gas.saturating_add(gas / 5),
-            fees: fees.max(least),
+            fees: fees.max(least).capped(self.max_fee),
         };
         let prepared = write::seal(self.network.chain_id, call, terms, signer)?;
         let needed = prepared.max_cost();

@@ -4,7 +4,7 @@
 //! changes nothing and says why:
 //!
 //! - `charged + reserved ≤ ceiling ≤ balance` at all times;
-//! - the ceiling, the charges and the claims never fall;
+//! - the ceiling and the charges never fall, and the claims only when the chain takes blocks back;
 //! - no new promise is made or accepted beyond `balance − armed`, where *armed* is what the buyer
 //!   has asked the contract to give back;
 //! - `claimed ≤ ceiling`: the contract pays out nothing that was not signed. (A seller claims only
@@ -416,6 +416,12 @@ impl Channel {
         // above it proves a voucher that we have forgotten.
         self.ceiling = self.ceiling.min(balance).max(claimed);
         Ok(())
+    }
+
+    /// Seller: the chain has taken back blocks, and a claim with them. It can be claimed again, for
+    /// what was signed stays signed.
+    pub fn retreat(&mut self, claimed: Amount) {
+        self.claimed = self.claimed.min(claimed);
     }
 
     /// The buyer has asked the contract for `amount` back (0: nothing is pending any more).

@@ -380,6 +380,43 @@ async fn a_withdrawal_is_complete_after_its_delay_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payer_at_the_limit_is_served_on_none_of_its_lanes_until_a_claim_is_through() {
+    let limited = net().seller_config(|_, config| {
+        config.settlement.poll_interval = POLL;
+        config.settlement.claim_at = WEALTH;
+        config.limits.exposure_per_payer = Amount::atoms(1);
+    });
+    let street = limited.start().await.expect("starts");
+    let deposit = Amount::atoms(150_000);
+    let mut forger = Forger::funded(&street, 1, deposit).await.expect("deposits");
+    forger.config.salt.0[31] = 1;
+    let opened = forger.fund(&street, deposit).await;
+    opened.expect("opens a second lane");
+    let ask = |forger: &Forger| {
+        let ask = forger.ask(&street, 16).expect("an offer");
+        let voucher = Some(forger.voucher(Amount::atoms(1_000)));
+        Ask { voucher, ..ask }
+    };
+    let memory = street.ledgers.memory();
+    memory.set_held(true);
+    let told = forger.buy(ask(&forger)).await.expect("is told");
+    assert!(told.receipt.is_some());
+    for lane in [1, 0] {
+        forger.config.salt.0[31] = lane;
+        let told = forger.buy(ask(&forger)).await.expect("is told");
+        let limit = |refusal: &Refusal| matches!(refusal, Refusal::Unavailable(why) if why.contains("limit"));
+        assert!(told.refusal.as_ref().is_some_and(limit), "{told:?}");
+    }
+    // The claim is on its way without anybody's asking.
+    memory.set_held(false);
+    memory.mine(1);
+    claimed(&street).await;
+    let told = forger.buy(ask(&forger)).await.expect("is told");
+    assert!(told.receipt.is_some(), "{told:?}");
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn money_lost_on_one_channel_stops_no_other() {
     let clock = Clock::manual(START);
     let net = net().buyers(2).clock(clock.clone());

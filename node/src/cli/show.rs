@@ -5,7 +5,7 @@ use std::time::Duration;
 use farthing_protocol::clock::Timestamp;
 
 use crate::cli::table::Table;
-use crate::report::{ChannelEarnings, Claimed, Earnings, Status, Token, Why};
+use crate::report::{ChannelEarnings, Claimed, Earnings, Status, Token, Transaction, Why};
 
 /// How a running node is.
 pub(super) fn status(status: &Status) -> String {
@@ -68,20 +68,65 @@ pub(super) fn earnings(earnings: &Earnings, now: Timestamp) -> String {
     let Earnings {
         token,
         total,
-        settled,
         channels,
+        ..
     } = earnings;
     let mut sums = Table::default();
+    let settled = earnings
+        .settled
+        .map_or("?".to_owned(), |settled| token.show(settled));
     for (name, amount, meaning) in [
-        ("charged", total.charged, "what the receipts say"),
-        ("claimed", total.claimed, "safe on chain"),
-        ("settled", *settled, "paid out to your address"),
-        ("at risk", total.at_risk, "charged, not claimed yet"),
+        (
+            "charged",
+            token.show(total.charged),
+            "what the receipts say",
+        ),
+        ("claimed", token.show(total.claimed), "safe on chain"),
+        ("settled", settled, "paid out to your address"),
+        (
+            "at risk",
+            token.show(total.at_risk),
+            "charged, not claimed yet",
+        ),
+        (
+            "in flight",
+            token.show(total.in_flight),
+            "of that, being claimed now",
+        ),
+        (
+            "unconfirmed",
+            token.show(earnings.unconfirmed),
+            "deposits not deep enough to count",
+        ),
     ] {
-        sums.row([name.to_owned(), token.show(amount), meaning.to_owned()]);
+        sums.row([name.to_owned(), amount, meaning.to_owned()]);
+    }
+    let mut text = sums.show();
+    if let Some(trouble) = &earnings.trouble {
+        text.push_str(&format!("\nClaims must wait: {trouble}\n"));
+    }
+    if earnings.reorganisations > 0 {
+        let times = earnings.reorganisations;
+        text.push_str(&format!(
+            "\nThe chain took blocks back {times} times since the start.\n"
+        ));
+    }
+    if !earnings.in_flight.is_empty() {
+        let mut table = Table::new(&[
+            "on its way",
+            "channel",
+            "transaction",
+            "age",
+            "gwei",
+            "state",
+        ]);
+        for one in &earnings.in_flight {
+            table.row(transaction_row(one, now));
+        }
+        text.push_str(&format!("\n{}", table.show()));
     }
     if channels.is_empty() {
-        return format!("{}\nNothing was sold yet.\n", sums.show());
+        return format!("{text}\nNothing was sold yet.\n");
     }
     let mut table = Table::new(&[
         "channel", "payer", "receipts", "charged", "claimed", "at risk", "why",
@@ -89,7 +134,27 @@ pub(super) fn earnings(earnings: &Earnings, now: Timestamp) -> String {
     for channel in channels {
         table.row(channel_row(channel, token, now));
     }
-    format!("{}\n{}", sums.show(), table.show())
+    format!("{text}\n{}", table.show())
+}
+
+fn transaction_row(one: &Transaction, now: Timestamp) -> [String; 6] {
+    let state = match (one.mined, one.attempts) {
+        (Some(block), _) => format!("mined in block {block}, not deep enough yet"),
+        (None, 0 | 1) => "waits to be mined".to_owned(),
+        (None, attempts) => format!("waits; its fee was raised {} times", attempts - 1),
+    };
+    [
+        one.purpose.clone(),
+        one.channel.map_or("several".to_owned(), |id| id.short()),
+        format!("{:#x}", one.hash),
+        span(now.since(one.signed)),
+        format!(
+            "{}.{:03}",
+            one.fee / 1_000_000_000,
+            one.fee / 1_000_000 % 1000
+        ),
+        state,
+    ]
 }
 
 fn channel_row(channel: &ChannelEarnings, token: &Token, now: Timestamp) -> [String; 7] {
@@ -104,11 +169,11 @@ fn channel_row(channel: &ChannelEarnings, token: &Token, now: Timestamp) -> [Str
         bare(channel.sums.charged),
         bare(channel.sums.claimed),
         bare(channel.sums.at_risk),
-        why(channel.why, now),
+        why(&channel.why, now),
     ]
 }
 
-fn why(why: Why, now: Timestamp) -> String {
+fn why(why: &Why, now: Timestamp) -> String {
     match why {
         Why::Safe => "all claimed".into(),
         Why::Small { claim_by } => {
@@ -122,7 +187,8 @@ fn why(why: Why, now: Timestamp) -> String {
             format!("the buyer withdraws in {left}: being claimed before")
         }
         Why::ChainAway => "the chain does not answer; claimed when it does".into(),
-        Why::Failed => "the last claim failed: see the log, then `farthing-node claim`".into(),
+        Why::Held { why } => format!("claims must wait: {why}"),
+        Why::Refused { why } => format!("the contract refuses: {why}"),
         Why::Uncovered => "no voucher covers it: the buyer left without paying".into(),
     }
 }
@@ -177,7 +243,11 @@ mod tests {
                 charged: Amount::atoms(charged),
                 claimed: Amount::atoms(claimed),
                 at_risk: Amount::atoms(charged - claimed),
+                in_flight: Amount::ZERO,
             },
+            armed: Amount::ZERO,
+            unconfirmed: Amount::ZERO,
+            since: None,
             ceiling: Amount::atoms(charged),
             why,
         }
@@ -195,25 +265,48 @@ mod tests {
         let report = Earnings {
             token: token(),
             total: sums.fold(Sums::default(), Sums::plus),
-            settled: Amount::atoms(900_000),
+            settled: Some(Amount::atoms(900_000)),
+            unconfirmed: Amount::atoms(10_000),
+            trouble: Some("send it some gas".into()),
+            reorganisations: 2,
+            in_flight: vec![Transaction {
+                purpose: "claim".into(),
+                channel: None,
+                hash: B256::repeat_byte(3),
+                nonce: 4,
+                signed: Timestamp(0),
+                fee: 1_125_000_000,
+                attempts: 3,
+                mined: None,
+            }],
             channels,
         };
         let text = earnings(&report, Timestamp(60_000));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "charged  3.500070 USDC  what the receipts say");
-        assert_eq!(lines[1], "claimed  1.000020 USDC  safe on chain");
-        assert_eq!(lines[2], "settled  0.900000 USDC  paid out to your address");
-        assert_eq!(lines[3], "at risk  2.500050 USDC  charged, not claimed yet");
-        assert!(lines[5].starts_with("channel   payer"), "{text}");
-        assert!(lines[6].starts_with("07070707  0x0909"), "{text}");
+        for part in [
+            "charged      3.500070 USDC  what the receipts say",
+            "claimed      1.000020 USDC  safe on chain",
+            "settled      0.900000 USDC  paid out to your address",
+            "at risk      2.500050 USDC  charged, not claimed yet",
+            "in flight    0.000000 USDC  of that, being claimed now",
+            "unconfirmed  0.010000 USDC  deposits not deep enough to count",
+            "Claims must wait: send it some gas",
+            "The chain took blocks back 2 times since the start.",
+            "1m 0s  1.125  waits; its fee was raised 2 times",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let lines = &lines[lines.len() - 4..];
+        assert!(lines[0].starts_with("channel   payer"), "{text}");
+        assert!(lines[1].starts_with("07070707  0x0909"), "{text}");
         assert!(
-            lines[6].ends_with(
+            lines[1].ends_with(
                 "2.500000  0.000000  2.500000  the buyer withdraws in 59m 0s: being claimed before"
             ),
             "{text}"
         );
-        assert!(lines[7].contains("0.000050  not yet worth"), "{text}");
-        assert!(lines[8].ends_with("0.000000  all claimed"), "{text}");
+        assert!(lines[2].contains("0.000050  not yet worth"), "{text}");
+        assert!(lines[3].ends_with("0.000000  all claimed"), "{text}");
     }
 
     #[test]
@@ -221,7 +314,11 @@ mod tests {
         let report = Earnings {
             token: token(),
             total: Sums::default(),
-            settled: Amount::ZERO,
+            settled: None,
+            unconfirmed: Amount::ZERO,
+            trouble: None,
+            reorganisations: 0,
+            in_flight: vec![],
             channels: vec![],
         };
         assert!(earnings(&report, Timestamp(0)).contains("Nothing was sold yet."));

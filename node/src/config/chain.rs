@@ -160,8 +160,19 @@ pub struct SettlementConfig {
     pub claim_age: Duration,
     /// The most channels in one claim.
     pub max_rows: u32,
+    /// A claim is worth so many times the gas of one row, if that is more than `claim_at`.
+    pub gas_multiple: u32,
+    /// Atoms that a whole coin of the chain costs, to price gas; zero when it is not to be priced.
+    pub coin_price: Amount,
+    /// The most that a transaction offers per gas, in wei. Where more is asked, it waits.
+    pub max_fee: u64,
+    /// How long a transaction waits before it is replaced by a dearer one.
+    #[serde(with = "humantime_serde")]
+    pub bump_after: Duration,
     /// Blocks after which a transaction counts as final.
     pub confirmations: u64,
+    /// Atoms of all buyers' deposits together that count before they are final.
+    pub trust_unconfirmed: Amount,
     /// How often the chain is asked for news.
     #[serde(with = "humantime_serde")]
     pub poll_interval: Duration,
@@ -173,7 +184,12 @@ impl Default for SettlementConfig {
             claim_at: Amount::atoms(1_000_000),
             claim_age: Duration::from_secs(12 * 3600),
             max_rows: 50,
+            gas_multiple: 50,
+            coin_price: Amount::ZERO,
+            max_fee: 100_000_000_000,
+            bump_after: Duration::from_secs(60),
             confirmations: 1,
+            trust_unconfirmed: Amount::atoms(1_000_000),
             poll_interval: Duration::from_secs(2),
         }
     }

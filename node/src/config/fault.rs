@@ -14,6 +14,8 @@ use crate::config::{Config, ModelConfig};
 
 /// The most rows the settlement job puts into one claim.
 const MAX_ROWS: u32 = 50;
+/// The deepest confirmation: nodes answer about the state of the last hundred blocks or so.
+const MAX_DEPTH: u64 = 64;
 /// The longest wait of any kind.
 const MAX_WAIT: Duration = Duration::from_secs(30 * 86_400);
 
@@ -144,6 +146,17 @@ fn chain(config: &Config, found: &mut Found) {
         "settlement.max_rows",
         Fault::Over(MAX_ROWS.to_string()),
     );
+    found.when(settlement.max_fee == 0, "settlement.max_fee", Fault::Zero);
+    let depth = settlement.confirmations;
+    found.when(depth == 0, "settlement.confirmations", Fault::Zero);
+    found.when(
+        depth > MAX_DEPTH,
+        "settlement.confirmations",
+        Fault::Over(format!(
+            "{MAX_DEPTH} blocks, as far as chain nodes remember"
+        )),
+    );
+    wait(found, "settlement.bump_after", settlement.bump_after);
     wait(found, "settlement.claim_age", settlement.claim_age);
     wait(found, "settlement.poll_interval", settlement.poll_interval);
 }

@@ -3,6 +3,7 @@
 use alloy::primitives::B256;
 use bytes::Bytes;
 use farthing_protocol::amount::Cost;
+use farthing_protocol::chain::Fees;
 use farthing_protocol::channel::{Channel, Rejected};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::offer::OfferHash;
@@ -35,6 +36,10 @@ pub const RAW: Table<(B256, u32), Bytes> = Table::new("raw", 1);
 pub const RAW_PIECE: usize = 1024;
 /// Transactions that were mined, by hash: what `claim` and `earnings` show.
 pub const MINED: Table<B256, Mined> = Table::new("mined", 1);
+/// Since when each channel has something unclaimed.
+pub const OWED: Table<B256, Timestamp> = Table::new("owed", 1);
+/// The latest blocks whose events were read, by height: where to go back to when the chain does.
+pub const HEADS: Table<u64, B256> = Table::new("heads", 1);
 /// Small counters by name.
 pub const COUNTERS: Table<String, u64> = Table::new("counters", 1);
 
@@ -51,6 +56,8 @@ pub fn schema() -> Schema {
         .table(&TRANSACTIONS, &[])
         .table(&RAW, &[])
         .table(&MINED, &[])
+        .table(&OWED, &[])
+        .table(&HEADS, &[])
         .table(&COUNTERS, &[])
 }
 
@@ -108,22 +115,32 @@ pub struct OpenPurchase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
     /// A buyer's deposit.
-    Deposit(ChannelId),
+    Deposit {
+        /// Into this channel.
+        channel: ChannelId,
+        /// The nonce of its authorization: which of the channel's deposits it is.
+        nonce: B256,
+    },
     /// A claim (and settle) of vouchers.
     Claim,
     /// Moving what was claimed to the payout address.
     Settle,
     /// Returning the rest of a channel.
     Refund(ChannelId),
+    /// Nothing: it uses up a nonce behind which others wait.
+    Filler,
 }
 
-/// A transaction that was signed and recorded before it was sent.
+/// A transaction that was signed and recorded before it was sent. Several may share a nonce: one
+/// of them is mined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// What for.
     pub purpose: Purpose,
     /// Its nonce.
     pub nonce: u64,
+    /// What it offers per gas.
+    pub fees: Fees,
     /// When it was signed.
     pub signed: Timestamp,
 }

@@ -1,33 +1,39 @@
-//! The actor behind [`crate::settlement::Settlement`].
+//! The actor behind [`crate::settlement::Settlement`]: its state, its loop, and how a transaction
+//! is sent. What becomes of it is in `carry.rs`, what the chain has to say in `news.rs`, what
+//! others ask for in `orders.rs`.
 
-use alloy::primitives::{Address, B256, Bytes};
-use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{Chain, ChainError, ClaimRow, Outcome, Prepared, Write};
-use farthing_protocol::clock::Clock;
-use farthing_protocol::eip712::EvmKey;
-use farthing_protocol::store::Batch;
-use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use alloy::primitives::Address;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::{Chain, ChainError, ClaimRow, Prepared, Write};
+use farthing_protocol::clock::Clock;
+use farthing_protocol::eip712::EvmKey;
+use farthing_protocol::store::{Batch, Order};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::ledger::records::{COUNTERS, Purpose};
-use crate::ledger::{ChannelView, Ledger, LedgerError, Observation};
-use crate::settlement::carry::carry_through;
-use crate::settlement::claims;
-use crate::settlement::{Answer, Ground, Moved, Outlook, Policy, SettlementError, journal};
+use crate::ledger::records::{OWED, Purpose};
+use crate::ledger::{ChannelView, Ledger};
+use crate::settlement::errand::{Attempt, Errand};
+use crate::settlement::news::Trail;
+use crate::settlement::sight::Sight;
+use crate::settlement::{
+    Answer, Ground, InFlight, Moved, Outlook, Policy, SettlementError, claims, journal,
+};
 
-/// Transactions that may wait to be mined at once.
-const WAITING: usize = 64;
-/// How long everything else waits for a claim or a refund. Afterwards it is waited for aside.
-const HALT: Duration = Duration::from_secs(30);
-/// Blocks that are read once more.
-const OVERLAP: u64 = 8;
-/// The counter of the last block whose events we have read.
-const SEEN_BLOCK: &str = "seen-block";
+/// Transactions that may wait to be mined at once before buyers' are refused.
+pub(in crate::settlement) const WAITING: usize = 64;
+/// Places tried for one transaction before we give up.
+const PLACES: usize = 4;
+/// How long the last claims are waited for when the node stops.
+const LAST_WAIT: Duration = Duration::from_secs(30);
+/// How long those who order a claim wait for it; it goes on without them.
+const CLAIM_WAIT: Duration = Duration::from_secs(120);
 
 /// What the actor is told.
 #[derive(Debug)]
@@ -43,19 +49,12 @@ pub(in crate::settlement) enum Message {
     },
     Refund {
         channel: ChannelId,
+        most: Option<Amount>,
         reply: Answer<Moved>,
     },
     Stop {
         reply: oneshot::Sender<()>,
     },
-}
-
-/// A transaction whose end has come.
-struct Ended {
-    hash: B256,
-    purpose: Purpose,
-    outcome: Result<Outcome, ChainError>,
-    reply: Option<Answer<Moved>>,
 }
 
 pub(in crate::settlement) struct Actor {
@@ -65,18 +64,25 @@ pub(in crate::settlement) struct Actor {
     pub(in crate::settlement) key: EvmKey,
     pub(in crate::settlement) clock: Clock,
     pub(in crate::settlement) policy: Policy,
-    pub(in crate::settlement) inbox: mpsc::Receiver<Message>,
+    pub(in crate::settlement) sight: Arc<Sight>,
+    inbox: mpsc::Receiver<Message>,
+    /// Those who ordered claims, until all are over.
+    gathering: JoinSet<()>,
     // own state
-    waiting: JoinSet<Ended>,
-    pub(in crate::settlement) seen_block: Option<u64>,
+    /// What is under way, by nonce.
+    pub(in crate::settlement) errands: BTreeMap<u64, Errand>,
+    /// What was mined lately: a reorganisation may take it back.
+    pub(in crate::settlement) recent: Vec<Errand>,
+    pub(in crate::settlement) trail: Trail,
     /// Channels of which the books may say less than the chain: looked at with the next news.
     pub(in crate::settlement) stale: HashSet<ChannelId>,
     /// Channels whose refund is under way: frozen, whatever the chain says, until it has ended.
     pub(in crate::settlement) refunding: HashSet<ChannelId>,
-    /// Payers with a deposit that is not mined yet: one at a time, for we pay the gas.
-    pub(in crate::settlement) depositing: HashSet<Address>,
+    /// Claims that were mined and failed, in a row; and until when no other is tried.
+    pub(in crate::settlement) failures: u32,
+    pub(in crate::settlement) holds_until: Option<Instant>,
     /// Shared with those who ask; locked for moments only.
-    pub(in crate::settlement) outlook: Arc<Mutex<Outlook>>,
+    outlook: Arc<Mutex<Outlook>>,
 }
 
 impl Actor {
@@ -84,7 +90,7 @@ impl Actor {
         ground: Ground,
         policy: Policy,
         inbox: mpsc::Receiver<Message>,
-        outlook: Arc<Mutex<Outlook>>,
+        shared: (Arc<Sight>, Arc<Mutex<Outlook>>),
     ) -> Self {
         let Ground {
             chain,
@@ -97,19 +103,24 @@ impl Actor {
             .filter(|(_, view)| !view.channel.armed().is_zero())
             .map(|(id, _)| id)
             .collect();
+        let (sight, outlook) = shared;
         Self {
             stale,
-            refunding: HashSet::new(),
-            depositing: HashSet::new(),
             chain,
             ledger,
             key,
             clock,
             policy,
+            sight,
             inbox,
-            waiting: JoinSet::new(),
-            seen_block: None,
             outlook,
+            gathering: JoinSet::new(),
+            errands: BTreeMap::new(),
+            recent: Vec::new(),
+            trail: Trail::default(),
+            refunding: HashSet::new(),
+            failures: 0,
+            holds_until: None,
         }
     }
 
@@ -117,20 +128,18 @@ impl Actor {
         if let Err(error) = self.resume() {
             tracing::error!(%error, "unfinished transactions could not be read");
         }
-        let mut ticks = interval(self.policy.poll);
+        let mut news = interval(self.policy.poll);
+        let mut errands = interval(self.chain.poll_interval().min(self.policy.poll));
         loop {
             tokio::select! {
                 biased;
-                // What has ended frees a place and answers somebody.
-                Some(ended) = self.waiting.join_next() => match ended {
-                    Ok(ended) => self.ended(ended).await,
-                    Err(error) => tracing::error!(%error, "a waiting transaction was lost"),
-                },
                 // News before orders: no crowd of callers keeps us from a withdrawal or a claim.
-                _ = ticks.tick() => self.tick().await,
+                _ = news.tick() => self.news_came().await,
+                _ = errands.tick(), if !self.errands.is_empty() => self.look_after().await,
+                Some(_) = self.gathering.join_next() => {}
                 message = self.inbox.recv() => match message {
                     Some(Message::Stop { reply }) => {
-                        self.last_claim().await;
+                        self.last_claims().await;
                         // Whoever asked may have gone.
                         reply.send(()).ok();
                         return;
@@ -142,16 +151,21 @@ impl Actor {
         }
     }
 
-    /// Sends what a crash left unfinished once more, and waits for it.
+    /// Takes up what a crash left unfinished: it is handed in once more, and looked after.
     fn resume(&mut self) -> Result<(), SettlementError> {
-        for (hash, pending, raw) in journal::unfinished(self.ledger.store())? {
-            tracing::info!(%hash, purpose = ?pending.purpose, "resuming a transaction");
-            if let Purpose::Refund(id) = pending.purpose {
+        for (nonce, (purpose, attempts)) in journal::unfinished(self.ledger.store())? {
+            tracing::info!(nonce, ?purpose, "resuming a transaction");
+            let errand = Errand::new(purpose, nonce, attempts, self.chain.network());
+            self.stale.extend(errand.channels());
+            if let Purpose::Refund(id) = purpose {
                 self.refunding.insert(id);
-                self.stale.insert(id);
             }
-            self.wait_for(hash, raw, pending.purpose, None);
+            self.errands.insert(nonce, errand);
         }
+        let owed = self.ledger.store().scan(&OWED, .., Order::Up, usize::MAX)?;
+        let owed = owed.into_iter().map(|(id, start)| (ChannelId(id), start));
+        self.outlook().since.extend(owed);
+        self.show();
         Ok(())
     }
 
@@ -162,362 +176,277 @@ impl Actor {
                 deposit,
                 reply,
             } => self.deposit(config, deposit, reply).await,
-            Message::Refund { channel, reply } => self.refund(channel, reply).await,
-            Message::Claim { reply } => {
-                let claimed = self.claim_all().await;
-                // Whoever asked may have gone.
-                reply.send(claimed).ok();
-            }
+            Message::Refund {
+                channel,
+                most,
+                reply,
+            } => self.refund(channel, most, reply).await,
+            Message::Claim { reply } => self.claim_on_order(reply).await,
             Message::Stop { .. } => {}
         }
+        self.show();
     }
 
-    /// Records and sends; the answer comes when it is mined.
-    pub(in crate::settlement) async fn submit(
-        &mut self,
-        prepared: Prepared,
-        purpose: Purpose,
-        reply: Answer<Moved>,
-    ) {
-        match self.send(prepared, purpose).await {
-            Ok(prepared) => self.wait_for(prepared.hash, prepared.raw, purpose, Some(reply)),
-            Err(error) => {
-                self.landed(purpose);
-                // Whoever asked may have gone.
-                reply.send(Err(error)).ok();
-            }
-        }
-    }
-
-    /// A transaction waits no more: its payer may deposit again.
-    fn landed(&mut self, purpose: Purpose) {
-        if let Purpose::Deposit(id) = purpose {
-            let view = self.ledger.channel(id);
-            self.depositing
-                .retain(|payer| view.is_none_or(|view| view.config.payer != *payer));
-        }
-    }
-
-    /// Simulates and signs.
+    /// Simulates and signs, in the first place that is free.
     pub(in crate::settlement) async fn prepare(
         &self,
         write: &Write,
     ) -> Result<Prepared, SettlementError> {
-        let is_deposit = matches!(write, Write::Deposit { .. });
-        if is_deposit && self.waiting.len() >= WAITING {
-            return Err(SettlementError::Busy);
-        }
-        Ok(self.chain.prepare(write, &self.key, None).await?)
+        let nonce = self.free_nonce(0).await?;
+        Ok(self.chain.prepare(write, &self.key, Some(nonce)).await?)
     }
 
-    async fn send(
+    /// The first nonce from `floor` on that neither the node nor we have given away. (A node may
+    /// have forgotten what we remember, or never have heard of it.)
+    pub(in crate::settlement) async fn free_nonce(&self, floor: u64) -> Result<u64, ChainError> {
+        let nonces = self.chain.nonces(self.key.address()).await?;
+        let mut nonce = nonces.free.max(floor);
+        while self.errands.contains_key(&nonce) {
+            nonce = nonce.saturating_add(1);
+        }
+        Ok(nonce)
+    }
+
+    /// Records, sends, and from then on looks after a transaction; returns its nonce. In a place
+    /// that somebody else has taken it is not left: it moves on to the next.
+    pub(in crate::settlement) async fn send(
         &mut self,
         prepared: Prepared,
         purpose: Purpose,
-    ) -> Result<Prepared, SettlementError> {
-        journal::record(self.ledger.store(), &prepared, purpose, self.clock.now()).await?;
-        match self.chain.broadcast(&prepared.raw).await {
-            // Nothing is known: the waiting task sends it again.
-            Ok(_) => {}
-            Err(error) if error.is_unavailable() => {}
-            Err(error) => {
-                journal::close(self.ledger.store(), prepared.hash, None).await?;
-                return Err(error.into());
+    ) -> Result<u64, SettlementError> {
+        let store = self.ledger.store().clone();
+        let mut prepared = prepared;
+        for _ in 0..PLACES {
+            let now = self.clock.now();
+            journal::record(&store, &prepared, purpose, now).await?;
+            let sent = self.chain.broadcast(&prepared.raw).await;
+            let attempt = Attempt::new(prepared.clone(), now);
+            match sent {
+                // When nothing is known, it is handed in again.
+                Ok(_) | Err(ChainError::Unavailable(_)) => {
+                    let (nonce, network) = (prepared.nonce, self.chain.network());
+                    let errand = Errand::new(purpose, nonce, vec![attempt], network);
+                    self.errands.insert(nonce, errand);
+                    return Ok(nonce);
+                }
+                Err(ChainError::NonceUsed | ChainError::Underpriced) => {
+                    journal::close(&store, &[attempt], None).await?;
+                    let nonce = self.free_nonce(prepared.nonce.saturating_add(1)).await?;
+                    prepared = self.chain.moved(&prepared.raw, &self.key, nonce).await?;
+                }
+                Err(error) => {
+                    journal::close(&store, &[attempt], None).await?;
+                    return Err(error.into());
+                }
             }
         }
-        Ok(prepared)
+        Err(SettlementError::Busy)
     }
 
-    fn wait_for(&mut self, hash: B256, raw: Bytes, purpose: Purpose, reply: Option<Answer<Moved>>) {
-        let (chain, depth) = (self.chain.clone(), self.policy.confirmations);
-        self.waiting.spawn(async move {
-            let outcome = carry_through(&chain, hash, &raw, depth).await;
-            Ended {
-                hash,
-                purpose,
-                outcome,
-                reply,
-            }
-        });
-    }
-
-    async fn ended(&mut self, ended: Ended) {
-        let Ended {
-            hash,
-            purpose,
-            outcome,
-            reply,
-        } = ended;
-        if purpose == Purpose::Claim {
-            self.outlook().claiming = None;
-        }
-        self.landed(purpose);
-        let result = self.conclude(hash, purpose, outcome).await;
-        if let Err(error) = &result {
-            tracing::warn!(%hash, ?purpose, %error, "a transaction did not do its work");
-        }
-        if let Some(reply) = reply {
-            // Whoever asked may have gone.
-            reply.send(result).ok();
-        }
-    }
-
-    async fn conclude(
-        &mut self,
-        hash: B256,
-        purpose: Purpose,
-        outcome: Result<Outcome, ChainError>,
-    ) -> Result<Moved, SettlementError> {
-        if let Err(ChainError::NonceUsed) = outcome {
-            // Another has taken its place: it will never be mined.
-            journal::close(self.ledger.store(), hash, None).await?;
-        }
-        if let (Purpose::Refund(id), Ok(_) | Err(ChainError::NonceUsed)) = (purpose, &outcome) {
-            self.refunding.remove(&id);
-        }
-        let outcome = outcome?;
-        let mined = journal::mined(purpose, outcome, self.clock.now());
-        journal::close(self.ledger.store(), hash, Some(mined)).await?;
-        let amount = match purpose {
-            Purpose::Deposit(id) | Purpose::Refund(id) => self.refresh(id).await?,
-            Purpose::Claim | Purpose::Settle => self.refresh_owed().await?,
-        };
-        if !outcome.success {
-            return Err(SettlementError::Failed(hash));
-        }
-        tracing::info!(%hash, ?purpose, "mined");
-        Ok(Moved {
-            transaction: hash,
-            amount,
-        })
-    }
-
-    pub(in crate::settlement) async fn look(
-        &self,
-        id: ChannelId,
-    ) -> Result<Observation, SettlementError> {
-        let seen = self.chain.channel(id).await?;
-        let armed = self
-            .chain
-            .pending_withdrawal(id)
-            .await?
-            .map(|w| w.amount)
-            .unwrap_or_default();
-        Ok(Observation {
-            balance: seen.balance,
-            claimed: seen.claimed,
-            armed,
-        })
-    }
-
-    pub(in crate::settlement) async fn refresh(
-        &mut self,
-        id: ChannelId,
-    ) -> Result<Amount, SettlementError> {
-        let Some(view) = self.ledger.channel(id) else {
-            return Ok(Amount::ZERO);
-        };
-        self.stale.insert(id);
-        let mut seen = self.look(id).await?;
-        if self.refunding.contains(&id) {
-            // It is as good as gone: promised back, and only waiting to be mined.
-            seen.armed = seen.balance;
-        }
-        self.outlook().refused.remove(&id);
-        match self.ledger.observe(view.config, id, seen).await {
-            Ok(view) => {
-                self.stale.remove(&id);
-                Ok(view.channel.balance())
-            }
-            Err(LedgerError::Rejected(error)) => {
-                // Less is there than was charged: money lost, on this channel and no other; or a
-                // node that lags behind. It stays stale, and is looked at again.
-                tracing::error!(channel = %id.short(), %error, "the chain contradicts the books");
-                self.outlook().refused.insert(id);
-                self.freeze(id, &view).await?;
-                Ok(seen.balance)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Gives no more credit on a channel until the chain reports on it again.
-    pub(in crate::settlement) async fn freeze(
-        &self,
-        id: ChannelId,
-        view: &ChannelView,
-    ) -> Result<(), SettlementError> {
-        let (balance, claimed) = (view.channel.balance(), view.channel.claimed());
-        let frozen = Observation {
-            balance,
-            claimed,
-            armed: balance,
-        };
-        self.ledger.observe(view.config, id, frozen).await?;
-        Ok(())
-    }
-
-    async fn refresh_owed(&mut self) -> Result<Amount, SettlementError> {
-        let mut claimed = Amount::ZERO;
-        for (id, view) in self.ledger.channels() {
-            if claims::row(&view).is_none() {
-                continue;
-            }
-            self.refresh(id).await?;
-            let after = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
-            let more = after
-                .channel
-                .claimed()
-                .saturating_sub(view.channel.claimed());
-            claimed = claimed.saturating_add(more);
-        }
-        Ok(claimed)
-    }
-
-    /// Sends and waits here: for the few things that must come one after the other.
-    pub(in crate::settlement) async fn complete(
+    /// Prepares and sends; returns the nonce, under which its end can be waited for.
+    pub(in crate::settlement) async fn submit(
         &mut self,
         write: &Write,
         purpose: Purpose,
-    ) -> Result<Moved, SettlementError> {
+    ) -> Result<u64, SettlementError> {
         let prepared = self.prepare(write).await?;
-        let prepared = self.send(prepared, purpose).await?;
-        self.outlook().claiming = (purpose == Purpose::Claim).then_some(prepared.hash);
-        let waited = self
-            .chain
-            .wait(prepared.hash, self.policy.confirmations, HALT);
-        let outcome = waited.await;
-        if let Err(error) = outcome {
-            // Not known yet: it goes on aside, and others get their turn.
-            self.wait_for(prepared.hash, prepared.raw, purpose, None);
-            return Err(error.into());
-        }
-        self.outlook().claiming = None;
-        self.conclude(prepared.hash, purpose, outcome).await
+        self.send(prepared, purpose).await
     }
 
-    fn outlook(&self) -> MutexGuard<'_, Outlook> {
+    /// Somebody waits for the end of an errand.
+    pub(in crate::settlement) fn wait_for(&mut self, nonce: u64, reply: Answer<Moved>) {
+        if let Some(errand) = self.errands.get_mut(&nonce) {
+            errand.waiting.push(reply);
+        }
+    }
+
+    pub(in crate::settlement) fn outlook(&self) -> MutexGuard<'_, Outlook> {
         // Plain data, whole at every step.
         self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Shows what is under way to those who ask.
+    pub(in crate::settlement) fn show(&self) {
+        let in_flight = self.errands.values().filter_map(InFlight::of).collect();
+        let claiming = self.errands.values().flat_map(|errand| {
+            let newest = errand.newest().map(|attempt| attempt.hash);
+            let rows = errand.rows.keys();
+            rows.filter_map(move |id| newest.map(|hash| (*id, hash)))
+        });
+        let claiming = claiming.collect();
+        let mut outlook = self.outlook();
+        outlook.in_flight = in_flight;
+        outlook.claiming = claiming;
+        outlook.unconfirmed = self.sight.unconfirmed();
+    }
+
+    /// Payers with a deposit that is not mined: one at a time, for we pay the gas.
+    pub(in crate::settlement) fn is_depositing(&self, payer: Address) -> bool {
+        self.errands.values().any(|errand| {
+            let Purpose::Deposit { channel, .. } = errand.purpose else {
+                return false;
+            };
+            let view = self.ledger.channel(channel);
+            errand.mined.is_none() && view.is_some_and(|view| view.config.payer == payer)
+        })
+    }
+
     /// All channels but those whose rows the contract refuses.
-    fn claimable(&self) -> Vec<(ChannelId, ChannelView)> {
-        let refused = self.outlook().refused.clone();
+    pub(in crate::settlement) fn claimable(&self) -> Vec<(ChannelId, ChannelView)> {
+        let outlook = self.outlook();
         let channels = self.ledger.channels().into_iter();
-        channels.filter(|(id, _)| !refused.contains(id)).collect()
+        channels
+            .filter(|(id, _)| !outlook.refused.contains_key(id))
+            .collect()
     }
 
-    async fn claim_all(&mut self) -> Result<Vec<Moved>, SettlementError> {
-        let mut moved = Vec::new();
-        // What is charged from now on is for the next time: others wait for their turn.
-        let mut left = self.claimable();
-        loop {
-            let rows = claims::rows(&left, self.policy.max_rows);
-            if rows.is_empty() {
-                return Ok(moved);
-            }
-            left.retain(|(_, view)| rows.iter().all(|row| row.config != view.config));
-            moved.extend(self.claim(rows).await?);
+    /// What claims on their way are about.
+    pub(in crate::settlement) fn on_their_way(&self) -> HashMap<ChannelId, Amount> {
+        let mut totals = HashMap::new();
+        for (id, total) in self.errands.values().flat_map(|errand| &errand.rows) {
+            let known: &mut Amount = totals.entry(*id).or_default();
+            *known = (*known).max(*total);
         }
+        totals
     }
 
-    /// Claims these rows. When the contract refuses them together, each half is tried, so that
-    /// one bad row costs only itself.
-    async fn claim(&mut self, rows: Vec<ClaimRow>) -> Result<Vec<Moved>, SettlementError> {
-        let mut pending = vec![rows];
-        let mut moved = Vec::new();
-        while let Some(mut rows) = pending.pop() {
+    /// Sends these claims. When the contract refuses rows together, each half is tried, so that
+    /// one bad row costs only itself. Returns the nonces.
+    pub(in crate::settlement) async fn claim(
+        &mut self,
+        batches: Vec<Vec<ClaimRow>>,
+    ) -> Result<Vec<u64>, SettlementError> {
+        let mut left = batches;
+        left.reverse();
+        let mut sent = Vec::new();
+        while let Some(mut rows) = left.pop() {
             let Some(write) = claims::write(rows.clone()) else {
                 continue;
             };
-            match self.complete(&write, Purpose::Claim).await {
-                Ok(done) => moved.push(done),
+            match self.submit(&write, Purpose::Claim).await {
+                Ok(nonce) => {
+                    self.moves(nonce, self.fresh(&rows));
+                    sent.push(nonce);
+                }
                 Err(SettlementError::Chain(ChainError::Reverted { name })) if rows.len() == 1 => {
-                    let ids = rows.iter().map(|row| row.config.id(self.chain.network()));
-                    tracing::error!(%name, "the contract refuses a claim");
-                    self.outlook().refused.extend(ids);
+                    self.refuse(&rows, &name);
                 }
                 Err(SettlementError::Chain(ChainError::Reverted { .. })) => {
                     let half = rows.split_off(rows.len() / 2);
-                    pending.extend([rows, half]);
+                    left.extend([half, rows]);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(moved)
+        Ok(sent)
     }
 
-    async fn last_claim(&mut self) {
-        let claimed = tokio::time::timeout(HALT, self.claim_all()).await;
-        match claimed.unwrap_or(Err(SettlementError::Stopped)) {
-            Ok(moved) => tracing::info!(claims = moved.len(), "claimed before stopping"),
-            Err(error) => tracing::warn!(%error, "the last claim must wait for the next start"),
+    /// What these rows claim beyond what is claimed.
+    fn fresh(&self, rows: &[ClaimRow]) -> Amount {
+        let fresh = rows.iter().map(|row| {
+            let view = self.ledger.channel(row.config.id(self.chain.network()));
+            let claimed = view.map(|view| view.channel.claimed()).unwrap_or_default();
+            row.total_claimed.saturating_sub(claimed)
+        });
+        fresh.fold(Amount::ZERO, Amount::saturating_add)
+    }
+
+    /// Remembers what an errand moves, to tell those who wait.
+    pub(in crate::settlement) fn moves(&mut self, nonce: u64, amount: Amount) {
+        if let Some(errand) = self.errands.get_mut(&nonce) {
+            errand.moves = amount;
         }
     }
 
-    async fn tick(&mut self) {
-        let away = self.outlook().away;
-        match self.news().await {
-            Ok(()) if away => {
-                self.outlook().away = false;
-                tracing::info!("the chain answers again");
-            }
-            Ok(()) => {}
-            Err(error) if !away => {
-                self.outlook().away = true;
-                tracing::warn!(%error, "the chain does not answer; open channels go on being served");
-            }
-            Err(_) => {}
+    fn refuse(&self, rows: &[ClaimRow], name: &str) {
+        let mut outlook = self.outlook();
+        for row in rows {
+            let id = row.config.id(self.chain.network());
+            tracing::error!(channel = %id.short(), %name, "the contract refuses a claim");
+            outlook.refused.insert(id, name.to_owned());
         }
     }
 
-    async fn news(&mut self) -> Result<(), SettlementError> {
-        self.read_events().await?;
-        let channels = self.claimable();
+    /// Everything that can be claimed now.
+    fn everything(&self) -> Vec<Vec<ClaimRow>> {
+        let standing = claims::Standing {
+            channels: &self.claimable(),
+            in_flight: &self.on_their_way(),
+            since: &claims::Since::new(),
+            row_cost: Amount::ZERO,
+            now: self.clock.now(),
+        };
+        standing.all(&self.policy)
+    }
+
+    async fn claim_on_order(&mut self, reply: Answer<Vec<Moved>>) {
+        let claimed = self.claim(self.everything()).await;
+        if let Err(error) = claimed {
+            // Whoever asked may have gone.
+            return drop(reply.send(Err(error)));
+        }
+        let mut ends = Vec::new();
+        for errand in self.errands.values_mut() {
+            if errand.purpose == Purpose::Claim {
+                let (told, end) = oneshot::channel();
+                errand.waiting.push(told);
+                ends.push(end);
+            }
+        }
+        self.gathering.spawn(async move {
+            let all = async {
+                let mut moved = Vec::new();
+                for end in ends {
+                    moved.push(end.await.unwrap_or(Err(SettlementError::Stopped))?);
+                }
+                Ok(moved)
+            };
+            let all = tokio::time::timeout(CLAIM_WAIT, all).await;
+            // Whoever asked may have gone.
+            reply.send(all.unwrap_or(Err(SettlementError::Late))).ok();
+        });
+    }
+
+    async fn last_claims(&mut self) {
+        let claiming = async {
+            self.claim(self.everything()).await?;
+            let is_claim = |errand: &Errand| errand.purpose == Purpose::Claim;
+            let mut ticks = interval(self.chain.poll_interval());
+            while self.errands.values().any(is_claim) {
+                ticks.tick().await;
+                self.look_after().await;
+            }
+            Ok::<(), SettlementError>(())
+        };
+        match tokio::time::timeout(LAST_WAIT, claiming).await {
+            Ok(Ok(())) => tracing::info!("claimed before stopping"),
+            Ok(Err(error)) => tracing::warn!(%error, "the last claim must wait for the next start"),
+            Err(_) => {
+                tracing::warn!("the last claim is on its way and looked for at the next start")
+            }
+        }
+    }
+
+    /// Remembers on disk since when channels are owed something.
+    pub(in crate::settlement) async fn note_owed(&self) -> Result<(), SettlementError> {
+        let channels = self.ledger.channels();
         let now = self.clock.now();
-        let due = {
-            let mut outlook = self.outlook();
-            claims::note(&mut outlook.since, &channels, now);
-            outlook.claiming.is_none() && claims::due(&self.policy, &outlook.since, &channels, now)
-        };
-        if due {
-            self.claim_all().await?;
+        let changed = claims::note(&mut self.outlook().since, &channels, now);
+        if changed.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Looks anew at each of our channels that something happened to.
-    async fn read_events(&mut self) -> Result<(), SettlementError> {
-        for id in self.stale.clone() {
-            self.refresh(id).await?;
+        let mut batch = Batch::new();
+        for (id, start) in changed {
+            batch = match start {
+                Some(start) => batch.put(&OWED, &id.0, &start)?,
+                None => batch.delete(&OWED, &id.0),
+            };
         }
-        let latest = self.chain.latest().await?.number;
-        let seen = match self.seen_block {
-            Some(seen) => seen,
-            None => self
-                .ledger
-                .store()
-                .get(&COUNTERS, &SEEN_BLOCK.to_owned())?
-                .unwrap_or(latest),
-        };
-        if latest > seen {
-            // A node that lags, or a block that was replaced, is read again: looking is harmless.
-            let from = seen.saturating_add(1).saturating_sub(OVERLAP);
-            let events = self.chain.events(from..=latest).await?;
-            let touched: HashSet<_> = events.into_iter().map(|event| event.channel).collect();
-            for id in touched {
-                self.refresh(id).await?;
-            }
-            let batch = Batch::new().put(&COUNTERS, &SEEN_BLOCK.to_owned(), &latest)?;
-            self.ledger.store().commit(batch).await?;
-        }
-        self.seen_block = Some(latest);
-        Ok(())
+        Ok(self.ledger.store().commit(batch).await?)
     }
 }
 
-fn interval(period: Duration) -> Interval {
+pub(in crate::settlement) fn interval(period: Duration) -> Interval {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

@@ -2,12 +2,13 @@
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{ChainError, Prepared, Write};
+use farthing_protocol::chain::{Prepared, Write};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 
 use crate::ledger::LedgerError;
 use crate::ledger::records::Purpose;
-use crate::settlement::actor::Actor;
+use crate::settlement::actor::{Actor, WAITING};
+use crate::settlement::errand::Errand;
 use crate::settlement::{Answer, Moved, SettlementError, claims};
 
 /// The most gas we pay for one deposit: a first one takes 140 000 with its margin; a contract
@@ -22,32 +23,45 @@ impl Actor {
         reply: Answer<Moved>,
     ) {
         let id = config.id(self.chain.network());
-        match self.known_deposit(id, &config, &deposit).await {
-            Ok(None) if self.depositing.contains(&config.payer) => {
-                // Whoever asked may have gone.
-                reply.send(Err(SettlementError::Busy)).ok();
-            }
-            Ok(None) => {
-                let write = Write::Deposit { config, deposit };
-                match self.prepare_deposit(&config, &write).await {
-                    Ok(prepared) => {
-                        self.depositing.insert(config.payer);
-                        self.submit(prepared, Purpose::Deposit(id), reply).await;
-                    }
-                    // Whoever asked may have gone.
-                    Err(error) => drop(reply.send(Err(error))),
-                }
-            }
-            done => {
-                let moved = done.map(Option::unwrap_or_default);
-                let moved = moved.map(|amount| Moved {
-                    transaction: B256::ZERO,
-                    amount,
-                });
-                // Whoever asked may have gone.
-                reply.send(moved).ok();
-            }
+        let purpose = Purpose::Deposit {
+            channel: id,
+            nonce: deposit.nonce(id),
+        };
+        let begun = match self.known_deposit(id, &config, &deposit).await {
+            Ok(Some(moved)) => Err(Ok(moved)),
+            Ok(None) => self
+                .begin_deposit(config, deposit, purpose)
+                .await
+                .map_err(Err),
+            Err(error) => Err(Err(error)),
+        };
+        match begun {
+            Ok(nonce) => self.wait_for(nonce, reply),
+            // Whoever asked may have gone.
+            Err(known) => drop(reply.send(known)),
         }
+    }
+
+    /// Sends it; returns its nonce. One that is under way already is waited for.
+    async fn begin_deposit(
+        &mut self,
+        config: ChannelConfig,
+        deposit: Deposit,
+        purpose: Purpose,
+    ) -> Result<u64, SettlementError> {
+        let same = self
+            .errands
+            .iter()
+            .find(|(_, errand)| errand.purpose == purpose);
+        if let Some((nonce, _)) = same {
+            return Ok(*nonce);
+        }
+        if self.errands.len() >= WAITING || self.is_depositing(config.payer) {
+            return Err(SettlementError::Busy);
+        }
+        let write = Write::Deposit { config, deposit };
+        let prepared = self.prepare_deposit(&config, &write).await?;
+        self.send(prepared, purpose).await
     }
 
     /// Enters the channel into the books when its deposit is known to succeed and is not yet
@@ -65,18 +79,20 @@ impl Actor {
             });
         }
         let id = config.id(self.chain.network());
-        let seen = self.look(id).await?;
-        self.ledger.observe(*config, id, seen).await?;
+        if self.ledger.channel(id).is_none() {
+            let seen = self.sight.look(id).await?;
+            self.ledger.observe(*config, id, seen).await?;
+        }
         Ok(prepared)
     }
 
-    /// The balance, if this deposit was mined before; the channel is then in the books.
+    /// The balance, if this deposit was mined before and counts; the channel is then in the books.
     async fn known_deposit(
         &mut self,
         id: ChannelId,
         config: &ChannelConfig,
         deposit: &Deposit,
-    ) -> Result<Option<Amount>, SettlementError> {
+    ) -> Result<Option<Moved>, SettlementError> {
         let used = self
             .chain
             .authorization_used(config.payer, deposit.nonce(id))
@@ -84,41 +100,51 @@ impl Actor {
         if !used {
             return Ok(None);
         }
-        let seen = self.look(id).await?;
+        let seen = self.sight.look(id).await?;
+        if !self.sight.counts_whole(id) {
+            let under_way = |errand: &Errand| matches!(errand.purpose, Purpose::Deposit { channel, .. } if channel == id);
+            // The one that carries it tells when it counts; if another carried it, ask again.
+            return match self.errands.values().any(under_way) {
+                true => Ok(None),
+                false => Err(SettlementError::Shallow),
+            };
+        }
         self.ledger.observe(*config, id, seen).await?;
-        Ok(Some(seen.balance))
+        Ok(Some(Moved {
+            transaction: B256::ZERO,
+            amount: seen.balance,
+        }))
     }
 
-    pub(in crate::settlement) async fn refund(&mut self, id: ChannelId, reply: Answer<Moved>) {
+    pub(in crate::settlement) async fn refund(
+        &mut self,
+        id: ChannelId,
+        most: Option<Amount>,
+        reply: Answer<Moved>,
+    ) {
         if !self.refunding.insert(id) {
             // Whoever asked may have gone.
             return drop(reply.send(Err(SettlementError::InUse)));
         }
-        let (moved, sent) = match self.prepare_refund(id).await {
-            Ok((write, amount)) => {
-                let moved = self.complete(&write, Purpose::Refund(id)).await;
-                (moved.map(|moved| Moved { amount, ..moved }), true)
+        match self.begin_refund(id, most).await {
+            Ok(nonce) => self.wait_for(nonce, reply),
+            Err(error) => {
+                self.refunding.remove(&id);
+                // Lifts the freeze, or the next news does.
+                self.refresh(id).await.ok();
+                // Whoever asked may have gone.
+                reply.send(Err(error)).ok();
             }
-            Err(error) => (Err(error), false),
-        };
-        // One that may still be mined ends its freeze when it is.
-        let unknown = matches!(
-            moved,
-            Err(SettlementError::Chain(
-                ChainError::Unconfirmed(_) | ChainError::Unavailable(_)
-            ))
-        );
-        if !(sent && unknown) {
-            self.refunding.remove(&id);
-            // Lifts the freeze, or the next news does.
-            self.refresh(id).await.ok();
         }
-        // Whoever asked may have gone.
-        reply.send(moved).ok();
     }
 
-    /// Claims what is ours, stops new purchases, and says what is left.
-    async fn prepare_refund(&mut self, id: ChannelId) -> Result<(Write, Amount), SettlementError> {
+    /// Stops new purchases, claims what is ours, and sends back what is left. The refund is sent
+    /// behind the claim and leaves what was charged in the channel, whatever becomes of the claim.
+    async fn begin_refund(
+        &mut self,
+        id: ChannelId,
+        most: Option<Amount>,
+    ) -> Result<u64, SettlementError> {
         let view = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
         if !view.channel.reserved().is_zero() {
             return Err(SettlementError::InUse);
@@ -127,26 +153,23 @@ impl Actor {
         // Nothing can be reserved any more; what came in a moment before has its money.
         let view = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
         if !view.channel.reserved().is_zero() {
-            self.refresh(id).await?;
             return Err(SettlementError::InUse);
         }
-        if let Some(write) = claims::row(&view).and_then(|row| claims::write(vec![row])) {
-            self.complete(&write, Purpose::Claim).await?;
+        if !self.on_their_way().contains_key(&id)
+            && let Some(row) = claims::row(&view)
+        {
+            self.claim(vec![vec![row]]).await?;
         }
-        let view = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
-        let amount = view
-            .channel
-            .balance()
-            .saturating_sub(view.channel.claimed().max(view.channel.charged()));
+        let kept = view.channel.claimed().max(view.channel.charged());
+        let rest = view.channel.balance().saturating_sub(kept);
+        let amount = rest.min(most.unwrap_or(rest));
         if amount.is_zero() {
             return Err(SettlementError::Nothing);
         }
-        Ok((
-            Write::Refund {
-                config: view.config,
-                amount,
-            },
-            amount,
-        ))
+        let config = view.config;
+        let write = Write::Refund { config, amount };
+        let nonce = self.submit(&write, Purpose::Refund(id)).await?;
+        self.moves(nonce, amount);
+        Ok(nonce)
     }
 }

@@ -8,7 +8,7 @@ use crate::chain::error::ChainError;
 #[cfg(any(test, feature = "testing"))]
 use crate::chain::memory::MemoryChain;
 use crate::chain::rpc::Rpc;
-use crate::chain::words::{Block, Call, Fees, LogQuery, Outcome};
+use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome};
 
 /// Whoever answers.
 #[derive(Debug, Clone)]
@@ -24,7 +24,13 @@ macro_rules! ask {
         match $door {
             Door::Rpc(rpc) => rpc.$method($($argument),*).await,
             #[cfg(any(test, feature = "testing"))]
-            Door::Memory(memory) => memory.$method($($argument),*),
+            Door::Memory(memory) => {
+                // A test may let its world end at any await: before the twin acts, and after.
+                tokio::task::yield_now().await;
+                let answer = memory.$method($($argument),*);
+                tokio::task::yield_now().await;
+                answer
+            }
         }
     };
 }
@@ -47,6 +53,11 @@ impl Door {
         ask!(self, call(call))
     }
 
+    /// As [`Door::call`], but on the state after that block.
+    pub(super) async fn call_at(&self, call: &Call, block: u64) -> Result<Bytes, ChainError> {
+        ask!(self, call_at(call, block))
+    }
+
     pub(super) async fn estimate(&self, call: &Call) -> Result<u64, ChainError> {
         ask!(self, estimate(call))
     }
@@ -55,13 +66,18 @@ impl Door {
         ask!(self, fees())
     }
 
-    pub(super) async fn next_nonce(&self, account: Address) -> Result<u64, ChainError> {
-        ask!(self, next_nonce(account))
+    pub(super) async fn nonces(&self, account: Address) -> Result<Nonces, ChainError> {
+        ask!(self, nonces(account))
     }
 
     /// Hands in a signed transaction. One that is known already is taken again gladly.
     pub(super) async fn send(&self, raw: &Bytes) -> Result<(), ChainError> {
         ask!(self, send(raw))
+    }
+
+    /// As [`Door::send`], but to every node that there is; one that takes it is enough.
+    pub(super) async fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
+        ask!(self, spread(raw))
     }
 
     pub(super) async fn outcome(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
@@ -70,6 +86,10 @@ impl Door {
 
     pub(super) async fn latest(&self) -> Result<Block, ChainError> {
         ask!(self, latest())
+    }
+
+    pub(super) async fn block(&self, number: u64) -> Result<Option<Block>, ChainError> {
+        ask!(self, block(number))
     }
 
     pub(super) async fn logs(&self, query: &LogQuery) -> Result<Vec<Log>, ChainError> {

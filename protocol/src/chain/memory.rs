@@ -1,7 +1,8 @@
 //! The twin: a chain in memory that takes the same signed transactions, runs them on a model of
-//! the contract, and does what a test tells it (stand still, go away, lose its answers).
+//! the contract, and does what a test tells it (stand still, go away, lose its answers, take
+//! blocks back, become dear).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
@@ -13,16 +14,18 @@ use crate::amount::Amount;
 use crate::chain::abi;
 use crate::chain::error::ChainError;
 use crate::chain::model::{Context, Done, Model};
-use crate::chain::words::{Block, Call, Fees, LogQuery, Outcome};
+use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome};
 use crate::clock::Clock;
 use crate::eip712::EvmSignature;
 use crate::x402::Network;
 
-/// What every transaction offers here: one gwei.
-const FEES: Fees = Fees {
-    max: 1_000_000_000,
-    priority: 100_000_000,
-};
+/// What a block asks per gas, unless a test makes it dear. Offers are twice that and a tip: one
+/// gwei.
+const BASE_FEE: u128 = 450_000_000;
+/// The tip.
+const PRIORITY: u128 = 100_000_000;
+/// Blocks whose states are remembered.
+const MEMORY: usize = 128;
 
 /// Gas of a call: so much, plus [`GAS_PER_BYTE`] for its data. About what the contract takes.
 const GAS_PER_CALL: u64 = 60_000;
@@ -47,6 +50,22 @@ struct State {
     logs: Vec<Log>,
     line: Line,
     held: bool,
+    mute: bool,
+    base_fee: u128,
+    /// The latest blocks, the newest last.
+    past: VecDeque<Past>,
+    /// Every block's name, by height.
+    names: Vec<B256>,
+    /// How often history was rewritten: goes into the blocks' names.
+    branch: u64,
+}
+
+/// The state after a block.
+#[derive(Debug, Clone)]
+struct Past {
+    number: u64,
+    model: Model,
+    nonces: HashMap<Address, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,7 +89,7 @@ impl MemoryChain {
     /// A chain that carries `network`'s contracts, its time given by `clock`.
     #[must_use]
     pub fn new(network: Network, clock: Clock) -> Self {
-        let state = State {
+        let mut state = State {
             model: Model::new(network),
             gas: HashMap::new(),
             nonces: HashMap::new(),
@@ -80,7 +99,13 @@ impl MemoryChain {
             logs: Vec::new(),
             line: Line::Up,
             held: false,
+            mute: false,
+            base_fee: BASE_FEE,
+            past: VecDeque::new(),
+            names: vec![B256::ZERO],
+            branch: 0,
         };
+        state.remember();
         Self {
             clock,
             state: Arc::new(Mutex::new(state)),
@@ -101,7 +126,7 @@ impl MemoryChain {
 
     /// Test tokens for an account.
     pub fn mint(&self, to: Address, amount: Amount) {
-        self.lock().model.mint(to, amount.get());
+        self.lock().alter(|model| model.mint(to, amount.get()));
     }
 
     /// Makes an account a contract wallet (EIP-1271) that wants the signatures of all its owners.
@@ -112,7 +137,8 @@ impl MemoryChain {
     /// Lets a spender move an owner's tokens, as the owner's own transaction would.
     pub fn approve(&self, owner: Address, spender: Address, amount: Amount) {
         let value = U256::from(amount.get());
-        self.lock().model.approve(owner, spender, value);
+        self.lock()
+            .alter(|model| model.approve(owner, spender, value));
     }
 
     /// Wei for an account's gas.
@@ -132,9 +158,37 @@ impl MemoryChain {
         self.lock().line = if deaf { Line::Deaf } else { Line::Up };
     }
 
+    /// Leaves events out of its answers, as a node does whose index is broken.
+    pub fn set_mute(&self, mute: bool) {
+        self.lock().mute = mute;
+    }
+
     /// Holds transactions back until [`MemoryChain::mine`], or mines them at once again.
     pub fn set_held(&self, held: bool) {
         self.lock().held = held;
+    }
+
+    /// Makes blocks ask so much per gas; transactions that offer less wait.
+    pub fn set_base_fee(&self, wei: u128) {
+        self.lock().base_fee = wei;
+    }
+
+    /// Forgets the transactions that wait, as nodes do under pressure.
+    pub fn forget_waiting(&self) {
+        self.lock().waiting.clear();
+    }
+
+    /// Takes back the last blocks, as far as they are remembered; one more than them come in
+    /// their place, without what was in them.
+    pub fn reorganise(&self, blocks: u64) {
+        let now = self.clock.now().seconds();
+        let mut state = self.lock();
+        let taken = state.take_back(blocks);
+        let held = std::mem::take(&mut state.waiting);
+        for _ in 0..=taken {
+            state.mine(now);
+        }
+        state.waiting = held;
     }
 
     /// Mines so many blocks; the first takes all that waits.
@@ -191,14 +245,52 @@ impl MemoryChain {
     }
 
     pub(super) fn fees(&self) -> Result<Fees, ChainError> {
-        self.answer().map(|_| FEES)
+        let base = self.answer()?.base_fee;
+        Ok(Fees {
+            max: base.saturating_mul(2).saturating_add(PRIORITY),
+            priority: PRIORITY,
+        })
     }
 
-    pub(super) fn next_nonce(&self, account: Address) -> Result<u64, ChainError> {
+    pub(super) fn call_at(&self, call: &Call, block: u64) -> Result<Bytes, ChainError> {
+        let now = self.clock.now().seconds();
         let state = self.answer()?;
-        let waiting = state.waiting.iter().filter(|w| w.from == account);
-        let next = waiting.map(|w| w.transaction.nonce.saturating_add(1)).max();
-        Ok(next.unwrap_or_default().max(state.nonce_of(account)))
+        // The first block remembered here is as empty as the one before it.
+        let past = state.past.iter().find(|past| past.number == block.max(1));
+        let past = past.ok_or_else(|| ChainError::Unavailable("that state is gone".into()))?;
+        let by = Context {
+            caller: call.from,
+            now,
+        };
+        let done = past.model.clone().run(by, call.to, &call.data);
+        Ok(done.map_err(|why| abi::reverted(&why.0))?.output)
+    }
+
+    pub(super) fn block(&self, number: u64) -> Result<Option<Block>, ChainError> {
+        let timestamp = self.clock.now().seconds();
+        let state = self.answer()?;
+        let name = usize::try_from(number).ok();
+        let name = name.and_then(|number| state.names.get(number).copied());
+        Ok(name.map(|hash| Block {
+            number,
+            hash,
+            timestamp,
+        }))
+    }
+
+    pub(super) fn nonces(&self, account: Address) -> Result<Nonces, ChainError> {
+        let state = self.answer()?;
+        let mined = state.nonce_of(account);
+        let taken = |nonce: &u64| {
+            let here = |w: &Waiting| w.from == account && w.transaction.nonce == *nonce;
+            !state.waiting.iter().any(here)
+        };
+        let free = (mined..).find(taken).unwrap_or(mined);
+        Ok(Nonces { mined, free })
+    }
+
+    pub(super) fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
+        self.send(raw)
     }
 
     pub(super) fn send(&self, raw: &Bytes) -> Result<(), ChainError> {
@@ -219,8 +311,10 @@ impl MemoryChain {
     }
 
     pub(super) fn latest(&self) -> Result<Block, ChainError> {
+        let state = self.answer()?;
         Ok(Block {
-            number: self.answer()?.height,
+            number: state.height,
+            hash: state.names.last().copied().unwrap_or_default(),
             timestamp: self.clock.now().seconds(),
         })
     }
@@ -233,13 +327,11 @@ impl MemoryChain {
                 && query.blocks.contains(&block)
                 && topic.is_some_and(|topic| query.topics.contains(topic))
         };
-        Ok(self
-            .answer()?
-            .logs
-            .iter()
-            .filter(matches)
-            .cloned()
-            .collect())
+        let state = self.answer()?;
+        if state.mute {
+            return Ok(Vec::new());
+        }
+        Ok(state.logs.iter().filter(matches).cloned().collect())
     }
 }
 
@@ -326,11 +418,59 @@ impl State {
 
     fn mine(&mut self, now: u64) {
         self.height = self.height.saturating_add(1);
-        let ready = |state: &Self, w: &Waiting| w.transaction.nonce == state.nonce_of(w.from);
+        let ready = |state: &Self, w: &Waiting| {
+            let offer = w.transaction.max_fee_per_gas;
+            w.transaction.nonce == state.nonce_of(w.from) && offer >= state.base_fee
+        };
         while let Some(next) = self.waiting.iter().position(|w| ready(self, w)) {
             let transaction = self.waiting.remove(next);
             self.include(&transaction, now);
         }
+        self.remember();
+    }
+
+    /// What a test does from outside the chain's history, a rewritten one knows too.
+    fn alter(&mut self, change: impl Fn(&mut Model)) {
+        change(&mut self.model);
+        self.past
+            .iter_mut()
+            .for_each(|past| change(&mut past.model));
+    }
+
+    fn hash_of(&self, number: u64) -> B256 {
+        keccak256([self.branch.to_be_bytes(), number.to_be_bytes()].concat())
+    }
+
+    fn remember(&mut self) {
+        self.names.push(self.hash_of(self.height));
+        self.past.push_back(Past {
+            number: self.height,
+            model: self.model.clone(),
+            nonces: self.nonces.clone(),
+        });
+        if self.past.len() > MEMORY {
+            self.past.pop_front();
+        }
+    }
+
+    /// Back to an older block; returns how many were taken back.
+    fn take_back(&mut self, blocks: u64) -> u64 {
+        let oldest = self.past.front().map_or(self.height, |past| past.number);
+        let target = self.height.saturating_sub(blocks).max(oldest);
+        let taken = self.height.saturating_sub(target);
+        self.past.retain(|past| past.number <= target);
+        if let Some(past) = self.past.back().cloned() {
+            self.model = past.model;
+            self.nonces = past.nonces;
+        }
+        self.height = target;
+        let kept = usize::try_from(target).unwrap_or(usize::MAX);
+        self.names.truncate(kept.saturating_add(1));
+        self.branch = self.branch.saturating_add(1);
+        self.outcomes.retain(|_, outcome| outcome.block <= target);
+        self.logs
+            .retain(|log| log.block_number.is_some_and(|block| block <= target));
+        taken
     }
 
     fn include(&mut self, waiting: &Waiting, now: u64) {

@@ -1,35 +1,39 @@
 //! A chain node over JSON-RPC: several addresses, the first that answers is used.
 //!
-//! Each attempt has a deadline. A node that fails hands over to the next, which is kept until it
-//! fails in turn. No node is believed before it has named the chain it serves. Addresses often
-//! carry an API key, so errors and logs show their host only.
+//! Each attempt has a deadline. A node that fails hands over to the next and rests, longer each
+//! time; then it is asked first again. When all rest, all are asked all the same. One whose head
+//! is far behind what another has shown hands over too. No node is believed before it has named
+//! the chain it serves. Addresses often carry an API key, so errors and logs show their host only.
+
+mod endpoint;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::{Provider, RootProvider};
-use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::ErrorPayload;
 use alloy::rpc::types::{BlockNumberOrTag, Filter, Log, TransactionRequest};
 use alloy::transports::{RpcError, TransportError};
-use reqwest::Url;
-use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::chain::abi;
 use crate::chain::error::ChainError;
-use crate::chain::words::{Block, Call, Fees, LogQuery, Outcome};
+use crate::chain::rpc::endpoint::Endpoint;
+use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome};
 
 /// A chain on this machine mines at once and is asked for nothing: do not let it wait.
 const LOCAL_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Blocks that a node may be behind another before that one is believed instead.
+const MOST_BEHIND: u64 = 20;
 
 /// How to reach chain nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RpcConfig {
-    /// Addresses of nodes of the same chain; the first that answers is used.
+    /// Addresses of nodes of the same chain, the preferred first.
     pub urls: Vec<String>,
     /// How long one node may take for one answer.
     pub timeout: Duration,
@@ -58,18 +62,10 @@ pub(super) struct Rpc(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     endpoints: Vec<Endpoint>,
-    /// Index of the node that answered last.
-    current: AtomicUsize,
+    /// The highest block that any node has shown.
+    highest: AtomicU64,
     chain_id: u64,
     config: RpcConfig,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    url: Url,
-    provider: RootProvider,
-    /// Set when the node has named the right chain.
-    checked: OnceCell<()>,
 }
 
 impl Rpc {
@@ -82,7 +78,7 @@ impl Rpc {
         let endpoints = config.urls.iter().map(endpoint).collect::<Result<_, _>>()?;
         Ok(Self(Arc::new(Inner {
             endpoints,
-            current: AtomicUsize::new(0),
+            highest: AtomicU64::new(0),
             chain_id,
             config,
         })))
@@ -96,26 +92,31 @@ impl Rpc {
         interval
     }
 
-    /// Asks node after node, beginning with the one that answered last.
+    /// The nodes in the order in which to ask: by preference, those that rest last.
+    fn in_order(&self) -> Vec<&Endpoint> {
+        let now = Instant::now();
+        let mut order: Vec<_> = self.0.endpoints.iter().collect();
+        // Stable: preference decides between those that are awake.
+        order.sort_by_key(|endpoint| endpoint.rests_until().filter(|until| *until > now));
+        order
+    }
+
+    /// Asks node after node until one answers.
     async fn ask<T, F, A>(&self, question: F) -> Result<T, ChainError>
     where
         F: Fn(RootProvider) -> A,
         A: Future<Output = Result<T, Fault>>,
     {
-        let count = self.0.endpoints.len();
-        let first = self.0.current.load(Ordering::Relaxed);
         let mut last = ChainError::Unavailable("no node configured".into());
-        for index in (first..first.saturating_add(count)).map(|i| i % count) {
-            let Some(endpoint) = self.0.endpoints.get(index) else {
-                continue;
-            };
+        for endpoint in self.in_order() {
             match self.ask_one(endpoint, &question).await {
                 Err(error @ (ChainError::Unavailable(_) | ChainError::WrongChain { .. })) => {
                     tracing::debug!(node = endpoint.host(), %error, "chain node is of no use");
+                    endpoint.failed(Instant::now());
                     last = error;
                 }
                 answer => {
-                    self.0.current.store(index, Ordering::Relaxed);
+                    endpoint.answered();
                     return answer;
                 }
             }
@@ -129,12 +130,8 @@ impl Rpc {
         A: Future<Output = Result<T, Fault>>,
     {
         let limit = self.0.config.timeout;
-        let chain_id = self.0.chain_id;
-        let check = || endpoint.check(chain_id, limit);
-        endpoint.checked.get_or_try_init(check).await?;
-        endpoint
-            .within(limit, question(endpoint.provider.clone()))
-            .await
+        endpoint.checked(self.0.chain_id, limit).await?;
+        endpoint.within(limit, question(endpoint.node())).await
     }
 
     /// As [`super::door::Door::check_chain`].
@@ -194,26 +191,50 @@ impl Rpc {
         })
     }
 
-    pub(super) async fn next_nonce(&self, account: Address) -> Result<u64, ChainError> {
-        self.ask(|node| async move { Ok(node.get_transaction_count(account).pending().await?) })
-            .await
+    /// As [`super::door::Door::call_at`].
+    pub(super) async fn call_at(&self, call: &Call, block: u64) -> Result<Bytes, ChainError> {
+        let request = request(call);
+        self.ask(|node| {
+            let request = request.clone();
+            async move { Ok(node.call(request).block(BlockId::number(block)).await?) }
+        })
+        .await
+    }
+
+    pub(super) async fn nonces(&self, account: Address) -> Result<Nonces, ChainError> {
+        self.ask(|node| async move {
+            let mined = node.get_transaction_count(account).await?;
+            let free = node.get_transaction_count(account).pending().await?;
+            Ok(Nonces { mined, free })
+        })
+        .await
     }
 
     /// As [`super::door::Door::send`].
     pub(super) async fn send(&self, raw: &Bytes) -> Result<(), ChainError> {
-        let sent = self
-            .ask(|node| {
-                let raw = raw.clone();
-                async move {
-                    match node.send_raw_transaction(&raw).await {
-                        Ok(_) => Ok(()),
-                        Err(RpcError::ErrorResp(reply)) => pool_reply(&reply),
-                        Err(error) => Err(error.into()),
-                    }
-                }
-            })
-            .await;
-        // A mined transaction answers "nonce too low" when it is sent again.
+        let sent = self.ask(|node| hand_in(node, raw.clone())).await;
+        self.or_mined(raw, sent).await
+    }
+
+    /// As [`super::door::Door::spread`].
+    pub(super) async fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
+        let question = |node| hand_in(node, raw.clone());
+        let all = self.0.endpoints.iter();
+        let all = all.map(|endpoint| self.ask_one(endpoint, &question));
+        let mut worst = Err(ChainError::Unavailable("no node configured".into()));
+        for told in futures::future::join_all(all).await {
+            match told {
+                Ok(()) => return Ok(()),
+                // A word of one says more than the silence of another.
+                Err(error) if error.is_unavailable() => {}
+                Err(error) => worst = Err(error),
+            }
+        }
+        self.or_mined(raw, worst).await
+    }
+
+    /// A mined transaction answers "nonce too low" when it is sent again.
+    async fn or_mined(&self, raw: &Bytes, sent: Result<(), ChainError>) -> Result<(), ChainError> {
         if sent == Err(ChainError::NonceUsed) && self.outcome(keccak256(raw)).await?.is_some() {
             return Ok(());
         }
@@ -235,15 +256,36 @@ impl Rpc {
     }
 
     pub(super) async fn latest(&self) -> Result<Block, ChainError> {
-        let latest = BlockNumberOrTag::Latest;
-        let block = self
-            .ask(|node| async move { Ok(node.get_block_by_number(latest).await?) })
-            .await?
-            .ok_or_else(|| ChainError::Unavailable("the node has no latest block".into()))?;
-        Ok(Block {
-            number: block.header.number,
-            timestamp: block.header.timestamp,
-        })
+        let shown = AtomicU64::new(0);
+        let is_late = |number: u64| {
+            shown.fetch_max(number, Ordering::Relaxed);
+            let highest = self.0.highest.load(Ordering::Relaxed);
+            self.0.endpoints.len() > 1 && number.saturating_add(MOST_BEHIND) < highest
+        };
+        let is_late = &is_late;
+        let latest = self.ask(|node| async move {
+            let Some(block) = block_of(&node, BlockNumberOrTag::Latest).await? else {
+                return Err(unavailable("it has no latest block".into()));
+            };
+            if is_late(block.number) {
+                return Err(unavailable(format!("it is at block {} only", block.number)));
+            }
+            Ok(block)
+        });
+        let latest = latest.await;
+        let shown = shown.load(Ordering::Relaxed);
+        match &latest {
+            Ok(_) => drop(self.0.highest.fetch_max(shown, Ordering::Relaxed)),
+            // All are behind: then that is where the chain is now.
+            Err(_) if shown > 0 => self.0.highest.store(shown, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        latest
+    }
+
+    pub(super) async fn block(&self, number: u64) -> Result<Option<Block>, ChainError> {
+        self.ask(|node| async move { Ok(block_of(&node, number.into()).await?) })
+            .await
     }
 
     pub(super) async fn logs(&self, query: &LogQuery) -> Result<Vec<Log>, ChainError> {
@@ -266,6 +308,30 @@ impl Rpc {
     }
 }
 
+async fn block_of(
+    node: &RootProvider,
+    which: BlockNumberOrTag,
+) -> Result<Option<Block>, TransportError> {
+    let block = node.get_block_by_number(which).await?;
+    Ok(block.map(|block| Block {
+        number: block.header.number,
+        hash: block.header.hash,
+        timestamp: block.header.timestamp,
+    }))
+}
+
+async fn hand_in(node: RootProvider, raw: Bytes) -> Result<(), Fault> {
+    match node.send_raw_transaction(&raw).await {
+        Ok(_) => Ok(()),
+        Err(RpcError::ErrorResp(reply)) => pool_reply(&reply),
+        Err(error) => Err(error.into()),
+    }
+}
+
+const fn unavailable(why: String) -> Fault {
+    Fault::Answer(ChainError::Unavailable(why))
+}
+
 fn request(call: &Call) -> TransactionRequest {
     TransactionRequest::default()
         .from(call.from)
@@ -273,89 +339,8 @@ fn request(call: &Call) -> TransactionRequest {
         .input(call.data.clone().into())
 }
 
-impl Endpoint {
-    fn new(url: &str, timeout: Duration) -> Result<Self, ChainError> {
-        // The url is not repeated: it may carry a key.
-        let url: Url = url
-            .parse()
-            .map_err(|e| ChainError::Config(format!("a node url cannot be read: {e}")))?;
-        let mut client = reqwest::Client::builder()
-            .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none());
-        if is_loopback(&url) {
-            // A proxy set for the outside world does not reach this machine's own node.
-            client = client.no_proxy();
-        }
-        let client = client
-            .build()
-            .map_err(|e| ChainError::Config(format!("no HTTP client: {e}")))?;
-        let provider = RootProvider::new(RpcClient::new_http_with_client(client, url.clone()));
-        Ok(Self {
-            url,
-            provider,
-            checked: OnceCell::new(),
-        })
-    }
-
-    fn is_local(&self) -> bool {
-        is_loopback(&self.url)
-    }
-
-    fn host(&self) -> &str {
-        self.url.host_str().unwrap_or("a node")
-    }
-
-    async fn check(&self, expected: u64, limit: Duration) -> Result<(), ChainError> {
-        let node = self.provider.clone();
-        let question = async move { Ok(node.get_chain_id().await?) };
-        let got = self.within(limit, question).await?;
-        if got == expected {
-            return Ok(());
-        }
-        Err(ChainError::WrongChain {
-            url: self.host().to_owned(),
-            expected,
-            got,
-        })
-    }
-
-    async fn within<T>(
-        &self,
-        limit: Duration,
-        answer: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, ChainError> {
-        match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(Fault::Answer(error))) => Err(error),
-            Ok(Err(Fault::Transport(error))) => Err(self.classify(&error)),
-            Err(_) => Err(ChainError::Unavailable(format!(
-                "{} took over {limit:?}",
-                self.host()
-            ))),
-        }
-    }
-
-    fn classify(&self, error: &TransportError) -> ChainError {
-        if let RpcError::ErrorResp(reply) = error
-            && let Some(reverted) = revert_reply(reply)
-        {
-            return reverted;
-        }
-        let text = error.to_string().replace(self.url.as_str(), self.host());
-        // A node's words can be long (an HTML page); the beginning says enough.
-        let text: String = text.chars().take(200).collect();
-        ChainError::Unavailable(format!("{}: {text}", self.host()))
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
 /// Why a question has no answer, before it is sorted.
-enum Fault {
+pub(super) enum Fault {
     Answer(ChainError),
     Transport(TransportError),
 }

@@ -45,6 +45,15 @@ impl Fees {
         }
     }
 
+    /// These, but at most `most` per gas in all.
+    #[must_use]
+    pub fn capped(self, most: u128) -> Self {
+        Self {
+            max: self.max.min(most),
+            priority: self.priority.min(most),
+        }
+    }
+
     /// The higher of both, field by field.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
@@ -59,11 +68,22 @@ const fn bump(fee: u128) -> u128 {
     fee.saturating_add(fee / 8).saturating_add(1)
 }
 
-/// A block's number and time.
+/// How many transactions an account has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nonces {
+    /// Those that are mined: the nonce that is mined next.
+    pub mined: u64,
+    /// With those that wait at the node in an unbroken row: the first nonce that is free there.
+    pub free: u64,
+}
+
+/// A block's number, name and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     /// Height.
     pub number: u64,
+    /// Its hash: another one at the same height is another history.
+    pub hash: B256,
     /// Seconds since the epoch, by the chain.
     pub timestamp: u64,
 }

@@ -110,6 +110,15 @@ impl Forger {
     /// [`StreetError`].
     pub async fn funded(street: &Street, n: u8, amount: Amount) -> Result<Self, StreetError> {
         let forger = Self::new(street, n).await?;
+        forger.fund(street, amount).await?;
+        Ok(forger)
+    }
+
+    /// Deposits so much into its channel.
+    ///
+    /// # Errors
+    /// [`StreetError`].
+    pub async fn fund(&self, street: &Street, amount: Amount) -> Result<(), StreetError> {
         let valid_before = street.clock.now().plus(DEADLINE);
         let terms = DepositTerms {
             amount,
@@ -117,11 +126,11 @@ impl Forger {
             salt: B256::ZERO,
         };
         let call = Call::Deposit {
-            config: forger.config,
-            deposit: forger.deposit(terms),
+            config: self.config,
+            deposit: self.deposit(terms),
         };
-        match forger.call(&call).await? {
-            Answer::Deposited { .. } => Ok(forger),
+        match self.call(&call).await? {
+            Answer::Deposited { .. } => Ok(()),
             other => Err(io::Error::other(format!("{other:?}")).into()),
         }
     }
