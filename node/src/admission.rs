@@ -49,24 +49,33 @@ pub struct Admitted {
     pub body: Vec<u8>,
 }
 
+/// How a buyer is known: whose money it may spend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payer {
+    /// By its node id, over libp2p: it has shown there that it holds the channel's key.
+    Node(NodeId),
+    /// By the voucher it brings, over HTTP, and by nothing else.
+    Voucher,
+}
+
 /// Passes an ask through every check.
 ///
 /// # Errors
 /// The first [`Refusal`].
-pub async fn admit(shop: &Shop, buyer: NodeId, ask: &Ask) -> Result<Admitted, Refusal> {
+pub async fn admit(shop: &Shop, payer: Payer, ask: &Ask) -> Result<Admitted, Refusal> {
     size(shop, ask)?;
     let model = on_offer(shop, ask)?;
     let body = Body::parse(&ask.body).map_err(bad_request)?;
     mode(ask, &body)?;
     healthy(shop)?;
     let demand = Demand::of(&ask.body, &body, ask.endpoint, &model).map_err(bad_request)?;
-    let opening = affordable(ask, &demand, &model)?;
+    let opening = affordable(ask, payer, &demand, &model)?;
     let view = channel(&shop.ledger, ask.channel)?;
     exposure(shop, &view)?;
     if let Some(voucher) = ask.voucher {
-        take_voucher(shop, buyer, ask.channel, voucher).await?;
+        take_voucher(shop, payer, ask.channel, voucher).await?;
     }
-    owner(&shop.ledger, buyer, ask.channel)?;
+    owner(&shop.ledger, payer, ask)?;
     let upstream_body = upstream_body(shop, &model, &body, ask)?;
     Ok(Admitted {
         request: ask.request,
@@ -154,12 +163,20 @@ fn upstream_body(
     prepare_body(body, &name, ask.mode, limit).map_err(bad_request)
 }
 
-/// The opening reservation, if the buyer's ceiling allows for it.
-fn affordable(ask: &Ask, demand: &Demand, model: &ModelOffer) -> Result<Amount, Refusal> {
+/// The opening reservation, if the buyer's ceiling allows for it. Who cannot be asked for another
+/// voucher has all of it reserved.
+fn affordable(
+    ask: &Ask,
+    payer: Payer,
+    demand: &Demand,
+    model: &ModelOffer,
+) -> Result<Amount, Refusal> {
     let too_large = |_| bad_request("the request's cost cannot be represented");
-    let opening = demand
-        .opening(&model.prices, pricing::FIRST_WINDOW)
-        .map_err(too_large)?;
+    let opening = match payer {
+        Payer::Node(_) => demand.opening(&model.prices, pricing::FIRST_WINDOW),
+        Payer::Voucher => demand.quote(&model.prices),
+    };
+    let opening = opening.map_err(too_large)?;
     if opening > ask.max_cost {
         return Err(Refusal::CostCeiling { needed: opening });
     }
@@ -182,8 +199,12 @@ fn exposure(shop: &Shop, view: &ChannelView) -> Result<(), Refusal> {
 
 /// A channel is spent only by who has shown to hold its key, to us and by something that nobody
 /// else can have seen: its name and its older vouchers are on the chain for all to read.
-fn owner(ledger: &Ledger, buyer: NodeId, id: ChannelId) -> Result<(), Refusal> {
-    if ledger.is_owner(id, buyer) {
+fn owner(ledger: &Ledger, payer: Payer, ask: &Ask) -> Result<(), Refusal> {
+    let proven = match payer {
+        Payer::Node(buyer) => ledger.is_owner(ask.channel, buyer),
+        Payer::Voucher => ask.voucher.is_some(),
+    };
+    if proven {
         Ok(())
     } else {
         Err(Refusal::Voucher(VoucherFault::Unproven))
@@ -197,7 +218,7 @@ fn owner(ledger: &Ledger, buyer: NodeId, id: ChannelId) -> Result<(), Refusal> {
 /// [`Refusal::Voucher`], [`Refusal::NoChannel`], [`Refusal::Unavailable`].
 pub async fn take_voucher(
     shop: &Shop,
-    buyer: NodeId,
+    payer: Payer,
     channel: ChannelId,
     voucher: SignedVoucher,
 ) -> Result<(), Refusal> {
@@ -213,7 +234,8 @@ pub async fn take_voucher(
         .verify(&shop.domain, view.config.payer_authorizer)
         .map_err(fault)?;
     let taken = shop.ledger.take(verified).await;
-    if taken.map_err(|error| refusal(&error, &view))? == Acceptance::Raised {
+    let raised = taken.map_err(|error| refusal(&error, &view))? == Acceptance::Raised;
+    if let (true, Payer::Node(buyer)) = (raised, payer) {
         shop.ledger.own(channel, buyer);
     }
     Ok(())

@@ -3,7 +3,11 @@
 //! [`serve`] is the only function that calls the hops. The rule it keeps: nothing is delivered
 //! that the reservation does not cover, and a reservation never exceeds the signed ceiling. What
 //! was delivered is charged however the purchase ends; what was refused costs nothing.
+//!
+//! Buyers come over libp2p, and over HTTP ([`crate::http`]): the sale is the same, and what
+//! differs is the [`Counter`] at which it stands.
 
+mod counter;
 mod till;
 
 use std::sync::Arc;
@@ -13,22 +17,28 @@ use bytes::Bytes;
 use farthing_protocol::amount::{Amount, Cost};
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::clock::Timestamp;
-use farthing_protocol::frame::{CHUNK_PAYLOAD, Part, ToBuyer, ToSeller};
+use farthing_protocol::frame::{CHUNK_PAYLOAD, Part};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::Stream;
 use farthing_protocol::net::wire::WireError;
 use farthing_protocol::pricing;
 use farthing_protocol::purchase::{Ask, Ending, Mode, Refusal, Usage};
 use farthing_protocol::root::RootWord;
+use farthing_protocol::x402::ChannelId;
 use tokio::time::Instant;
 
 use crate::admission::{self, Admitted};
 use crate::ledger::{LedgerError, OpenPurchase, Reservation, Served};
 use crate::meter::{Meter, NotAnAnswer};
 use crate::roots;
+pub(crate) use crate::serve::counter::{Counter, Flush};
 use crate::serve::till::Till;
 use crate::shop::Shop;
 use crate::upstream::{Events, Reply, UpstreamError};
+
+/// How long the word that a purchase is accepted waits for the first part of the answer, to leave
+/// in one packet with it.
+const NEWS_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// The most events without content that are held back before the first with some.
 const MOST_HELD: usize = 16;
@@ -38,7 +48,7 @@ const TURN_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Why a purchase ends without a receipt.
 #[derive(Debug)]
-enum Halt {
+pub(crate) enum Halt {
     /// It is refused; nothing is charged.
     Refused(Refusal),
     /// The buyer is gone and got nothing.
@@ -96,26 +106,28 @@ pub async fn turn_away(shop: &Shop, buyer: NodeId, stream: Stream) {
 }
 
 /// The hops of a purchase, in order.
-async fn sell<'s>(shop: &'s Shop, till: &mut Till<'s>, ask: &Ask) -> Result<Ending, Halt> {
+pub(crate) async fn sell<C: Counter>(
+    shop: &Shop,
+    counter: &mut C,
+    ask: &Ask,
+) -> Result<Ending, Halt> {
     let started = shop.clock.now();
     let deadline = Instant::now() + ask.deadline().min(shop.limits.deadline);
-    let admitted = admission::admit(shop, till.buyer, ask).await?;
+    let admitted = admission::admit(shop, counter.payer(), ask).await?;
     let _seat = shop.seats.take(&admitted.model.id)?;
-    let reservation = till.reserve(&admitted, deadline).await?;
+    let reservation = counter.reserve(&admitted, deadline).await?;
     let root = match ask.ack {
         Some(ack) => Some(roots::answer(shop, ask.channel, ack).await),
         None => None,
     };
     let load = shop.seats.load(&admitted.model.id);
-    till.speaks.queue(&ToBuyer::Accepted { load }).await?;
+    counter.accepted(load).await?;
     let asked = ask_upstream(shop, &admitted, deadline);
-    let reply = till
-        .unless_cancelled(admitted.channel, deadline, asked)
-        .await??;
+    let reply = unless_cancelled(counter, admitted.channel, deadline, asked).await??;
     let meter = Meter::new(ask.body.len());
     let mut sale = Sale {
         shop,
-        till,
+        counter,
         admitted,
         reservation,
         root,
@@ -134,6 +146,42 @@ async fn sell<'s>(shop: &'s Shop, till: &mut Till<'s>, ask: &Ask) -> Result<Endi
     };
     let ending = sale.ending(ended)?;
     sale.finish(ending).await
+}
+
+/// Runs `work` unless the buyer cancels first. Vouchers that come meanwhile are taken; what is
+/// queued for the buyer leaves when the work takes longer than [`NEWS_WAIT`].
+async fn unless_cancelled<C: Counter, T>(
+    counter: &mut C,
+    channel: ChannelId,
+    deadline: Instant,
+    work: impl Future<Output = T>,
+) -> Result<T, Halt> {
+    tokio::pin!(work);
+    let news = tokio::time::sleep(NEWS_WAIT);
+    tokio::pin!(news);
+    let mut waits = true;
+    loop {
+        let word = tokio::select! {
+            word = counter.word(deadline) => word,
+            done = &mut work => return Ok(done),
+            () = &mut news, if waits => {
+                waits = false;
+                counter.flush().await?;
+                continue;
+            }
+        };
+        match counter.heard(channel, word).await {
+            None => {}
+            Some(Ending::Cancelled) => return Err(Halt::Gone(WireError::Ended)),
+            Some(Ending::Unpaid) => {
+                return Err(Refusal::Unavailable("a voucher was refused".to_owned()).into());
+            }
+            Some(_) => {
+                let late = "the deadline passed before the model server answered";
+                return Err(Refusal::Unavailable(late.to_owned()).into());
+            }
+        }
+    }
 }
 
 async fn ask_upstream(
@@ -158,9 +206,9 @@ fn refused_upstream(error: UpstreamError) -> Refusal {
 }
 
 /// A purchase that is being delivered.
-struct Sale<'a, 's> {
-    shop: &'s Shop,
-    till: &'a mut Till<'s>,
+struct Sale<'a, C> {
+    shop: &'a Shop,
+    counter: &'a mut C,
     admitted: Admitted,
     reservation: Reservation,
     /// The answer to the ask's root.
@@ -179,7 +227,7 @@ struct Sale<'a, 's> {
     checkpointed: (Instant, u32),
 }
 
-impl Sale<'_, '_> {
+impl<C: Counter> Sale<'_, C> {
     /// Delivers a whole document. It was reserved in full before work started.
     async fn document(&mut self, document: Bytes) -> Result<Ending, Halt> {
         self.usage = self.meter.document(&document).map_err(not_an_answer)?;
@@ -202,8 +250,8 @@ impl Sale<'_, '_> {
             }
             // Not biased: a buyer that talks without end does not keep its answer from coming.
             let next = tokio::select! {
-                word = self.till.hears.next::<ToSeller>(farthing_protocol::frame::PAY_LIMIT, self.deadline) => {
-                    match self.till.heard(self.admitted.channel, word).await {
+                word = self.counter.word(self.deadline) => {
+                    match self.counter.heard(self.admitted.channel, word).await {
                         Some(ending) => return self.stopped(ending),
                         None => continue,
                     }
@@ -322,6 +370,9 @@ impl Sale<'_, '_> {
 
     /// Sends one event or document in chunks of bounded size.
     async fn chunks(&mut self, data: &Bytes, usage: Usage, flush: Flush) -> Result<(), WireError> {
+        if !self.counter.shows(data) {
+            return Ok(());
+        }
         let mut rest = data.clone();
         loop {
             let piece = rest.split_to(rest.len().min(CHUNK_PAYLOAD));
@@ -331,15 +382,7 @@ impl Sale<'_, '_> {
                 Part::More
             };
             self.hash.update(&piece);
-            let chunk = ToBuyer::Chunk {
-                data: piece,
-                part,
-                usage,
-            };
-            match flush {
-                Flush::Now => self.till.speaks.send(&chunk).await?,
-                Flush::Later => self.till.speaks.queue(&chunk).await?,
-            }
+            self.counter.deliver(piece, part, usage, flush).await?;
             self.delivered = true;
             if part == Part::Last {
                 return Ok(());
@@ -361,8 +404,8 @@ impl Sale<'_, '_> {
             }
             let more = ahead.saturating_sub(self.reservation.amount());
             if let Some(ending) = self
-                .till
-                .await_voucher(self.admitted.channel, more, self.deadline)
+                .counter
+                .await_cover(self.admitted.channel, more, self.deadline)
                 .await?
             {
                 return Ok(Some(ending));
@@ -445,23 +488,13 @@ impl Sale<'_, '_> {
         self.shop
             .metrics
             .purchase_ended(ending, &receipt.usage, receipt.charged);
-        let done = ToBuyer::Done {
-            receipt: Box::new(receipt.sign(&self.shop.key)),
-            load: self.shop.seats.load(&self.admitted.model.id),
-            root: self.root.map(Box::new),
-        };
-        if let Err(error) = self.till.end(&done).await {
+        let load = self.shop.seats.load(&self.admitted.model.id);
+        let receipt = receipt.sign(&self.shop.key);
+        if let Err(error) = self.counter.done(receipt, load, self.root).await {
             tracing::debug!(%error, "the buyer left before its receipt; it can ask for it");
         }
         Ok(ending)
     }
-}
-
-/// Whether a chunk leaves at once or together with what follows.
-#[derive(Clone, Copy)]
-enum Flush {
-    Now,
-    Later,
 }
 
 fn not_an_answer(error: NotAnAnswer) -> Refusal {

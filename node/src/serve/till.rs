@@ -2,36 +2,35 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::codec;
-use farthing_protocol::frame::{ASK_LIMIT, PAY_LIMIT, ToBuyer, ToSeller};
+use farthing_protocol::frame::{ASK_LIMIT, PAY_LIMIT, Part, ToBuyer, ToSeller};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::Stream;
 use farthing_protocol::net::session::{Limits, RecvError};
 use farthing_protocol::net::wire::{self, Hears, Speaks, WireError};
-use farthing_protocol::purchase::{Ask, Ending, Load, Refusal};
+use farthing_protocol::purchase::{Ask, Ending, Load, Refusal, Usage};
+use farthing_protocol::receipt::SignedReceipt;
+use farthing_protocol::root::RootWord;
 use farthing_protocol::x402::ChannelId;
 use tokio::time::Instant;
 
-use crate::admission::{self, Admitted};
+use crate::admission::{self, Admitted, Payer};
 use crate::ledger::{LedgerError, Reservation};
-use crate::serve::Halt;
+use crate::serve::{Counter, Flush, Halt};
 use crate::shop::Shop;
 
 /// How long a buyer may take to send its ask.
 const ASK_WAIT: Duration = Duration::from_secs(8);
 
-/// How long the word that a purchase is accepted waits for the first part of the answer, to leave
-/// in one packet with it.
-const NEWS_WAIT: Duration = Duration::from_millis(5);
-
 /// Both halves of the stream, and the shop behind the counter.
 pub(in crate::serve) struct Till<'s> {
     shop: &'s Shop,
-    pub(in crate::serve) buyer: NodeId,
-    pub(in crate::serve) hears: Hears,
-    pub(in crate::serve) speaks: Speaks,
+    buyer: NodeId,
+    hears: Hears,
+    speaks: Speaks,
 }
 
 impl<'s> Till<'s> {
@@ -87,9 +86,66 @@ impl<'s> Till<'s> {
         self.speaks.send(word).await?;
         self.speaks.close().await
     }
+}
 
-    /// Sets the opening amount aside, asking for a voucher if it is not covered.
-    pub(in crate::serve) async fn reserve(
+impl Counter for Till<'_> {
+    type Word = Result<Option<ToSeller>, WireError>;
+
+    fn payer(&self) -> Payer {
+        Payer::Node(self.buyer)
+    }
+
+    async fn accepted(&mut self, load: Load) -> Result<(), WireError> {
+        self.speaks.queue(&ToBuyer::Accepted { load }).await
+    }
+
+    async fn flush(&mut self) -> Result<(), WireError> {
+        self.speaks.flush().await
+    }
+
+    async fn word(&mut self, deadline: Instant) -> Self::Word {
+        self.hears.next(PAY_LIMIT, deadline).await
+    }
+
+    /// A buyer counts every event.
+    fn shows(&self, _event: &[u8]) -> bool {
+        true
+    }
+
+    async fn deliver(
+        &mut self,
+        piece: Bytes,
+        part: Part,
+        usage: Usage,
+        flush: Flush,
+    ) -> Result<(), WireError> {
+        let chunk = ToBuyer::Chunk {
+            data: piece,
+            part,
+            usage,
+        };
+        match flush {
+            Flush::Now => self.speaks.send(&chunk).await,
+            Flush::Later => self.speaks.queue(&chunk).await,
+        }
+    }
+
+    async fn done(
+        &mut self,
+        receipt: SignedReceipt,
+        load: Load,
+        root: Option<RootWord>,
+    ) -> Result<(), WireError> {
+        let done = ToBuyer::Done {
+            receipt: Box::new(receipt),
+            load,
+            root: root.map(Box::new),
+        };
+        self.end(&done).await
+    }
+
+    /// Asks for a voucher if it is not covered.
+    async fn reserve(
         &mut self,
         admitted: &Admitted,
         deadline: Instant,
@@ -105,7 +161,7 @@ impl<'s> Till<'s> {
                 Err(error) => return Err(super::unavailable(&error).into()),
             }
             if let Some(ending) = self
-                .await_voucher(admitted.channel, admitted.opening, deadline)
+                .await_cover(admitted.channel, admitted.opening, deadline)
                 .await?
             {
                 return Err(match ending {
@@ -118,9 +174,8 @@ impl<'s> Till<'s> {
         }
     }
 
-    /// Asks for a voucher that covers `more` and waits until the channel has room for it, or
-    /// something ends the purchase.
-    pub(in crate::serve) async fn await_voucher(
+    /// Asks for a voucher that covers `more`.
+    async fn await_cover(
         &mut self,
         channel: ChannelId,
         more: Amount,
@@ -150,15 +205,10 @@ impl<'s> Till<'s> {
         }
     }
 
-    /// Acts on what the buyer said in the middle of a purchase: `Some` ends it.
-    pub(in crate::serve) async fn heard(
-        &mut self,
-        channel: ChannelId,
-        word: Result<Option<ToSeller>, WireError>,
-    ) -> Option<Ending> {
+    async fn heard(&mut self, channel: ChannelId, word: Self::Word) -> Option<Ending> {
         match word {
             Ok(Some(ToSeller::Pay(voucher))) => {
-                match admission::take_voucher(self.shop, self.buyer, channel, voucher).await {
+                match admission::take_voucher(self.shop, self.payer(), channel, voucher).await {
                     Ok(()) => None,
                     Err(refusal) => {
                         tracing::info!(channel = %channel.short(), %refusal, "a voucher was refused");
@@ -171,42 +221,6 @@ impl<'s> Till<'s> {
             Err(error) => {
                 tracing::debug!(%error, "the buyer's stream failed");
                 Some(Ending::Cancelled)
-            }
-        }
-    }
-
-    /// Runs `work` unless the buyer cancels first. Vouchers that come meanwhile are taken; what is
-    /// queued for the buyer leaves when the work takes longer than [`NEWS_WAIT`].
-    pub(in crate::serve) async fn unless_cancelled<T>(
-        &mut self,
-        channel: ChannelId,
-        deadline: Instant,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Halt> {
-        tokio::pin!(work);
-        let news = tokio::time::sleep(NEWS_WAIT);
-        tokio::pin!(news);
-        let mut waits = true;
-        loop {
-            let word = tokio::select! {
-                word = self.hears.next::<ToSeller>(PAY_LIMIT, deadline) => word,
-                done = &mut work => return Ok(done),
-                () = &mut news, if waits => {
-                    waits = false;
-                    self.speaks.flush().await?;
-                    continue;
-                }
-            };
-            match self.heard(channel, word).await {
-                None => {}
-                Some(Ending::Cancelled) => return Err(Halt::Gone(WireError::Ended)),
-                Some(Ending::Unpaid) => {
-                    return Err(Refusal::Unavailable("a voucher was refused".to_owned()).into());
-                }
-                Some(_) => {
-                    let late = "the deadline passed before the model server answered";
-                    return Err(Refusal::Unavailable(late.to_owned()).into());
-                }
             }
         }
     }
