@@ -10,6 +10,7 @@
 
 mod chain;
 mod fault;
+mod http;
 mod model;
 mod upstream;
 
@@ -25,6 +26,7 @@ use toml::{Table, Value};
 
 pub use chain::{ChainConfig, LOCAL_CHAIN, SettlementConfig};
 pub use fault::{Fault, Invalid};
+pub use http::HttpConfig;
 pub use model::{ModelConfig, PriceConfig};
 pub use upstream::{CommandConfig, UpstreamConfig};
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub offer: OfferConfig,
     /// What one buyer, one request and all together may take.
     pub limits: LimitsConfig,
+    /// The door for buyers that come over HTTP.
+    pub http: HttpConfig,
     /// Where metrics are served.
     pub metrics: MetricsConfig,
     /// What is logged, and how.
@@ -75,6 +79,7 @@ impl Default for Config {
             models: Vec::new(),
             offer: OfferConfig::default(),
             limits: LimitsConfig::default(),
+            http: HttpConfig::default(),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
@@ -329,6 +334,8 @@ impl Config {
         expand(&mut self.data_dir);
         self.passphrase_file.iter_mut().for_each(expand);
         self.upstream.api_key_file.iter_mut().for_each(expand);
+        self.http.tls_certificate.iter_mut().for_each(expand);
+        self.http.tls_key.iter_mut().for_each(expand);
         self
     }
 }

@@ -16,6 +16,7 @@ pub mod admission;
 pub mod serve;
 pub mod settlement;
 pub mod calls;
+pub mod http;
 pub mod announce;
 pub mod report;
 pub mod node;

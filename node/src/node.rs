@@ -2,6 +2,7 @@
 //! reverse. Nothing is set later.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::announce::{self, Announcer, Rhythm, Standing};
 use crate::calls::{self, Desk, Terms};
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::http::{self, Door};
 use crate::ledger::{Ledger, LedgerError, schema};
 use crate::metrics::Metrics;
 use crate::serve;
@@ -101,9 +103,21 @@ pub enum StartError {
     /// The model server's settings.
     #[error("the model server cannot be used: {0}")]
     Upstream(#[from] upstream::StartError),
+    /// The door for buyers over HTTP.
+    #[error(transparent)]
+    Http(#[from] http::BindError),
     /// Nothing is on sale.
     #[error("no model has a price: add a [[models]] entry to the config")]
     NothingOnSale,
+}
+
+/// Where the door for buyers over HTTP is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpAddress {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub secure: bool,
 }
 
 /// A running node.
@@ -114,6 +128,8 @@ pub struct Node {
     net: Net,
     chain: Chain,
     settlement: Settlement,
+    /// Where the door for buyers over HTTP is, if it is open.
+    door: Option<HttpAddress>,
     stop: CancellationToken,
     /// The living parts in the order in which they end.
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -189,6 +205,8 @@ impl Node {
             book,
             terms,
         });
+        let settings = config.http.clone();
+        let door = Door::bind(settings, &config.offer, Arc::clone(&desk), chain.clone()).await?;
         let stop = CancellationToken::new();
         let Inbox {
             streams,
@@ -196,11 +214,18 @@ impl Node {
             peers,
         } = inbox;
         let doors = Doors::new(Arc::clone(&desk), &config);
+        let mut tasks = vec![
+            tokio::spawn(doors.run(streams, stop.clone())),
+            tokio::spawn(announcer.run(gossip, peers, stop.clone())),
+        ];
+        let door = door.map(|door| {
+            let (address, secure) = (door.address(), door.is_secure());
+            tasks.push(tokio::spawn(door.run(stop.clone())));
+            HttpAddress { address, secure }
+        });
         Ok(Self {
-            tasks: Mutex::new(vec![
-                tokio::spawn(doors.run(streams, stop.clone())),
-                tokio::spawn(announcer.run(gossip, peers, stop.clone())),
-            ]),
+            tasks: Mutex::new(tasks),
+            door,
             settling: Mutex::new(Some(settling)),
             shop,
             desk,
@@ -221,6 +246,12 @@ impl Node {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.net.listen_addresses()
+    }
+
+    /// Where buyers come over HTTP, if they may.
+    #[must_use]
+    pub const fn http(&self) -> Option<HttpAddress> {
+        self.door
     }
 
     /// The offer that holds now.

@@ -25,7 +25,7 @@ pub use crate::payment::header::{HeaderError, decode, encode};
 pub use crate::payment::reason::Reason;
 pub use crate::payment::scheme::{
     Batch, BatchDeposit, BatchExtra, BatchRefund, BatchVoucher, ChannelState, Exact, Payment,
-    SettlementExtra, Upto, VoucherState, WireConfig,
+    SettlementExtra, Upto, VoucherState, WireConfig, WireDeposit, WireVoucher,
 };
 
 /// The version of x402 these words are of.

@@ -16,6 +16,7 @@ mod buyer;
 mod gateway;
 mod seller;
 mod forger;
+mod agent;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use farthing_protocol::store::Batch;
 use farthing_protocol::testing;
 use farthing_protocol::x402::Network;
 
+pub use crate::street::agent::{Agent, Reply};
 pub use crate::street::buyer::{Buyer, Heard, listen};
 pub use crate::street::forger::{Forger, Talk, Told};
 pub use crate::street::gateway::RunningGateway;
@@ -150,6 +152,7 @@ pub struct TestNet {
     buyers: usize,
     anvil: bool,
     crashable: bool,
+    http: bool,
     clock: Clock,
     behaviour: Behaviour,
     tweak_seller: TweakSeller,
@@ -174,6 +177,7 @@ impl Default for TestNet {
             buyers: 1,
             anvil: false,
             crashable: false,
+            http: false,
             clock: Clock::system(),
             behaviour: Behaviour::default(),
             tweak_seller: Arc::new(|_, _| {}),
@@ -216,6 +220,14 @@ impl TestNet {
     #[must_use]
     pub fn crashable(mut self) -> Self {
         self.crashable = true;
+        self
+    }
+
+    /// Opens every seller's door for buyers over HTTP, on a free loopback port
+    /// ([`Seller::http_url`]).
+    #[must_use]
+    pub fn http(mut self) -> Self {
+        self.http = true;
         self
     }
 
@@ -279,6 +291,7 @@ impl TestNet {
             ledgers,
             clock: self.clock.clone(),
             crashable: self.crashable,
+            http: self.http,
             sellers: Vec::new(),
             buyers: Vec::new(),
         };
@@ -309,6 +322,7 @@ pub struct Street {
     /// Everybody's clock.
     pub clock: Clock,
     crashable: bool,
+    http: bool,
     /// The sellers.
     pub sellers: Vec<Seller>,
     /// The buyers.

@@ -52,6 +52,10 @@ pub enum Fault {
     Over(String),
     /// It is smaller or shorter than this.
     Under(String),
+    /// It is given without this other key.
+    Without(&'static str),
+    /// Others can reach it, and nothing is encrypted.
+    Plain,
 }
 
 impl fmt::Display for Fault {
@@ -71,6 +75,11 @@ impl fmt::Display for Fault {
             Self::Repeated => f.write_str("is used by another entry too"),
             Self::Over(most) => write!(f, "exceeds {most}"),
             Self::Under(least) => write!(f, "is below {least}"),
+            Self::Without(other) => write!(f, "is of no use without `{other}`: give both"),
+            Self::Plain => f.write_str(
+                "can be reached by others: set `http.tls_certificate` and `http.tls_key`, or \
+                 listen on 127.0.0.1 behind a proxy that speaks TLS",
+            ),
         }
     }
 }
@@ -84,6 +93,7 @@ pub(super) fn of(config: &Config) -> Vec<Invalid> {
     models(config, &mut found);
     offer(config, &mut found);
     limits(config, &mut found);
+    http(config, &mut found);
     found.0
 }
 
@@ -291,6 +301,29 @@ fn limits(config: &Config, found: &mut Found) {
     let exposure = limits.exposure_per_payer;
     found.when(exposure.is_zero(), "limits.exposure_per_payer", Fault::Zero);
     found.when(config.log.level.is_empty(), "log.level", Fault::Empty);
+}
+
+fn http(config: &Config, found: &mut Found) {
+    let http = &config.http;
+    let reachable = http.listen.is_some_and(|at| !at.ip().is_loopback());
+    found.when(reachable && !http.has_tls(), "http.listen", Fault::Plain);
+    let (certificate, key) = (&http.tls_certificate, &http.tls_key);
+    found.when(
+        certificate.is_some() && key.is_none(),
+        "http.tls_certificate",
+        Fault::Without("http.tls_key"),
+    );
+    found.when(
+        key.is_some() && certificate.is_none(),
+        "http.tls_key",
+        Fault::Without("http.tls_certificate"),
+    );
+    let odd = http.public_url.as_deref().is_some_and(|url| !is_url(url));
+    found.when(odd, "http.public_url", Fault::NotUrl);
+    found.when(http.connections == 0, "http.connections", Fault::Zero);
+    found.when(http.requests == 0, "http.requests", Fault::Zero);
+    wait(found, "http.read_timeout", http.read_timeout);
+    wait(found, "http.turn_timeout", http.turn_timeout);
 }
 
 /// A wait is neither nothing nor for ever.

@@ -51,6 +51,10 @@ fn the_example_shows_every_key_that_has_no_default() {
         "offer.region",
         "offer.data_policy",
         "metrics.listen",
+        "http.listen",
+        "http.tls_certificate",
+        "http.tls_key",
+        "http.public_url",
     ] {
         assert!(lookup(&written, key).is_some(), "{key}");
     }
@@ -191,6 +195,21 @@ fn values_without_sense_are_all_named() {
         "limits.max_body",
     ];
     assert_eq!(keys, expected);
+}
+
+#[test]
+fn the_http_door_is_not_opened_to_others_in_the_clear() {
+    let public = "[http]\nlisten = \"0.0.0.0:4021\"\n";
+    let told = fault(public, &[]);
+    assert!(
+        told.contains("http.tls_certificate") && told.contains("127.0.0.1"),
+        "{told}"
+    );
+    let half = format!("{public}tls_certificate = \"/a\"");
+    assert!(fault(&half, &[]).contains("`http.tls_certificate` is of no use without"));
+    let whole = format!("{half}\ntls_key = \"/b\"");
+    assert!(load(&whole, &[]).is_ok());
+    assert!(load("[http]\nlisten = \"[::1]:4021\"", &[]).is_ok());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::amount::Amount;
 use crate::eip712::{EvmSignature, Signed};
 use crate::payment::{Reason, checksummed, decimal};
 use crate::voucher::{SignedVoucher, Voucher};
-use crate::x402::{ChannelConfig, ChannelId};
+use crate::x402::{ChannelConfig, ChannelId, Deposit, PayerSignature};
 
 /// The scheme whose payments are vouchers on a channel.
 pub const BATCH: &str = "batch-settlement";
@@ -20,9 +20,6 @@ pub const BATCH: &str = "batch-settlement";
 pub const EXACT: &str = "exact";
 /// The scheme whose payments are at most the price.
 pub const UPTO: &str = "upto";
-
-/// The most bytes of a signature: a contract wallet's may be long.
-pub const SIGNATURE_LIMIT: usize = 4096;
 
 /// A payment of one of the schemes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +108,37 @@ pub struct BatchDeposit {
     pub voucher: WireVoucher,
     /// The deposit.
     pub deposit: WireDeposit,
+}
+
+impl BatchDeposit {
+    /// The deposit, if it is one by EIP-3009.
+    #[must_use]
+    pub fn terms(&self) -> Option<Deposit> {
+        let permission = self.deposit.authorization.erc3009_authorization.as_ref()?;
+        Some(Deposit {
+            amount: self.deposit.amount,
+            valid_after: permission.valid_after,
+            valid_before: permission.valid_before,
+            salt: permission.salt,
+            signature: permission.signature.clone(),
+        })
+    }
+}
+
+impl From<&Deposit> for WireDeposit {
+    fn from(deposit: &Deposit) -> Self {
+        Self {
+            amount: deposit.amount,
+            authorization: DepositAuthorization {
+                erc3009_authorization: Some(Erc3009 {
+                    valid_after: deposit.valid_after,
+                    valid_before: deposit.valid_before,
+                    salt: deposit.salt,
+                    signature: deposit.signature.clone(),
+                }),
+            },
+        }
+    }
 }
 
 /// A voucher.
@@ -260,8 +288,8 @@ pub struct Erc3009 {
     pub valid_before: u64,
     /// Makes each deposit a different one.
     pub salt: B256,
-    /// The payer's signature, unchecked; at most [`SIGNATURE_LIMIT`] bytes are looked at.
-    pub signature: Bytes,
+    /// The payer's consent, unchecked.
+    pub signature: PayerSignature,
 }
 
 /// A payment of `exact`: an EIP-3009 transfer.
@@ -387,9 +415,9 @@ pub struct ChannelState {
     pub total_claimed: Amount,
     /// Seconds since the epoch of a withdrawal that is armed, or 0.
     pub withdraw_requested_at: u64,
-    /// The contract's refund nonce.
-    #[serde(with = "decimal")]
-    pub refund_nonce: U256,
+    /// The contract's refund nonce, where it was looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_nonce: Option<String>,
     /// Charged in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charged_cumulative_amount: Option<Amount>,

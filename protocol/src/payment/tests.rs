@@ -53,10 +53,9 @@ fn a_deposit_of_the_typescript_client_is_read() {
         panic!("not a deposit");
     };
     assert_eq!(deposit.deposit.amount, Amount::atoms(100_000));
-    let authorization = deposit.deposit.authorization.erc3009_authorization;
-    let authorization = authorization.expect("by EIP-3009");
-    assert_eq!(authorization.valid_before, 1_767_225_900);
-    assert_eq!(scheme::signature(&authorization.signature), None);
+    let terms = deposit.terms().expect("by EIP-3009");
+    assert_eq!(terms.valid_before, 1_767_225_900);
+    assert_eq!(scheme::WireDeposit::from(&terms), deposit.deposit);
 }
 
 #[test]

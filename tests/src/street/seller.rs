@@ -44,6 +44,9 @@ impl Seller {
         config.data_dir = dir.path().join("data");
         config.chain.payout = Some(payout(n));
         config.network.bootstrap = street.sellers.iter().flat_map(Seller::addresses).collect();
+        if street.http {
+            config.http.listen = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+        }
         tweak(n, &mut config);
         let n = u8::try_from(n).unwrap_or(u8::MAX).saturating_add(1);
         let mut seller = Self {
@@ -140,6 +143,22 @@ impl Seller {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.node.as_ref().map(Node::addresses).unwrap_or_default()
+    }
+
+    /// Where its door for buyers over HTTP is: what an OpenAI library is given as its base URL.
+    /// The street must be built with [`crate::street::TestNet::http`].
+    ///
+    /// # Panics
+    /// When the door is shut.
+    #[must_use]
+    #[allow(
+        clippy::expect_used,
+        reason = "a test that asks for a shut door is wrong"
+    )]
+    pub fn http_url(&self) -> String {
+        let door = self.node().http().expect("the HTTP door is shut");
+        let scheme = if door.secure { "https" } else { "http" };
+        format!("{scheme}://{}/v1", door.address)
     }
 
     /// Where its money goes.

@@ -1,0 +1,166 @@
+//! The door for buyers that have never heard of us: OpenAI's API over HTTP, paid by x402.
+//!
+//! A request without a payment is told its price (402), computed from its body alone. One with a
+//! payment passes the scheme's checks and then the same admission, meter, ledger and claims as a
+//! purchase over libp2p: [`crate::serve`] sells, and this door is its other counter.
+//!
+//! The door owns its listener, its connections and the sales that began through it. It ends with
+//! its token: no new connection, answers under way have [`GRACE`], and what they delivered is
+//! charged. Content and payments are in no log.
+
+mod listener;
+mod quote;
+mod turns;
+mod window;
+mod answer;
+mod problem;
+mod batch;
+mod routes;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farthing_protocol::chain::Chain;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::calls::Desk;
+use crate::config::{HttpConfig, OfferConfig};
+use crate::http::turns::Turns;
+
+/// How long answers under way may go on after the door is told to close.
+const GRACE: Duration = Duration::from_secs(20);
+/// How long a price that was told holds, unless offers are renewed so late that it cannot.
+const PRICE_HOLDS: Duration = Duration::from_secs(300);
+
+/// Why the door does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address} (`http.listen`): {source}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Others would reach it, and see everything.
+    #[error(
+        "{address} can be reached by others: set `http.tls_certificate` and `http.tls_key`, or listen on 127.0.0.1"
+    )]
+    Plain {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("cannot use {path} ({key}): {reason}")]
+    Tls {
+        /// The setting.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What every request needs.
+#[derive(Debug)]
+pub(in crate::http) struct Shared {
+    desk: Arc<Desk>,
+    chain: Chain,
+    settings: HttpConfig,
+    /// How long a price holds, in seconds.
+    price_holds: u64,
+    turns: Arc<Turns>,
+    requests: Arc<Semaphore>,
+    /// Sales that were begun here.
+    sales: TaskTracker,
+}
+
+/// The door, bound and not yet open.
+pub struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Door({})", self.address)
+    }
+}
+
+impl Door {
+    /// Takes the address and reads the certificate; nothing when no address is configured.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(
+        settings: HttpConfig,
+        offers: &OfferConfig,
+        desk: Arc<Desk>,
+        chain: Chain,
+    ) -> Result<Option<Self>, BindError> {
+        let Some(address) = settings.listen else {
+            return Ok(None);
+        };
+        let tls = listener::tls(&settings)?;
+        if tls.is_none() && !address.ip().is_loopback() {
+            return Err(BindError::Plain { address });
+        }
+        let taken = |source| BindError::Address { address, source };
+        let listener = TcpListener::bind(address).await.map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        // The newest offer is good for that long, whenever it is looked at.
+        let left = offers.lifetime.saturating_sub(offers.refresh);
+        let shared = Shared {
+            desk,
+            chain,
+            price_holds: left.min(PRICE_HOLDS).as_secs().max(1),
+            turns: Turns::new(settings.turn_timeout),
+            requests: Arc::new(Semaphore::new(settings.requests as usize)),
+            sales: TaskTracker::new(),
+            settings,
+        };
+        Ok(Some(Self {
+            listener,
+            address,
+            tls,
+            shared: Arc::new(shared),
+        }))
+    }
+
+    /// Where it listens; a port of 0 is resolved.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub const fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Serves until cancelled, and then until the sales under way have ended.
+    pub async fn run(self, stop: CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        listener::run(self, stop).await;
+        shared.sales.close();
+        if tokio::time::timeout(GRACE, shared.sales.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "sales over HTTP are cut off; their checkpoints are charged at the next start"
+            );
+        }
+    }
+}

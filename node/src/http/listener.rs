@@ -1,0 +1,150 @@
+//! Connections: how many there are, how long each may take, and TLS.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::HttpConfig;
+use crate::http::{BindError, Door, GRACE, routes};
+
+/// The most bytes of a request's head: a payment's header and room for the others.
+const MAX_HEAD: usize = 48 * 1024;
+/// The most headers of a request.
+const MAX_HEADERS: usize = 64;
+/// How long nobody is let in after the system could not: it has run out of something.
+const BREATHER: Duration = Duration::from_millis(100);
+
+/// The certificate and its key, if there are any.
+pub(in crate::http) fn tls(settings: &HttpConfig) -> Result<Option<TlsAcceptor>, BindError> {
+    let (Some(chain), Some(key)) = (&settings.tls_certificate, &settings.tls_key) else {
+        return Ok(None);
+    };
+    let fault = |key: &'static str, path: &Path, reason: String| BindError::Tls {
+        key,
+        path: path.to_owned(),
+        reason,
+    };
+    let certificates = CertificateDer::pem_file_iter(chain)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| fault("http.tls_certificate", chain, e.to_string()))?;
+    if certificates.is_empty() {
+        let reason = "there is no certificate in it".to_owned();
+        return Err(fault("http.tls_certificate", chain, reason));
+    }
+    let secret =
+        PrivateKeyDer::from_pem_file(key).map_err(|e| fault("http.tls_key", key, e.to_string()))?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(certificates, secret)
+        });
+    let mut config = config.map_err(|e| fault("http.tls_certificate", chain, e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// Lets connections in until it is told to stop, and ends those there are.
+pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
+    let settings = &door.shared.settings;
+    let room = Arc::new(Semaphore::new(settings.connections as usize));
+    let timeout = settings.read_timeout;
+    let guests = TaskTracker::new();
+    let routes = routes::all(Arc::clone(&door.shared), door.is_secure());
+    loop {
+        // A place first: whoever finds none waits in the system's queue.
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = Arc::clone(&room).acquire_owned() => permit,
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = door.listener.accept() => accepted,
+        };
+        let (Ok(permit), Ok((stream, _))) = (permit, accepted) else {
+            tracing::warn!("a connection could not be taken; waiting a moment");
+            tokio::time::sleep(BREATHER).await;
+            continue;
+        };
+        let guest = Guest {
+            tls: door.tls.clone(),
+            routes: routes.clone(),
+            timeout,
+            stop: stop.clone(),
+        };
+        guests.spawn(async move {
+            guest.serve(stream).await;
+            drop(permit);
+        });
+    }
+    drop(door.listener);
+    guests.close();
+    guests.wait().await;
+}
+
+/// One connection.
+struct Guest {
+    tls: Option<TlsAcceptor>,
+    routes: Router,
+    timeout: Duration,
+    stop: CancellationToken,
+}
+
+impl Guest {
+    async fn serve(self, stream: TcpStream) {
+        // A token must not wait for the next one to fill a packet.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+        let served = match self.tls.clone() {
+            None => self.converse(stream).await,
+            Some(tls) => match tokio::time::timeout(self.timeout, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.converse(stream).await,
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no TLS handshake in time".to_owned()),
+            },
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+
+    async fn converse<S>(self, stream: S) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(self.routes);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.timeout)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            served = connection.as_mut() => return served.map_err(|e| e.to_string()),
+            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        match tokio::time::timeout(GRACE, connection).await {
+            Ok(served) => served.map_err(|e| e.to_string()),
+            Err(_) => Err("it took too long to end".to_owned()),
+        }
+    }
+}

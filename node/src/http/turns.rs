@@ -1,0 +1,239 @@
+//! One request at a time on each channel, in the order in which they came.
+//!
+//! A stock x402 client signs the next voucher on what it last heard was charged. Several requests
+//! at once sign the same one, and a stream's price is known only after its head has left. So
+//! whoever comes too late is told what is charged, and keeps its turn for a moment: its second
+//! try, which fits, goes before those that wait.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use farthing_protocol::x402::ChannelId;
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
+
+/// How long a turn is kept for a second try: a round trip, and a signature.
+const LEASE: Duration = Duration::from_millis(1500);
+/// Requests that may wait for one channel.
+const MOST_WAITING: usize = 64;
+
+/// Too many wait for this channel already, or one has waited too long.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::http) struct Busy;
+
+/// The channels that are in use, or are waited for.
+#[derive(Debug)]
+pub(in crate::http) struct Turns {
+    lanes: Mutex<HashMap<ChannelId, Arc<Lane>>>,
+    patience: Duration,
+}
+
+/// The queue of one channel.
+#[derive(Debug, Default)]
+struct Lane {
+    queue: Arc<Queue<()>>,
+    waiting: AtomicUsize,
+    kept: Mutex<Kept>,
+}
+
+/// A turn that is kept for a second try, and how many were before it.
+#[derive(Debug, Default)]
+struct Kept {
+    turn: Option<OwnedMutexGuard<()>>,
+    count: u64,
+}
+
+impl Lane {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Plain data, whole at every step.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in a queue; given back when dropped.
+struct Place<'l>(&'l AtomicUsize);
+
+impl<'l> Place<'l> {
+    fn take(waiting: &'l AtomicUsize) -> Option<Self> {
+        let before = waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Self(waiting);
+        (before < MOST_WAITING).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The right to use a channel now; the next in the queue has it when this is dropped.
+#[derive(Debug)]
+pub(in crate::http) struct Turn {
+    turns: Arc<Turns>,
+    channel: ChannelId,
+    lane: Option<Arc<Lane>>,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    pub(in crate::http) fn new(patience: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            lanes: Mutex::default(),
+            patience,
+        })
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<ChannelId, Arc<Lane>>> {
+        // Plain data, whole at every step.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the channel. A request that `fits` what is charged now takes a turn that is kept
+    /// for a second try.
+    pub(in crate::http) async fn take(
+        self: &Arc<Self>,
+        channel: ChannelId,
+        fits: impl Fn() -> bool,
+    ) -> Result<Turn, Busy> {
+        let lane = Arc::clone(self.lanes().entry(channel).or_default());
+        let mut turn = Turn {
+            turns: Arc::clone(self),
+            channel,
+            lane: Some(lane),
+            guard: None,
+        };
+        let lane = turn.lane.as_ref().ok_or(Busy)?;
+        if fits() {
+            turn.guard = lane.kept().turn.take();
+        }
+        if turn.guard.is_none() {
+            let _place = Place::take(&lane.waiting).ok_or(Busy)?;
+            let waits = Arc::clone(&lane.queue).lock_owned();
+            let mine = tokio::time::timeout(self.patience, waits).await;
+            turn.guard = Some(mine.map_err(|_| Busy)?);
+        }
+        Ok(turn)
+    }
+
+    /// Channels that are in use, waited for or kept.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.lanes().len()
+    }
+}
+
+impl Turn {
+    /// Keeps the turn for a moment, for whoever comes with what fits.
+    pub(in crate::http) fn keep(mut self) {
+        let (Some(lane), Some(guard)) = (self.lane.clone(), self.guard.take()) else {
+            return;
+        };
+        let count = {
+            let mut kept = lane.kept();
+            kept.count = kept.count.wrapping_add(1);
+            kept.turn = Some(guard);
+            kept.count
+        };
+        let weak = Arc::downgrade(&lane);
+        let (turns, channel) = (Arc::clone(&self.turns), self.channel);
+        tokio::spawn(async move {
+            tokio::time::sleep(LEASE).await;
+            give_up(&weak, count);
+            turns.forget(channel);
+        });
+    }
+}
+
+/// Ends a lease that nobody took.
+fn give_up(lane: &Weak<Lane>, count: u64) {
+    let Some(lane) = lane.upgrade() else {
+        return;
+    };
+    let mut kept = lane.kept();
+    if kept.count == count {
+        kept.turn = None;
+    }
+}
+
+impl Turns {
+    /// Forgets a channel that nobody uses.
+    fn forget(&self, channel: ChannelId) {
+        let mut lanes = self.lanes();
+        let idle = lanes
+            .get(&channel)
+            .is_some_and(|lane| Arc::strong_count(lane) == 1 && lane.kept().turn.is_none());
+        if idle {
+            lanes.remove(&channel);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.guard = None;
+        self.lane = None;
+        self.turns.forget(self.channel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::B256;
+
+    use super::*;
+
+    const CHANNEL: ChannelId = ChannelId(B256::repeat_byte(1));
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_try_that_fits_goes_before_those_that_wait() {
+        let turns = Turns::new(Duration::from_secs(60));
+        let first = turns.take(CHANNEL, || false).await.expect("free");
+        let queue = Arc::clone(&turns);
+        let waits = tokio::spawn(async move { queue.take(CHANNEL, || false).await });
+        tokio::task::yield_now().await;
+        first.keep();
+        let second = turns.take(CHANNEL, || true).await.expect("kept for it");
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished(), "it waits its turn");
+        drop(second);
+        drop(waits.await.expect("ends").expect("its turn"));
+        tokio::time::sleep(LEASE * 2).await;
+        assert_eq!(turns.len(), 0, "nothing is remembered of an idle channel");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_nobody_comes_back_for_goes_to_the_next() {
+        let turns = Turns::new(Duration::from_secs(60));
+        turns.take(CHANNEL, || false).await.expect("free").keep();
+        let next = turns.take(CHANNEL, || false).await;
+        assert!(next.is_ok(), "after the lease");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_has_an_end_and_a_wait_too() {
+        let turns = Turns::new(Duration::from_secs(60));
+        let first = turns.take(CHANNEL, || false).await.expect("free");
+        let mut waiting = Vec::new();
+        for _ in 0..MOST_WAITING {
+            let turns = Arc::clone(&turns);
+            waiting.push(tokio::spawn(async move {
+                turns.take(CHANNEL, || false).await.err()
+            }));
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(turns.take(CHANNEL, || false).await.err(), Some(Busy));
+        let other = ChannelId(B256::repeat_byte(2));
+        assert!(turns.take(other, || false).await.is_ok());
+        for wait in waiting {
+            assert_eq!(
+                wait.await.expect("ends"),
+                Some(Busy),
+                "its patience is over"
+            );
+        }
+        drop(first);
+        assert_eq!(turns.len(), 0);
+    }
+}
