@@ -16,6 +16,7 @@ use farthing_protocol::receipt::model_hash;
 use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::ChannelId;
 
+use crate::ledger::once::is_once;
 use crate::ledger::{ChannelView, Ledger, LedgerError};
 use crate::shop::Shop;
 use crate::upstream::{Health, prepare_body};
@@ -41,6 +42,8 @@ pub struct Admitted {
     pub max_cost: Amount,
     /// What to reserve before work starts.
     pub opening: Amount,
+    /// Whether all of `max_cost` is charged, whatever is used.
+    pub in_full: bool,
     /// keccak-256 of the body as asked.
     pub request_hash: B256,
     /// keccak-256 of the model id.
@@ -56,6 +59,11 @@ pub enum Payer {
     Node(NodeId),
     /// By the voucher it brings, over HTTP, and by nothing else.
     Voucher,
+    /// By a payment made for this purchase, over HTTP: for what it uses, or in full.
+    Once {
+        /// The whole price is taken, whatever is used.
+        in_full: bool,
+    },
 }
 
 /// Passes an ask through every check.
@@ -75,7 +83,7 @@ pub async fn admit(shop: &Shop, payer: Payer, ask: &Ask) -> Result<Admitted, Ref
     if let Some(voucher) = ask.voucher {
         take_voucher(shop, payer, ask.channel, voucher).await?;
     }
-    owner(&shop.ledger, payer, ask)?;
+    owner(&shop.ledger, payer, ask, &view)?;
     let upstream_body = upstream_body(shop, &model, &body, ask)?;
     Ok(Admitted {
         request: ask.request,
@@ -86,6 +94,7 @@ pub async fn admit(shop: &Shop, payer: Payer, ask: &Ask) -> Result<Admitted, Ref
         demand,
         max_cost: ask.max_cost,
         opening,
+        in_full: payer == Payer::Once { in_full: true },
         request_hash: keccak256(&ask.body),
         model_hash: model_hash(&model.id),
         body: upstream_body,
@@ -174,7 +183,10 @@ fn affordable(
     let too_large = |_| bad_request("the request's cost cannot be represented");
     let opening = match payer {
         Payer::Node(_) => demand.opening(&model.prices, pricing::FIRST_WINDOW),
-        Payer::Voucher => demand.quote(&model.prices),
+        Payer::Voucher | Payer::Once { in_full: false } => demand.quote(&model.prices),
+        Payer::Once { in_full: true } => demand
+            .quote(&model.prices)
+            .map(|quote| quote.max(ask.max_cost)),
     };
     let opening = opening.map_err(too_large)?;
     if opening > ask.max_cost {
@@ -199,10 +211,12 @@ fn exposure(shop: &Shop, view: &ChannelView) -> Result<(), Refusal> {
 
 /// A channel is spent only by who has shown to hold its key, to us and by something that nobody
 /// else can have seen: its name and its older vouchers are on the chain for all to read.
-fn owner(ledger: &Ledger, payer: Payer, ask: &Ask) -> Result<(), Refusal> {
+fn owner(ledger: &Ledger, payer: Payer, ask: &Ask, view: &ChannelView) -> Result<(), Refusal> {
     let proven = match payer {
-        Payer::Node(buyer) => ledger.is_owner(ask.channel, buyer),
+        Payer::Node(buyer) => !is_once(&view.config) && ledger.is_owner(ask.channel, buyer),
         Payer::Voucher => ask.voucher.is_some(),
+        // The payment was checked before it was entered; nobody else can name its channel.
+        Payer::Once { .. } => is_once(&view.config),
     };
     if proven {
         Ok(())

@@ -14,27 +14,33 @@ mod turns;
 mod window;
 mod answer;
 mod problem;
+mod sale;
 mod batch;
+mod once;
 mod routes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use farthing_protocol::chain::Chain;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Desk;
-use crate::config::{HttpConfig, OfferConfig};
+use crate::config::{Config, HttpConfig, OfferConfig};
 use crate::http::turns::Turns;
 
 /// How long answers under way may go on after the door is told to close.
 const GRACE: Duration = Duration::from_secs(20);
+/// How long a chain that does not answer is left alone.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a price that was told holds, unless offers are renewed so late that it cannot.
 const PRICE_HOLDS: Duration = Duration::from_secs(300);
 
@@ -79,6 +85,8 @@ pub(in crate::http) struct Shared {
     price_holds: u64,
     turns: Arc<Turns>,
     requests: Arc<Semaphore>,
+    /// Whether the contracts of scheme `upto` are there.
+    takes_upto: AtomicBool,
     /// Sales that were begun here.
     sales: TaskTracker,
 }
@@ -97,12 +105,42 @@ impl std::fmt::Debug for Door {
     }
 }
 
+/// Where the door is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpAddress {
+    /// Its address; a port of 0 is resolved.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub secure: bool,
+}
+
 impl Door {
+    /// Opens the door as configured; nothing when no address is.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn open(
+        config: &Config,
+        desk: &Arc<Desk>,
+        chain: &Chain,
+        stop: &CancellationToken,
+    ) -> Result<Option<(HttpAddress, JoinHandle<()>)>, BindError> {
+        let (desk, chain) = (Arc::clone(desk), chain.clone());
+        let door = Self::bind(config.http.clone(), &config.offer, desk, chain).await?;
+        Ok(door.map(|door| {
+            let at = HttpAddress {
+                address: door.address,
+                secure: door.is_secure(),
+            };
+            (at, tokio::spawn(door.run(stop.clone())))
+        }))
+    }
+
     /// Takes the address and reads the certificate; nothing when no address is configured.
     ///
     /// # Errors
     /// [`BindError`].
-    pub async fn bind(
+    async fn bind(
         settings: HttpConfig,
         offers: &OfferConfig,
         desk: Arc<Desk>,
@@ -126,6 +164,7 @@ impl Door {
             price_holds: left.min(PRICE_HOLDS).as_secs().max(1),
             turns: Turns::new(settings.turn_timeout),
             requests: Arc::new(Semaphore::new(settings.requests as usize)),
+            takes_upto: AtomicBool::new(false),
             sales: TaskTracker::new(),
             settings,
         };
@@ -137,22 +176,17 @@ impl Door {
         }))
     }
 
-    /// Where it listens; a port of 0 is resolved.
-    #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Whether it speaks TLS.
-    #[must_use]
-    pub const fn is_secure(&self) -> bool {
+    const fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
     /// Serves until cancelled, and then until the sales under way have ended.
-    pub async fn run(self, stop: CancellationToken) {
+    async fn run(self, stop: CancellationToken) {
         let shared = Arc::clone(&self.shared);
+        let looks = Arc::clone(&shared);
+        let begun = shared.sales.spawn(async move { looks.look().await });
         listener::run(self, stop).await;
+        begun.abort();
         shared.sales.close();
         if tokio::time::timeout(GRACE, shared.sales.wait())
             .await
@@ -161,6 +195,24 @@ impl Door {
             tracing::warn!(
                 "sales over HTTP are cut off; their checkpoints are charged at the next start"
             );
+        }
+    }
+}
+
+impl Shared {
+    /// Finds out whether `upto` can be taken, asking until the chain answers, and ends what a
+    /// crash left.
+    async fn look(&self) {
+        loop {
+            match self.chain.verify_upto().await {
+                Ok(()) => self.takes_upto.store(true, Ordering::Relaxed),
+                Err(error) if error.is_unavailable() => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    continue;
+                }
+                Err(error) => tracing::info!(%error, "scheme `upto` is not offered"),
+            }
+            return once::resume(self).await;
         }
     }
 }

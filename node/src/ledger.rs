@@ -11,6 +11,7 @@
 
 pub mod records;
 mod reservation;
+pub mod once;
 mod receipts;
 
 use std::collections::{HashMap, HashSet};
@@ -150,6 +151,16 @@ impl Books {
         let view = entry.view();
         self.channels.insert(id, entry);
         view
+    }
+
+    fn leave(&mut self, id: ChannelId, payer: Address) {
+        self.channels.remove(&id);
+        if let Some(lanes) = self.lanes.get_mut(&payer) {
+            lanes.retain(|lane| *lane != id);
+            if lanes.is_empty() {
+                self.lanes.remove(&payer);
+            }
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 //! reverse. Nothing is set later.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::EvmKey;
 use farthing_protocol::identity::{NodeId, NodeKey};
-use farthing_protocol::net::{self, Inbox, Net, Protocol};
+use farthing_protocol::net::{self, Net, Protocol};
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::purchase::Load;
 use farthing_protocol::root;
@@ -25,7 +24,7 @@ use crate::announce::{self, Announcer, Rhythm, Standing};
 use crate::calls::{self, Desk, Terms};
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::http::{self, Door};
+use crate::http::{self, Door, HttpAddress};
 use crate::ledger::{Ledger, LedgerError, schema};
 use crate::metrics::Metrics;
 use crate::serve;
@@ -109,15 +108,6 @@ pub enum StartError {
     /// Nothing is on sale.
     #[error("no model has a price: add a [[models]] entry to the config")]
     NothingOnSale,
-}
-
-/// Where the door for buyers over HTTP is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HttpAddress {
-    /// Its address.
-    pub address: SocketAddr,
-    /// Whether it speaks TLS.
-    pub secure: bool,
 }
 
 /// A running node.
@@ -205,26 +195,20 @@ impl Node {
             book,
             terms,
         });
-        let settings = config.http.clone();
-        let door = Door::bind(settings, &config.offer, Arc::clone(&desk), chain.clone()).await?;
         let stop = CancellationToken::new();
-        let Inbox {
-            streams,
-            gossip,
-            peers,
-        } = inbox;
+        let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
         let doors = Doors::new(Arc::clone(&desk), &config);
-        let mut tasks = vec![
-            tokio::spawn(doors.run(streams, stop.clone())),
-            tokio::spawn(announcer.run(gossip, peers, stop.clone())),
+        let tasks = [
+            Some(tokio::spawn(doors.run(inbox.streams, stop.clone()))),
+            Some(tokio::spawn(announcer.run(
+                inbox.gossip,
+                inbox.peers,
+                stop.clone(),
+            ))),
+            serving,
         ];
-        let door = door.map(|door| {
-            let (address, secure) = (door.address(), door.is_secure());
-            tasks.push(tokio::spawn(door.run(stop.clone())));
-            HttpAddress { address, secure }
-        });
         Ok(Self {
-            tasks: Mutex::new(tasks),
+            tasks: Mutex::new(tasks.into_iter().flatten().collect()),
             door,
             settling: Mutex::new(Some(settling)),
             shop,

@@ -234,6 +234,7 @@ impl<C: Counter> Sale<'_, C> {
         if let Some(ending) = self.cover(self.cost()?).await? {
             return Ok(ending);
         }
+        self.counter.before(self.due()?).await?;
         let sent = self.chunks(&document, self.usage, Flush::Later).await;
         Ok(if sent.is_ok() {
             Ending::Complete
@@ -281,6 +282,7 @@ impl<C: Counter> Sale<'_, C> {
             if let Some(ending) = self.cover(self.priced(&usage)?).await? {
                 return self.stopped(ending);
             }
+            self.counter.before(self.due()?).await?;
             if self.release_held(usage).await.is_err() {
                 return self.stopped(Ending::Cancelled);
             }
@@ -346,6 +348,9 @@ impl<C: Counter> Sale<'_, C> {
         };
         if let Some(ending) = self.cover(cost).await? {
             return Ok(Some(ending));
+        }
+        if !self.delivered {
+            self.counter.before(self.due()?).await?;
         }
         let sent = match self.release_held(usage).await {
             Ok(()) => self.chunks(&event, usage, Flush::Now).await,
@@ -433,6 +438,14 @@ impl<C: Counter> Sale<'_, C> {
         self.priced(&self.usage)
     }
 
+    /// What is charged if it ends here.
+    fn due(&self) -> Result<Amount, Halt> {
+        if self.admitted.in_full {
+            return Ok(self.admitted.max_cost);
+        }
+        Ok(self.cost()?.floor().min(self.admitted.max_cost))
+    }
+
     /// Every window, and every second, writes down how far we are: what a crash would charge.
     async fn checkpoint(&mut self) {
         let (at, tokens) = self.checkpointed;
@@ -461,7 +474,10 @@ impl<C: Counter> Sale<'_, C> {
             model_hash: self.admitted.model_hash,
             offer: self.admitted.offer,
             usage: self.usage,
-            cost: self.cost()?.min(limit),
+            cost: match self.admitted.in_full {
+                true => limit,
+                false => self.cost()?.min(limit),
+            },
             started: self.started,
         })
     }
@@ -488,6 +504,7 @@ impl<C: Counter> Sale<'_, C> {
         self.shop
             .metrics
             .purchase_ended(ending, &receipt.usage, receipt.charged);
+        self.counter.after(receipt.charged).await;
         let load = self.shop.seats.load(&self.admitted.model.id);
         let receipt = receipt.sign(&self.shop.key);
         if let Err(error) = self.counter.done(receipt, load, self.root).await {

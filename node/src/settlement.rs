@@ -24,13 +24,14 @@ use std::time::Duration;
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{Chain, ChainError};
+use farthing_protocol::chain::{Chain, ChainError, Write};
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::eip712::EvmKey;
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::ledger::once::Once;
 use crate::ledger::records::Purpose;
 use crate::ledger::{ChannelView, Ledger, LedgerError};
 use crate::settlement::actor::{Actor, Message};
@@ -348,6 +349,29 @@ impl Settlement {
         self.ask(|reply| Message::Refund {
             channel,
             most,
+            reply,
+        })
+        .await
+    }
+
+    /// Takes `amount` of a payment made for one purchase; of one that is paid in full, all. The
+    /// caller has entered it into the books.
+    ///
+    /// # Errors
+    /// [`SettlementError`].
+    pub async fn take(
+        &self,
+        channel: ChannelId,
+        once: Once,
+        amount: Amount,
+    ) -> Result<Moved, SettlementError> {
+        let write = match once {
+            Once::Exact(transfer) => Write::Exact { transfer },
+            Once::Upto(permit) => Write::Upto { permit, amount },
+        };
+        self.ask(|reply| Message::Take {
+            channel,
+            write,
             reply,
         })
         .await

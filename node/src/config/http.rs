@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use farthing_protocol::amount::Amount;
 use serde::{Deserialize, Serialize};
 
 /// The door for buyers that come over HTTP and pay by x402.
@@ -18,6 +19,9 @@ pub struct HttpConfig {
     pub tls_key: Option<PathBuf>,
     /// How buyers reach it, without a path, when that is not what they put into `Host`.
     pub public_url: Option<String>,
+    /// The least that a payment made for one purchase must bring, for each costs a transaction:
+    /// `exact` costs at least that, `upto` is offered from there on.
+    pub min_single: Amount,
     /// Connections at once.
     pub connections: u32,
     /// Requests at once, those included that are told a price.
@@ -37,6 +41,7 @@ impl Default for HttpConfig {
             tls_certificate: None,
             tls_key: None,
             public_url: None,
+            min_single: Amount::atoms(20_000),
             connections: 1024,
             requests: 256,
             read_timeout: Duration::from_secs(20),

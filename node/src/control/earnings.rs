@@ -56,6 +56,7 @@ fn transaction(one: &InFlight) -> Transaction {
         Purpose::Deposit { channel, .. } => ("deposit", Some(channel)),
         Purpose::Claim => ("claim", None),
         Purpose::Settle => ("settle", None),
+        Purpose::Once(channel) => ("single payment", Some(channel)),
         Purpose::Refund(channel) => ("refund", Some(channel)),
         Purpose::Filler => ("filler", None),
     };

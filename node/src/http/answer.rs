@@ -25,10 +25,19 @@ use crate::http::window::Word;
 /// Our own extension: the receipt.
 pub(in crate::http) const EXTENSION: &str = "farthing";
 
+/// In which words a client pays, and is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Form {
+    /// Those of version 2, on this chain.
+    Now(Caip2),
+    /// Those of version 1, on the chain with this name.
+    Older(&'static str),
+}
+
 /// A payment that was taken, as the answer's header tells it.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct Paid {
-    pub(in crate::http) network: Caip2,
+    pub(in crate::http) form: Form,
     pub(in crate::http) payer: Address,
     /// The transaction that moved money for this request.
     pub(in crate::http) transaction: Option<B256>,
@@ -41,13 +50,13 @@ impl Paid {
     pub(in crate::http) fn header(
         &self,
         charged: Amount,
-        channel: ChannelState,
+        channel: Option<ChannelState>,
         receipt: Option<&SignedReceipt>,
     ) -> SettlementResponse {
-        let extra = SettlementExtra {
+        let extra = channel.map(|channel| SettlementExtra {
             charged_amount: Some(charged),
             channel_state: Some(channel),
-        };
+        });
         let transaction = self.transaction.filter(|hash| !hash.is_zero());
         let text = |hash| format!("{hash:#x}");
         let moved = self.moved.map(|amount| amount.to_string());
@@ -55,12 +64,26 @@ impl Paid {
             success: true,
             payer: Some(self.payer.to_checksum(None)),
             transaction: transaction.map(text).unwrap_or_default(),
-            network: self.network.to_string(),
+            network: match self.form {
+                Form::Now(chain) => chain.to_string(),
+                Form::Older(name) => name.to_owned(),
+            },
             amount: Some(moved.unwrap_or_default()),
             extensions: receipt.map(extension).unwrap_or_default(),
-            extra: fields(&extra),
+            extra: extra.as_ref().map(fields).unwrap_or_default(),
             ..SettlementResponse::default()
         }
+    }
+}
+
+impl Paid {
+    /// Tells what a payment came to, in the header of its version.
+    pub(in crate::http) fn tell(&self, headers: &mut HeaderMap, paid: &SettlementResponse) {
+        let name = match self.form {
+            Form::Now(_) => PAYMENT_RESPONSE,
+            Form::Older(_) => v1::PAYMENT_RESPONSE,
+        };
+        insert(headers, name, paid);
     }
 }
 
@@ -130,7 +153,12 @@ pub(in crate::http) fn required(
         accepts,
         extensions: Fields::new(),
     };
-    let mut response = (StatusCode::PAYMENT_REQUIRED, body.to_string()).into_response();
+    let status = match reason {
+        // Stock clients look for this one to approve Permit2.
+        Some(Reason::UptoAllowance) => StatusCode::PRECONDITION_FAILED,
+        _ => StatusCode::PAYMENT_REQUIRED,
+    };
+    let mut response = (status, body.to_string()).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -151,26 +179,28 @@ pub(in crate::http) fn denied(shared: &Shared, quote: &Quote, denied: Denied) ->
 pub(in crate::http) struct Telling {
     pub(in crate::http) paid: Paid,
     /// What we hold of the channel before the sale.
-    pub(in crate::http) before: ChannelState,
+    pub(in crate::http) before: Option<ChannelState>,
 }
 
 impl Telling {
     /// A document, its price in the head.
     pub(in crate::http) async fn document(
-        self,
+        mut self,
         mut words: mpsc::Receiver<Word>,
     ) -> Result<Response, Denied> {
         let mut document = Bytes::new();
         loop {
             match words.recv().await {
                 Some(Word::Answer(bytes)) => document = bytes,
+                Some(Word::Taken(transaction, amount)) => self.taken(transaction, amount),
+                Some(Word::Unpaid(reason)) => return Err(reason.into()),
                 Some(Word::Refused(refusal)) => return Err(refusal.into()),
                 Some(Word::Receipt(receipt)) => {
                     let paid = self.after(&receipt);
                     let mut response = document.into_response();
                     let headers = response.headers_mut();
                     head(headers, "application/json");
-                    tell(headers, &paid);
+                    self.paid.tell(headers, &paid);
                     return Ok(response);
                 }
                 None => return Err(broke_off().into()),
@@ -181,18 +211,23 @@ impl Telling {
     /// A stream. Its price is not known when its head leaves: that says what was charged before,
     /// and the price follows as a comment before the end.
     pub(in crate::http) async fn events(
-        self,
+        mut self,
         mut words: mpsc::Receiver<Word>,
     ) -> Result<Response, Denied> {
-        let first = match words.recv().await {
-            Some(Word::Refused(refusal)) => return Err(refusal.into()),
-            Some(first) => first,
-            None => return Err(broke_off().into()),
+        let first = loop {
+            match words.recv().await {
+                Some(Word::Taken(transaction, amount)) => self.taken(transaction, amount),
+                Some(Word::Unpaid(reason)) => return Err(reason.into()),
+                Some(Word::Refused(refusal)) => return Err(refusal.into()),
+                Some(first) => break first,
+                None => return Err(broke_off().into()),
+            }
         };
         let paid = self.paid.header(Amount::ZERO, self.before.clone(), None);
         let writer = Writer {
             words,
             first: Some(first),
+            taken: None,
             ended: false,
         };
         let body = futures::stream::unfold(writer, |mut writer| async move {
@@ -202,16 +237,21 @@ impl Telling {
         let mut response = HttpBody::from_stream(body).into_response();
         let headers = response.headers_mut();
         head(headers, "text/event-stream; charset=utf-8");
-        tell(headers, &paid);
+        self.paid.tell(headers, &paid);
         Ok(response)
+    }
+
+    const fn taken(&mut self, transaction: B256, amount: Amount) {
+        self.paid.transaction = Some(transaction);
+        self.paid.moved = Some(amount);
     }
 
     fn after(&self, receipt: &SignedReceipt) -> SettlementResponse {
         let (charged, total) = (receipt.receipt.charged, receipt.receipt.cumulative);
-        let channel = ChannelState {
+        let channel = self.before.clone().map(|before| ChannelState {
             charged_cumulative_amount: Some(total),
-            ..self.before.clone()
-        };
+            ..before
+        });
         self.paid.header(charged, channel, Some(receipt))
     }
 }
@@ -225,16 +265,13 @@ fn head(headers: &mut HeaderMap, kind: &'static str) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
 }
 
-/// What a payment came to, in the headers of both versions.
-pub(in crate::http) fn tell(headers: &mut HeaderMap, paid: &SettlementResponse) {
-    insert(headers, PAYMENT_RESPONSE, paid);
-}
-
 /// Writes a stream. It ends in one of two ways: with the price as a comment and `[DONE]`, or with
 /// an error event and no `[DONE]`.
 struct Writer {
     words: mpsc::Receiver<Word>,
     first: Option<Word>,
+    /// The transaction that took the money, where one did.
+    taken: Option<B256>,
     ended: bool,
 }
 
@@ -243,17 +280,23 @@ impl Writer {
         if self.ended {
             return None;
         }
-        let word = match self.first.take() {
-            Some(word) => Some(word),
-            None => self.words.recv().await,
+        let word = loop {
+            let word = match self.first.take() {
+                Some(word) => Some(word),
+                None => self.words.recv().await,
+            };
+            match word {
+                Some(Word::Taken(transaction, _)) => self.taken = Some(transaction),
+                other => break other,
+            }
         };
         Some(match word {
             Some(Word::Answer(json)) => event(&json),
             Some(Word::Receipt(receipt)) => {
                 self.ended = true;
-                end(&receipt)
+                end(&receipt, self.taken)
             }
-            Some(Word::Refused(_)) | None => {
+            Some(_) | None => {
                 self.ended = true;
                 failure("the answer broke off and may not be whole")
             }
@@ -262,8 +305,9 @@ impl Writer {
 }
 
 /// The last words of a stream. A comment is skipped by every reader of events.
-fn end(receipt: &SignedReceipt) -> Bytes {
+fn end(receipt: &SignedReceipt, taken: Option<B256>) -> Bytes {
     let price = json!({
+        "transaction": taken.map(|hash| format!("{hash:#x}")).unwrap_or_default(),
         "chargedAmount": receipt.receipt.charged,
         "chargedCumulativeAmount": receipt.receipt.cumulative,
         "receipt": receipt,

@@ -17,17 +17,17 @@ use farthing_protocol::purchase::{Ask, Mode, Refusal, RequestId};
 use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::calls::Terms;
 use crate::http::Shared;
-use crate::http::answer::{self, Paid, Telling};
+use crate::http::answer::{self, Form, Paid, Telling};
 use crate::http::problem::{Denied, Standing};
 use crate::http::quote::Quote;
+use crate::http::sale as sales;
 use crate::http::turns::Turn;
-use crate::http::window::{Window, Word};
+use crate::http::window::Means;
 use crate::ledger::{ChannelView, LedgerError};
-use crate::serve::{self, Halt};
 use crate::settlement::SettlementError;
 
 /// The least time a deposit's authorization must still be valid.
@@ -60,14 +60,14 @@ pub(in crate::http) async fn buy(
     let view = known(shared, &claimed).await?;
     let claimed = follows(shared, claimed, view.as_ref(), quote.amount).await?;
     let mut paid = Paid {
-        network: Caip2(shared.desk.terms.network.chain_id),
+        form: Form::Now(Caip2(shared.desk.terms.network.chain_id)),
         payer: claimed.config.payer,
         transaction: None,
         moved: None,
     };
     if let Batch::Deposit(deposit) = &payment {
         let terms = deposit_terms(shared, &claimed, deposit, view.as_ref())?;
-        exposed(shared, view.as_ref())?;
+        exposed(shared, claimed.config.payer)?;
         paid.moved = Some(terms.amount);
         paid.transaction = Some(submit(shared, &claimed, terms).await?);
     }
@@ -86,8 +86,8 @@ pub(in crate::http) async fn buy(
             // The deposit is made whatever became of the rest: the client must hear of it.
             let mut response = answer::denied(shared, quote, denied);
             if let Ok(before) = before {
-                let told = paid.header(Amount::ZERO, before, None);
-                answer::tell(response.headers_mut(), &told);
+                let told = paid.header(Amount::ZERO, Some(before), None);
+                paid.tell(response.headers_mut(), &told);
             }
             Ok(response)
         }
@@ -108,42 +108,14 @@ async fn sale(
     let ask = ask(shared, quote, &claimed)?;
     let telling = Telling {
         paid: paid.clone(),
-        before,
+        before: Some(before),
     };
-    let shows_usage = quote.shows_usage || quote.mode == Mode::Plain;
-    let words = begin(shared, ask, shows_usage, (claimed.turn, permit));
+    let means = (Means::Voucher, quote.shows_all_usage());
+    let words = sales::begin(shared, ask, means, (claimed.turn, permit));
     match quote.mode {
         Mode::Plain => telling.document(words).await,
         Mode::Stream => telling.events(words).await,
     }
-}
-
-/// Begins a sale; `held` is given back when it is over.
-fn begin<G: Send + 'static>(
-    shared: &Arc<Shared>,
-    ask: Ask,
-    shows_usage: bool,
-    held: G,
-) -> mpsc::Receiver<Word> {
-    let shop = Arc::clone(&shared.desk.shop);
-    let (mut window, words) = Window::new(shop.ledger.clone(), shows_usage);
-    shared.sales.spawn(async move {
-        let request = ask.request;
-        match serve::sell(&shop, &mut window, &ask).await {
-            Ok(ending) => tracing::debug!(request = %request.short(), ?ending, "sold over HTTP"),
-            Err(Halt::Refused(refusal)) => {
-                shop.metrics.refused(&refusal);
-                tracing::debug!(request = %request.short(), %refusal, "refused over HTTP");
-                // Whoever asked may have gone.
-                window.say(Word::Refused(refusal)).await.ok();
-            }
-            Err(Halt::Gone(error)) => {
-                tracing::debug!(request = %request.short(), %error, "the client is gone");
-            }
-        }
-        drop(held);
-    });
-    words
 }
 
 fn ask(shared: &Shared, quote: &Quote, claimed: &Claimed) -> Result<Ask, Denied> {
@@ -245,32 +217,17 @@ async fn known(shared: &Shared, claimed: &Claimed) -> Result<Option<ChannelView>
     if let Some(view) = ledger.channel(claimed.id) {
         return Ok(Some(view));
     }
-    let read = async {
-        let seen = shared.chain.channel(claimed.id).await?;
-        let armed = shared.chain.pending_withdrawal(claimed.id).await?;
-        Ok::<_, ChainError>((seen, armed))
-    };
-    let (seen, armed) = read.await.map_err(|error| {
-        tracing::warn!(%error, "a channel cannot be looked up");
-        Refusal::Unavailable("the chain does not answer".to_owned())
-    })?;
-    if seen.balance.is_zero() {
-        return Ok(None);
+    let settlement = &shared.desk.settlement;
+    match settlement.adopt(claimed.config, claimed.id).await {
+        Ok(view) => Ok(Some(view)),
+        Err(SettlementError::Ledger(LedgerError::NoChannel)) => Ok(None),
+        Err(SettlementError::Shallow) => Err(Reason::SettlementPending.into()),
+        Err(SettlementError::Chain(error)) => Err(chain_away(&error).into()),
+        Err(error) => {
+            tracing::warn!(%error, "a channel cannot be taken in");
+            Err(Refusal::Unavailable("the channel cannot be looked at now".to_owned()).into())
+        }
     }
-    let seen = crate::ledger::Observation {
-        balance: seen.balance,
-        claimed: seen.claimed,
-        armed: armed
-            .map(|withdrawal| withdrawal.amount)
-            .unwrap_or_default(),
-    };
-    let view = ledger.observe(claimed.config, claimed.id, seen).await;
-    Ok(Some(view.map_err(|error| failed(&error))?))
-}
-
-fn failed(error: &LedgerError) -> Refusal {
-    tracing::error!(%error, "the ledger failed");
-    Refusal::Unavailable("the seller's ledger failed".to_owned())
 }
 
 /// The voucher must be over exactly what was charged and this price. One that is not is told what
@@ -341,12 +298,11 @@ fn deposit_terms(
 }
 
 /// No gas is spent for a payer that is not served anyway.
-fn exposed(shared: &Shared, view: Option<&ChannelView>) -> Result<(), Refusal> {
-    let owed = view
-        .map(|view| view.channel.unclaimed())
-        .unwrap_or_default();
+fn exposed(shared: &Shared, payer: alloy::primitives::Address) -> Result<(), Refusal> {
+    let owed = shared.desk.shop.ledger.exposure(payer);
     if owed >= shared.desk.shop.limits.exposure {
-        let text = "the channel's unclaimed charges have reached this seller's limit; a claim is on its way";
+        let text =
+            "the payer's unclaimed charges have reached this seller's limit; a claim is on its way";
         return Err(Refusal::Unavailable(text.to_owned()));
     }
     Ok(())
@@ -376,6 +332,7 @@ async fn submit(
             SettlementError::Chain(error) if error.is_unavailable() => chain_away(&error).into(),
             SettlementError::Failed(_) => Reason::BatchDepositFailed.into(),
             SettlementError::Busy => Reason::BatchBusy.into(),
+            SettlementError::Shallow | SettlementError::Late => Reason::SettlementPending.into(),
             error => {
                 tracing::warn!(%error, "a deposit was not made");
                 Reason::BatchDepositFailed.into()
@@ -423,26 +380,27 @@ pub(in crate::http) async fn refund(
         .await?
         .ok_or(Reason::BatchNotFound)?;
     let claimed = follows(shared, claimed, Some(&view), Amount::ZERO).await?;
-    let asked = shared.desk.settlement.refund(claimed.id);
+    let asked = shared.desk.settlement.refund(claimed.id, most);
     let waited = tokio::time::timeout(MINING, asked).await;
     let moved = waited.map_err(|_| Reason::SettlementPending)?;
     let moved = moved.map_err(|error| match error {
         SettlementError::InUse => Reason::BatchBusy,
         SettlementError::Nothing => Reason::BatchRefundNothing,
+        SettlementError::Late => Reason::SettlementPending,
         error => {
             tracing::warn!(%error, "a refund was not made");
             Reason::BatchRefundFailed
         }
     })?;
     let paid = Paid {
-        network: Caip2(shared.desk.terms.network.chain_id),
+        form: Form::Now(Caip2(shared.desk.terms.network.chain_id)),
         payer: claimed.config.payer,
         transaction: Some(moved.transaction),
         moved: Some(moved.amount),
     };
     let now = standing(shared, &claimed).await?;
-    let told = paid.header(Amount::ZERO, now, None);
+    let told = paid.header(Amount::ZERO, Some(now), None);
     let mut response = answer::free(&json!({ "refunded": moved.amount })).into_response();
-    answer::tell(response.headers_mut(), &told);
+    paid.tell(response.headers_mut(), &told);
     Ok(response)
 }

@@ -1,6 +1,7 @@
 //! What a request costs at most, from its body alone: no model is touched to say it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::Bytes;
 use farthing_protocol::amount::Amount;
@@ -33,6 +34,8 @@ pub(in crate::http) struct Quote {
     pub(in crate::http) model: String,
     /// The most it can cost.
     pub(in crate::http) amount: Amount,
+    /// Whether the buyer said itself how long the answer may be.
+    pub(in crate::http) limited: bool,
     /// Whether the buyer wants the event that holds only the usage.
     pub(in crate::http) shows_usage: bool,
 }
@@ -63,6 +66,8 @@ impl Quote {
         let amount = price(&wish, &body, model)?;
         let streams = body.get("stream").map_err(bad_request)?.unwrap_or(false);
         let shows_usage = shows_usage(&body)?;
+        let said = body.raw("max_tokens").or(body.raw("max_completion_tokens"));
+        let limited = said.is_some() || wish.endpoint == Endpoint::Embeddings;
         Ok(Self {
             resource: wish.resource,
             endpoint: wish.endpoint,
@@ -70,6 +75,7 @@ impl Quote {
             body: wish.body,
             model: name,
             amount,
+            limited,
             shows_usage,
             offer,
         })
@@ -112,10 +118,48 @@ impl Quote {
             channel_state: None,
             voucher_state: None,
         };
-        vec![self.way(shared, scheme::BATCH, fields(&batch))]
+        let batch = self.way(shared, scheme::BATCH, self.amount, fields(&batch));
+        [Some(batch), self.upto(shared), self.exact(shared)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
-    fn way(&self, shared: &Shared, scheme: &str, mut extra: Fields) -> PaymentRequirements {
+    /// Offered where the contracts are there and the price is worth a transaction.
+    fn upto(&self, shared: &Shared) -> Option<PaymentRequirements> {
+        let worth = self.amount >= shared.settings.min_single;
+        let there = shared.takes_upto.load(Ordering::Relaxed);
+        (worth && there).then(|| {
+            let mut extra = token(&shared.desk.terms);
+            let claim = shared.desk.terms.claim.to_checksum(None);
+            extra.insert("facilitatorAddress".to_owned(), claim.into());
+            extra.insert("assetTransferMethod".to_owned(), "permit2".into());
+            self.way(shared, scheme::UPTO, self.amount, extra)
+        })
+    }
+
+    /// Offered where the buyer has said what it wants at most, for it is charged in full, and at
+    /// least what is worth a transaction.
+    fn exact(&self, shared: &Shared) -> Option<PaymentRequirements> {
+        let amount = self.amount.max(shared.settings.min_single);
+        self.limited.then(|| {
+            let extra = token(&shared.desk.terms);
+            self.way(shared, scheme::EXACT, amount, extra)
+        })
+    }
+
+    /// Whether every event is shown.
+    pub(in crate::http) fn shows_all_usage(&self) -> bool {
+        self.shows_usage || self.mode == Mode::Plain
+    }
+
+    fn way(
+        &self,
+        shared: &Shared,
+        scheme: &str,
+        amount: Amount,
+        mut extra: Fields,
+    ) -> PaymentRequirements {
         let Terms {
             network, payout, ..
         } = &shared.desk.terms;
@@ -124,13 +168,22 @@ impl Quote {
         PaymentRequirements {
             scheme: scheme.to_owned(),
             network: Caip2(network.chain_id),
-            amount: self.amount,
+            amount,
             asset: network.token,
             pay_to: *payout,
             max_timeout_seconds: shared.price_holds,
             extra,
         }
     }
+}
+
+/// The token's EIP-712 domain.
+fn token(terms: &Terms) -> Fields {
+    let mut extra = Fields::new();
+    extra.insert("name".to_owned(), terms.network.token_name.clone().into());
+    let version = terms.network.token_version.clone();
+    extra.insert("version".to_owned(), version.into());
+    extra
 }
 
 /// The offer a buyer was told, while it holds; else the newest.

@@ -16,7 +16,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use farthing_protocol::offer::{ModelOffer, OfferHash};
 use farthing_protocol::payment::{
-    Batch, PAYMENT_SIGNATURE, Payment, PaymentPayload, Reason, Resource, VERSION, header,
+    Batch, Caip2, PAYMENT_SIGNATURE, Payment, PaymentPayload, PaymentRequirements, Reason,
+    Resource, VERSION, header, v1,
 };
 use farthing_protocol::purchase::{Endpoint, Refusal};
 use futures::StreamExt;
@@ -24,9 +25,10 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::http::problem::Problem;
+use crate::http::answer::Form;
+use crate::http::problem::{Denied, Problem};
 use crate::http::quote::{OFFER, Quote, Wish};
-use crate::http::{Shared, answer, batch};
+use crate::http::{Shared, answer, batch, once};
 use crate::upstream::Health;
 
 /// The most bytes of a `Host` that is repeated in an answer.
@@ -129,16 +131,25 @@ async fn sell(
         Ok(None) => return Ok(answer::required(shared, &quote, None, None)),
         Err(reason) => return Ok(answer::required(shared, &quote, Some(reason), None)),
     };
-    let chosen = match chosen(shared, &quote, &payment) {
-        Ok(chosen) => chosen,
-        Err(reason) => return Ok(answer::required(shared, &quote, Some(reason), None)),
-    };
-    let done = match chosen {
-        Payment::Batch(Batch::Refund(_)) => Err(Reason::BatchPayloadType.into()),
-        Payment::Batch(payment) => batch::buy(shared, &quote, payment, permit).await,
-        Payment::Exact(_) | Payment::Upto(_) => Err(Reason::UnsupportedScheme.into()),
-    };
+    let done = pay(shared, &quote, &payment, permit).await;
     Ok(done.unwrap_or_else(|denied| answer::denied(shared, &quote, denied)))
+}
+
+/// Each scheme to its own.
+async fn pay(
+    shared: &Arc<Shared>,
+    quote: &Quote,
+    made: &Made,
+    permit: OwnedSemaphorePermit,
+) -> Result<Response, Denied> {
+    let (way, payment, form) = chosen(shared, quote, made)?;
+    let once = match payment {
+        Payment::Batch(Batch::Refund(_)) => return Err(Reason::BatchPayloadType.into()),
+        Payment::Batch(payment) => return batch::buy(shared, quote, payment, permit).await,
+        Payment::Exact(payment) => once::exact(shared, &way, &payment)?,
+        Payment::Upto(payment) => once::upto(shared, &way, &payment)?,
+    };
+    once::buy(shared, quote, (&way, once, form), permit).await
 }
 
 /// What the smallest request costs; and refunds, which stock clients ask for by GET.
@@ -163,7 +174,8 @@ async fn give_back(
     let quote = Quote::probe(shared, porch.resource(headers, path), endpoint)?;
     let refund = match payment(headers)? {
         Ok(None) => return Ok(answer::required(shared, &quote, None, None)),
-        Ok(Some(payment)) => payment.payment(),
+        Ok(Some(Made::Now(payment))) => payment.payment(),
+        Ok(Some(Made::Older(payment))) => payment.payment(),
         Err(reason) => Err(reason),
     };
     match refund {
@@ -181,42 +193,71 @@ fn room(shared: &Shared) -> Result<OwnedSemaphorePermit, Problem> {
     permit.map_err(|_| Problem::Full)
 }
 
+/// A payment in the words of one version or the other.
+enum Made {
+    Now(Box<PaymentPayload>),
+    Older(v1::PaymentPayload),
+}
+
 /// The payment that came with the request, or why it cannot be read.
-fn payment(headers: &HeaderMap) -> Result<Result<Option<PaymentPayload>, Reason>, Problem> {
-    let bytes = match answer::payment_of(headers, PAYMENT_SIGNATURE) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Ok(None)),
-        Err(reason) => return Ok(Err(reason)),
+fn payment(headers: &HeaderMap) -> Result<Result<Option<Made>, Reason>, Problem> {
+    let of = |name| match answer::payment_of(headers, name) {
+        Ok(Some(bytes)) if bytes.len() > header::HEADER_LIMIT => Err(Problem::LongHeader),
+        other => Ok(other),
     };
-    if bytes.len() > header::HEADER_LIMIT {
-        return Err(Problem::LongHeader);
-    }
-    Ok(answer::read(&bytes).map(Some))
+    let read = match (of(PAYMENT_SIGNATURE)?, of(v1::PAYMENT)?) {
+        (Ok(Some(bytes)), _) => answer::read(&bytes).map(Made::Now).map(Some),
+        (Ok(None), Ok(Some(bytes))) => answer::read(&bytes).map(Made::Older).map(Some),
+        (Ok(None), Ok(None)) => Ok(None),
+        (Err(reason), _) | (_, Err(reason)) => Err(reason),
+    };
+    Ok(read)
 }
 
 /// The offer whose prices the buyer says it was told.
-fn told(payment: &PaymentPayload) -> Option<OfferHash> {
+fn told(payment: &Made) -> Option<OfferHash> {
+    let Made::Now(payment) = payment else {
+        return None;
+    };
     let text = payment.accepted.extra_text(OFFER)?;
     text.parse::<B256>().ok().map(OfferHash)
 }
 
 /// The payment, if it is made for what this request costs, in one of the ways that we accept.
-fn chosen(shared: &Shared, quote: &Quote, payment: &PaymentPayload) -> Result<Payment, Reason> {
-    if payment.x402_version != VERSION {
-        return Err(Reason::InvalidVersion);
-    }
-    if payment.accepted.network.0 != shared.desk.terms.network.chain_id {
-        return Err(Reason::InvalidNetwork);
-    }
+fn chosen(
+    shared: &Shared,
+    quote: &Quote,
+    made: &Made,
+) -> Result<(PaymentRequirements, Payment, Form), Reason> {
+    let chain = shared.desk.terms.network.chain_id;
     let ways = quote.accepts(shared);
-    let way = ways
-        .iter()
-        .find(|way| way.scheme == payment.accepted.scheme)
-        .ok_or(Reason::UnsupportedScheme)?;
-    if !way.is_echoed_by(&payment.accepted) {
-        return Err(Reason::InvalidRequirements);
+    let way = |scheme: &str| {
+        let way = ways.iter().find(|way| way.scheme == scheme);
+        way.cloned().ok_or(Reason::UnsupportedScheme)
+    };
+    match made {
+        Made::Now(payment) => {
+            if payment.x402_version != VERSION {
+                return Err(Reason::InvalidVersion);
+            }
+            if payment.accepted.network != Caip2(chain) {
+                return Err(Reason::InvalidNetwork);
+            }
+            let way = way(&payment.accepted.scheme)?;
+            if !way.is_echoed_by(&payment.accepted) {
+                return Err(Reason::InvalidRequirements);
+            }
+            Ok((way, payment.payment()?, Form::Now(Caip2(chain))))
+        }
+        Made::Older(payment) => {
+            if payment.x402_version != v1::VERSION {
+                return Err(Reason::InvalidVersion);
+            }
+            let name = v1::name_of(chain).filter(|name| *name == payment.network);
+            let name = name.ok_or(Reason::InvalidNetwork)?;
+            Ok((way(&payment.scheme)?, payment.payment()?, Form::Older(name)))
+        }
     }
-    payment.payment()
 }
 
 /// Reads the body, at most as much as is sold and for as long as a request may take.

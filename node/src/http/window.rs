@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
+use alloy::primitives::B256;
 use axum::body::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
+use farthing_protocol::chain::ChainError;
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::frame::Part;
 use farthing_protocol::net::wire::WireError;
+use farthing_protocol::payment::Reason;
 use farthing_protocol::purchase::{Ending, Load, Refusal, Usage};
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::root::RootWord;
@@ -19,8 +22,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::admission::{Admitted, Payer};
+use crate::ledger::once::Once;
 use crate::ledger::{Ledger, LedgerError, Reservation};
 use crate::serve::{Counter, Flush, Halt};
+use crate::settlement::{Settlement, SettlementError};
 use crate::shop::RETRY_AFTER_MS;
 
 /// Events that may lie between the sale and the client: little, for they count as delivered.
@@ -28,11 +33,32 @@ const AHEAD: usize = 4;
 /// How long a client may take to read one event.
 const STALL: Duration = Duration::from_secs(30);
 
+/// How long a client is kept waiting for its transaction.
+const MINING: Duration = Duration::from_secs(120);
+
+/// Where the money comes from.
+#[derive(Debug)]
+pub(in crate::http) enum Means {
+    /// A channel.
+    Voucher,
+    /// A payment made for this purchase.
+    Once {
+        once: Once,
+        id: ChannelId,
+        settlement: Settlement,
+        streams: bool,
+    },
+}
+
 /// What a sale has to say.
 #[derive(Debug)]
 pub(in crate::http) enum Word {
     /// An event, or the document.
     Answer(Bytes),
+    /// The money was taken, by this transaction.
+    Taken(B256, Amount),
+    /// The money could not be taken, and there is no answer.
+    Unpaid(Reason),
     /// The end, and what it cost.
     Receipt(Box<SignedReceipt>),
     /// There is no answer, or no more of it, and nothing is charged.
@@ -44,6 +70,12 @@ pub(in crate::http) enum Word {
 pub(in crate::http) struct Window {
     ledger: Ledger,
     words: mpsc::Sender<Word>,
+    means: Means,
+    /// Whether it was tried to take the money, and done.
+    tried: bool,
+    taken: bool,
+    /// Why the money could not be taken.
+    fault: Option<Reason>,
     shows_usage: bool,
     /// Pieces of an event whose last has not come.
     pieces: Vec<u8>,
@@ -51,15 +83,75 @@ pub(in crate::http) struct Window {
 
 impl Window {
     /// A counter, and where its words come out.
-    pub(in crate::http) fn new(ledger: Ledger, shows_usage: bool) -> (Self, mpsc::Receiver<Word>) {
+    pub(in crate::http) fn new(
+        ledger: Ledger,
+        means: Means,
+        shows_usage: bool,
+    ) -> (Self, mpsc::Receiver<Word>) {
         let (words, hears) = mpsc::channel(AHEAD);
         let window = Self {
             ledger,
             words,
+            means,
+            tried: false,
+            taken: false,
+            fault: None,
             shows_usage,
             pieces: Vec::new(),
         };
         (window, hears)
+    }
+
+    /// Says why there is no answer.
+    pub(in crate::http) async fn refuse(&self, refusal: Refusal) -> Result<(), WireError> {
+        match self.fault {
+            Some(reason) => self.say(Word::Unpaid(reason)).await,
+            None => self.say(Word::Refused(refusal)).await,
+        }
+    }
+
+    /// Lets a payment that bought nothing be used again.
+    pub(in crate::http) async fn forget(&self) {
+        if let (Means::Once { id, .. }, false) = (&self.means, self.tried)
+            && let Err(error) = self.ledger.void_once(*id).await
+        {
+            tracing::error!(%error, "a payment could not be forgotten");
+        }
+    }
+
+    /// Takes so much of a payment made for this purchase.
+    async fn take(&mut self, amount: Amount) -> Result<(), Reason> {
+        let Means::Once {
+            once,
+            id,
+            settlement,
+            ..
+        } = &self.means
+        else {
+            return Ok(());
+        };
+        if amount.is_zero() {
+            return Ok(());
+        }
+        self.tried = true;
+        let taking = timeout(MINING, settlement.take(*id, *once, amount)).await;
+        let moved = taking.map_err(|_| Reason::SettlementPending)?;
+        let moved = match moved {
+            Ok(moved) => moved,
+            Err(error) => {
+                tracing::warn!(channel = %id.short(), %error, "a payment could not be taken");
+                // Nothing was sent: the same payment may be tried again.
+                self.tried = !is_untouched(&error);
+                return Err(unpaid(once, &error));
+            }
+        };
+        if let Err(error) = self.ledger.took_once(*id, amount).await {
+            tracing::error!(%error, "a payment that was taken could not be written");
+        }
+        self.taken = true;
+        // A client that has left pays all the same.
+        self.say(Word::Taken(moved.transaction, amount)).await.ok();
+        Ok(())
     }
 
     /// Says something, unless nobody listens.
@@ -75,7 +167,12 @@ impl Counter for Window {
     type Word = Ending;
 
     fn payer(&self) -> Payer {
-        Payer::Voucher
+        match &self.means {
+            Means::Voucher => Payer::Voucher,
+            Means::Once { once, .. } => Payer::Once {
+                in_full: matches!(once, Once::Exact(_)),
+            },
+        }
     }
 
     async fn reserve(&mut self, admitted: &Admitted, _: Instant) -> Result<Reservation, Halt> {
@@ -131,6 +228,30 @@ impl Counter for Window {
         self.shows_usage || !only_usage(event)
     }
 
+    async fn before(&mut self, due: Amount) -> Result<(), Halt> {
+        let amount = match &self.means {
+            Means::Voucher => return Ok(()),
+            Means::Once {
+                once: Once::Upto(_),
+                streams: true,
+                ..
+            } => return Ok(()),
+            Means::Once { .. } => due,
+        };
+        self.take(amount).await.map_err(|reason| {
+            self.fault = Some(reason);
+            Refusal::Unavailable("the payment could not be settled".to_owned()).into()
+        })
+    }
+
+    async fn after(&mut self, charged: Amount) {
+        if !self.tried
+            && let Err(reason) = self.take(charged).await
+        {
+            tracing::warn!(%reason, "a stream was delivered and its payment could not be taken yet");
+        }
+    }
+
     async fn deliver(
         &mut self,
         piece: Bytes,
@@ -160,6 +281,28 @@ impl Counter for Window {
         _: Option<RootWord>,
     ) -> Result<(), WireError> {
         self.say(Word::Receipt(Box::new(receipt))).await
+    }
+}
+
+/// Whether it is certain that no transaction is on its way.
+const fn is_untouched(error: &SettlementError) -> bool {
+    matches!(
+        error,
+        SettlementError::Chain(ChainError::Reverted { .. } | ChainError::GasShort { .. })
+            | SettlementError::Busy
+    )
+}
+
+const fn unpaid(once: &Once, error: &SettlementError) -> Reason {
+    match (error, once) {
+        (SettlementError::Chain(ChainError::Reverted { .. }), Once::Exact(_)) => {
+            Reason::ExactSimulation
+        }
+        (SettlementError::Chain(ChainError::Reverted { .. }), Once::Upto(_)) => {
+            Reason::UptoSimulation
+        }
+        (SettlementError::Failed(_), _) => Reason::TransactionState,
+        _ => Reason::UnexpectedSettle,
     }
 }
 

@@ -15,6 +15,8 @@ use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::once::Once;
+
 /// Channels by id.
 pub const CHANNELS: Table<B256, ChannelRecord> = Table::new("channels", 1);
 /// Receipts by channel and place in it.
@@ -26,6 +28,8 @@ pub const SERVED: Table<B256, (B256, u64)> = Table::new("served", 1);
 pub const NODES: Table<(B256, (u8, u64)), B256> = Table::new("nodes", 1);
 /// The newest root that both sides have signed, by channel.
 pub const ROOTS: Table<B256, CoSigned> = Table::new("roots", 1);
+/// Payments made for one purchase, by their channel, until they are taken.
+pub const ONCE: Table<B256, Once> = Table::new("once", 1);
 /// Checkpoints of running purchases by request.
 pub const OPEN: Table<B256, OpenPurchase> = Table::new("open", 1);
 /// Transactions that were signed and whose end is not known, by hash.
@@ -53,6 +57,7 @@ pub fn schema() -> Schema {
         .table(&NODES, &[])
         .table(&ROOTS, &[])
         .table(&OPEN, &[])
+        .table(&ONCE, &[])
         .table(&TRANSACTIONS, &[])
         .table(&RAW, &[])
         .table(&MINED, &[])
@@ -127,6 +132,8 @@ pub enum Purpose {
     Settle,
     /// Returning the rest of a channel.
     Refund(ChannelId),
+    /// Taking a payment made for one purchase.
+    Once(ChannelId),
     /// Nothing: it uses up a nonce behind which others wait.
     Filler,
 }

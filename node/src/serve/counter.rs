@@ -63,6 +63,12 @@ pub(crate) trait Counter {
     /// of what the receipt's hash is over.
     fn shows(&self, event: &[u8]) -> bool;
 
+    /// Takes the money for what is about to be handed over first, where it is not on a channel.
+    async fn before(&mut self, due: Amount) -> Result<(), Halt>;
+
+    /// Takes the money for what was handed over, where it is not on a channel.
+    async fn after(&mut self, charged: Amount);
+
     /// Hands over a piece of the answer.
     async fn deliver(
         &mut self,

@@ -112,6 +112,14 @@ impl Counter for Till<'_> {
         true
     }
 
+    /// The channel pays.
+    async fn before(&mut self, _: Amount) -> Result<(), Halt> {
+        Ok(())
+    }
+
+    /// The channel pays.
+    async fn after(&mut self, _: Amount) {}
+
     async fn deliver(
         &mut self,
         piece: Bytes,

@@ -52,6 +52,11 @@ pub(in crate::settlement) enum Message {
         most: Option<Amount>,
         reply: Answer<Moved>,
     },
+    Take {
+        channel: ChannelId,
+        write: Write,
+        reply: Answer<Moved>,
+    },
     Stop {
         reply: oneshot::Sender<()>,
     },
@@ -181,6 +186,11 @@ impl Actor {
                 most,
                 reply,
             } => self.refund(channel, most, reply).await,
+            Message::Take {
+                channel,
+                write,
+                reply,
+            } => self.take(channel, write, reply).await,
             Message::Claim { reply } => self.claim_on_order(reply).await,
             Message::Stop { .. } => {}
         }

@@ -261,7 +261,7 @@ impl Actor {
             // What is unclaimed is claimed anew; a refund is asked for anew.
             (Purpose::Claim | Purpose::Settle | Purpose::Refund(_) | Purpose::Filler, _)
             | (_, None) => self.abandon(nonce, ChainError::NonceUsed.into()).await,
-            (Purpose::Deposit { .. }, Some(raw)) => {
+            (Purpose::Deposit { .. } | Purpose::Once(_), Some(raw)) => {
                 let place = self.free_nonce(nonce.saturating_add(1)).await?;
                 match self.chain.moved(&raw, &self.key, place).await {
                     Ok(prepared) => self.move_to(nonce, prepared).await,

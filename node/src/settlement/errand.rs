@@ -108,7 +108,8 @@ impl Errand {
         match self.purpose {
             Purpose::Deposit { channel, .. } | Purpose::Refund(channel) => vec![channel],
             Purpose::Claim => self.rows.keys().copied().collect(),
-            Purpose::Settle | Purpose::Filler => Vec::new(),
+            // What it took is entered by who sold for it.
+            Purpose::Settle | Purpose::Once(_) | Purpose::Filler => Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use farthing_protocol::x402::ChannelId;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use crate::ledger::once::is_once;
 use crate::ledger::records::HEADS;
 use crate::ledger::{ChannelView, LedgerError, Observation};
 use crate::settlement::actor::Actor;
@@ -253,8 +254,14 @@ impl Actor {
         &mut self,
         ids: &[ChannelId],
     ) -> Result<(), SettlementError> {
-        self.stale.extend(ids);
-        let seen = look_at(Arc::clone(&self.sight), ids.to_vec()).await;
+        // A payment made for one purchase is no channel of the contract.
+        let on_chain = |id: &&ChannelId| {
+            let view = self.ledger.channel(**id);
+            !view.is_some_and(|view| is_once(&view.config))
+        };
+        let ids: Vec<_> = ids.iter().filter(on_chain).copied().collect();
+        self.stale.extend(&ids);
+        let seen = look_at(Arc::clone(&self.sight), ids).await;
         let mut failed = None;
         for (id, seen) in seen {
             match seen {

@@ -116,6 +116,28 @@ impl Actor {
         }))
     }
 
+    /// Takes a payment made for one purchase. One that is under way already is waited for.
+    pub(in crate::settlement) async fn take(
+        &mut self,
+        channel: ChannelId,
+        write: Write,
+        reply: Answer<Moved>,
+    ) {
+        let purpose = Purpose::Once(channel);
+        let mut errands = self.errands.iter();
+        let same = errands.find(|(_, errand)| errand.purpose == purpose);
+        let begun = match same.map(|(nonce, _)| *nonce) {
+            Some(nonce) => Ok(nonce),
+            None if self.errands.len() >= WAITING => Err(SettlementError::Busy),
+            None => self.submit(&write, purpose).await,
+        };
+        match begun {
+            Ok(nonce) => self.wait_for(nonce, reply),
+            // Whoever asked may have gone.
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
     pub(in crate::settlement) async fn refund(
         &mut self,
         id: ChannelId,

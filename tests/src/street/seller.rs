@@ -46,6 +46,7 @@ impl Seller {
         config.network.bootstrap = street.sellers.iter().flat_map(Seller::addresses).collect();
         if street.http {
             config.http.listen = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+            config.http.min_single = Amount::ZERO;
         }
         tweak(n, &mut config);
         let n = u8::try_from(n).unwrap_or(u8::MAX).saturating_add(1);

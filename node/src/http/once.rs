@@ -1,0 +1,297 @@
+//! Schemes `exact` and `upto`: a payment made for one purchase.
+//!
+//! It is entered into the books before work, so that it buys once. `exact` is taken in full before
+//! anything is handed over; `upto` for what was used, before a document is handed over and after a
+//! stream. What could not be taken although it was used stays in the books as owed, and is tried
+//! again at the next start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::keccak256;
+use axum::response::Response;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::{Chain, ChainError};
+use farthing_protocol::eip712::Signed;
+use farthing_protocol::payment::scheme::signature;
+use farthing_protocol::payment::{Exact, PaymentRequirements, Reason, Upto};
+use farthing_protocol::purchase::{Ask, Mode, Refusal, RequestId};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Permit, Transfer, UPTO_PROXY};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::http::Shared;
+use crate::http::answer::{Form, Paid, Telling};
+use crate::http::problem::Denied;
+use crate::http::quote::Quote;
+use crate::http::sale;
+use crate::http::window::Means;
+use crate::ledger::LedgerError;
+use crate::ledger::once::Once;
+
+/// The least time a payment must still be valid: until it is mined.
+const MARGIN: Duration = Duration::from_secs(6);
+
+/// Sells what was quoted, paid by a payment for this purchase alone.
+pub(in crate::http) async fn buy(
+    shared: &Arc<Shared>,
+    quote: &Quote,
+    (way, once, form): (&PaymentRequirements, Once, Form),
+    permit: OwnedSemaphorePermit,
+) -> Result<Response, Denied> {
+    let terms = &shared.desk.terms;
+    let config = ChannelConfig {
+        token: terms.network.token,
+        ..once.terms(terms.claim)
+    };
+    let id = config.id(&terms.network);
+    if shared.desk.shop.ledger.channel(id).is_some() {
+        return Err(used(&once).into());
+    }
+    fresh(&shared.chain, &once).await?;
+    let entered = shared.desk.shop.ledger.open_once(id, config, once).await;
+    entered.map_err(|error| match error {
+        LedgerError::Duplicate => Denied::Payment(used(&once)),
+        error => {
+            tracing::error!(%error, "the ledger failed");
+            Refusal::Unavailable("the seller's ledger failed".to_owned()).into()
+        }
+    })?;
+    let telling = Telling {
+        paid: Paid {
+            form,
+            payer: config.payer,
+            transaction: None,
+            moved: None,
+        },
+        before: None,
+    };
+    let means = Means::Once {
+        once,
+        id,
+        settlement: shared.desk.settlement.clone(),
+        streams: quote.mode == Mode::Stream,
+    };
+    let ask = ask(shared, quote, (id, way.amount));
+    let words = sale::begin(shared, ask, (means, quote.shows_all_usage()), permit);
+    match quote.mode {
+        Mode::Plain => telling.document(words).await,
+        Mode::Stream => telling.events(words).await,
+    }
+}
+
+fn ask(shared: &Shared, quote: &Quote, (channel, max_cost): (ChannelId, Amount)) -> Ask {
+    let deadline = shared.desk.shop.limits.deadline.as_millis();
+    Ask {
+        request: RequestId(keccak256(
+            [b"once".as_slice(), channel.0.as_slice()].concat(),
+        )),
+        offer: quote.offer.hash(),
+        model: quote.model.clone(),
+        endpoint: quote.endpoint,
+        mode: quote.mode,
+        max_cost,
+        deadline_ms: u64::try_from(deadline).unwrap_or(u64::MAX),
+        channel,
+        voucher: None,
+        ack: None,
+        body: quote.body.clone(),
+    }
+}
+
+const fn used(once: &Once) -> Reason {
+    match once {
+        Once::Exact(_) => Reason::ExactNonceUsed,
+        Once::Upto(_) => Reason::UptoNonceUsed,
+    }
+}
+
+/// An `exact` payment, checked as far as it can be without the chain.
+///
+/// # Errors
+/// The [`Reason`] it is not taken for.
+pub(in crate::http) fn exact(
+    shared: &Shared,
+    way: &PaymentRequirements,
+    payment: &Exact,
+) -> Result<Once, Reason> {
+    let signed = &payment.authorization;
+    let now = shared.desk.shop.clock.now();
+    let checks = [
+        (Reason::ExactRecipient, signed.to == way.pay_to),
+        (Reason::ExactValue, signed.value == way.amount),
+        (Reason::ExactValidAfter, signed.valid_after < now.seconds()),
+        (
+            Reason::ExactValidBefore,
+            signed.valid_before >= now.plus(MARGIN).seconds(),
+        ),
+        (Reason::ExactSignature, !signed.from.is_zero()),
+    ];
+    holds(&checks)?;
+    let message = Transfer {
+        from: signed.from,
+        to: signed.to,
+        amount: signed.value,
+        valid_after: signed.valid_after,
+        valid_before: signed.valid_before,
+        nonce: signed.nonce,
+    };
+    let signature = signature(&payment.signature).ok_or(Reason::ExactSignature)?;
+    let signed = Signed { message, signature };
+    let domain = shared.desk.terms.network.token_domain();
+    let verified = signed.verify(&domain, message.from);
+    verified.map_err(|_| Reason::ExactSignature)?;
+    Ok(Once::Exact(signed))
+}
+
+/// An `upto` payment, checked as far as it can be without the chain.
+///
+/// # Errors
+/// The [`Reason`] it is not taken for.
+pub(in crate::http) fn upto(
+    shared: &Shared,
+    way: &PaymentRequirements,
+    payment: &Upto,
+) -> Result<Once, Reason> {
+    let signed = &payment.permit2_authorization;
+    let terms = &shared.desk.terms;
+    let now = shared.desk.shop.clock.now();
+    let checks = [
+        (Reason::UptoSpender, signed.spender == UPTO_PROXY),
+        (Reason::UptoToken, signed.permitted.token == way.asset),
+        (Reason::UptoAmount, signed.permitted.amount == way.amount),
+        (Reason::UptoRecipient, signed.witness.to == way.pay_to),
+        (
+            Reason::UptoFacilitator,
+            signed.witness.facilitator == terms.claim,
+        ),
+        (
+            Reason::UptoNotYet,
+            signed.witness.valid_after <= now.seconds(),
+        ),
+        (
+            Reason::UptoDeadline,
+            signed.deadline >= now.plus(MARGIN).seconds(),
+        ),
+        (Reason::UptoSignature, !signed.from.is_zero()),
+    ];
+    holds(&checks)?;
+    let message = Permit {
+        owner: signed.from,
+        token: signed.permitted.token,
+        ceiling: signed.permitted.amount,
+        nonce: signed.nonce,
+        deadline: signed.deadline,
+        to: signed.witness.to,
+        facilitator: signed.witness.facilitator,
+        valid_after: signed.witness.valid_after,
+    };
+    let signature = signature(&payment.signature).ok_or(Reason::UptoSignature)?;
+    let signed = Signed { message, signature };
+    let domain = Permit::domain(terms.network.chain_id);
+    let verified = signed.verify(&domain, message.owner);
+    verified.map_err(|_| Reason::UptoSignature)?;
+    Ok(Once::Upto(signed))
+}
+
+fn holds(checks: &[(Reason, bool)]) -> Result<(), Reason> {
+    match checks.iter().find(|(_, holds)| !holds) {
+        Some((reason, _)) => Err(*reason),
+        None => Ok(()),
+    }
+}
+
+/// The chain's word: not used yet, and the money is there.
+async fn fresh(chain: &Chain, once: &Once) -> Result<(), Denied> {
+    let checked = match once {
+        Once::Exact(transfer) => fresh_transfer(chain, &transfer.message).await,
+        Once::Upto(permit) => fresh_permit(chain, &permit.message).await,
+    };
+    match checked {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(reason.into()),
+        Err(error) => {
+            tracing::warn!(%error, "a payment cannot be looked up");
+            Err(Refusal::Unavailable("the chain does not answer".to_owned()).into())
+        }
+    }
+}
+
+async fn fresh_transfer(chain: &Chain, transfer: &Transfer) -> Result<Option<Reason>, ChainError> {
+    let (used, balance) = tokio::try_join!(
+        chain.authorization_used(transfer.from, transfer.nonce),
+        chain.token_balance(transfer.from)
+    )?;
+    Ok(if used {
+        Some(Reason::ExactNonceUsed)
+    } else if balance < transfer.amount {
+        Some(Reason::ExactBalance)
+    } else {
+        None
+    })
+}
+
+async fn fresh_permit(chain: &Chain, permit: &Permit) -> Result<Option<Reason>, ChainError> {
+    let (used, balance, allowance) = tokio::try_join!(
+        chain.permit_used(permit.owner, permit.nonce),
+        chain.token_balance(permit.owner),
+        chain.permit2_allowance(permit.owner)
+    )?;
+    Ok(if used {
+        Some(Reason::UptoNonceUsed)
+    } else if allowance < permit.ceiling {
+        Some(Reason::UptoAllowance)
+    } else if balance < permit.ceiling {
+        Some(Reason::UptoBalance)
+    } else {
+        None
+    })
+}
+
+/// Ends what a crash left: what is owed is taken, what was not used is forgotten.
+pub(in crate::http) async fn resume(shared: &Shared) {
+    let ledger = &shared.desk.shop.ledger;
+    let untaken = ledger.untaken().unwrap_or_else(|error| {
+        tracing::error!(%error, "payments that were not taken cannot be read");
+        Vec::new()
+    });
+    for (id, once) in untaken {
+        let Some(view) = ledger.channel(id) else {
+            continue;
+        };
+        if let Err(error) = end(shared, (id, once), view.channel.charged()).await {
+            tracing::error!(channel = %id.short(), %error, "a payment is not taken");
+        }
+    }
+}
+
+async fn end(
+    shared: &Shared,
+    (id, once): (ChannelId, Once),
+    charged: Amount,
+) -> Result<(), crate::settlement::SettlementError> {
+    let ledger = &shared.desk.shop.ledger;
+    let used = match &once {
+        Once::Exact(Signed { message, .. }) => {
+            let used = shared.chain.authorization_used(message.from, message.nonce);
+            used.await?
+        }
+        Once::Upto(Signed { message, .. }) => {
+            let used = shared.chain.permit_used(message.owner, message.nonce);
+            used.await?
+        }
+    };
+    match (used, charged.is_zero()) {
+        (true, nothing) => {
+            if nothing {
+                tracing::warn!(channel = %id.short(), "a payment was taken for a purchase that a crash cut off");
+            }
+            let taken = if nothing { once.ceiling() } else { charged };
+            Ok(ledger.took_once(id, taken).await?)
+        }
+        (false, true) => Ok(ledger.void_once(id).await?),
+        (false, false) => {
+            shared.desk.settlement.take(id, once, charged).await?;
+            Ok(ledger.took_once(id, charged).await?)
+        }
+    }
+}

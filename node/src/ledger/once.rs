@@ -1,0 +1,160 @@
+//! Payments made for one purchase, as books with one line.
+//!
+//! A payment of x402 `exact` or `upto` is entered before work as a channel of its own, named by
+//! terms that no contract takes (its delay is too short): the purchase is reserved, charged and
+//! written on it like any other, and claimed by taking the payment. A payment is entered once and
+//! stays, so it buys once.
+
+use alloy::primitives::B256;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::Channel;
+use farthing_protocol::eip712::Signed;
+use farthing_protocol::store::{Batch, Order};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, SignedPermit, SignedTransfer};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::records::{CHANNELS, ONCE};
+use crate::ledger::{ChannelRecord, Ledger, LedgerError};
+
+/// A payment made for one purchase. Its signature was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Once {
+    /// Taken in full, before anything is handed over.
+    Exact(SignedTransfer),
+    /// Taken for what was used.
+    Upto(SignedPermit),
+}
+
+impl Once {
+    /// The most that can be taken.
+    #[must_use]
+    pub const fn ceiling(&self) -> Amount {
+        match self {
+            Self::Exact(transfer) => transfer.message.amount,
+            Self::Upto(permit) => permit.message.ceiling,
+        }
+    }
+
+    /// The terms under which the books know it. They are those of no channel: the contract takes
+    /// no delay of 0 or 1.
+    #[must_use]
+    pub fn terms(&self, claim: alloy::primitives::Address) -> ChannelConfig {
+        let (payer, receiver, token, delay, nonce) = match self {
+            Self::Exact(Signed { message, .. }) => {
+                (message.from, message.to, None, 0, message.nonce)
+            }
+            Self::Upto(Signed { message, .. }) => (
+                message.owner,
+                message.to,
+                Some(message.token),
+                1,
+                B256::from(message.nonce),
+            ),
+        };
+        ChannelConfig {
+            payer,
+            payer_authorizer: payer,
+            receiver,
+            receiver_authorizer: claim,
+            token: token.unwrap_or_default(),
+            withdraw_delay: delay,
+            salt: nonce,
+        }
+    }
+}
+
+/// Whether these are the terms of a payment made for one purchase.
+#[must_use]
+pub const fn is_once(config: &ChannelConfig) -> bool {
+    config.withdraw_delay <= 1
+}
+
+impl Ledger {
+    /// Enters a payment, before anything is worked for it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Duplicate`] when it was entered before; the store's.
+    pub async fn open_once(
+        &self,
+        id: ChannelId,
+        config: ChannelConfig,
+        once: Once,
+    ) -> Result<(), LedgerError> {
+        let permit = self.store.reserve().await?;
+        let durable = {
+            let mut books = self.books();
+            if books.channels.contains_key(&id) {
+                return Err(LedgerError::Duplicate);
+            }
+            let mut channel = Channel::open(once.ceiling(), Amount::ZERO);
+            channel.accept(once.ceiling())?;
+            let record = ChannelRecord {
+                config,
+                channel,
+                voucher: None,
+            };
+            let batch = Batch::new()
+                .put(&CHANNELS, &id.0, &record)?
+                .put(&ONCE, &id.0, &once)?;
+            books.enter(id, record);
+            permit.commit(batch)
+        };
+        Ok(durable.await?)
+    }
+
+    /// Forgets a payment that bought nothing and was not tried to be taken: it may be used again.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn void_once(&self, id: ChannelId) -> Result<(), LedgerError> {
+        let permit = self.store.reserve().await?;
+        let durable = {
+            let mut books = self.books();
+            let Some(entry) = books.channels.get(&id) else {
+                return Ok(());
+            };
+            let (config, channel) = (entry.record.config, entry.record.channel);
+            let unused = channel.reserved().is_zero()
+                && channel.charged().is_zero()
+                && channel.claimed().is_zero();
+            if !is_once(&config) || !unused {
+                return Ok(());
+            }
+            books.leave(id, config.payer);
+            permit.commit(Batch::new().delete(&CHANNELS, &id.0).delete(&ONCE, &id.0))
+        };
+        Ok(durable.await?)
+    }
+
+    /// Enters that `amount` of a payment was taken.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn took_once(&self, id: ChannelId, amount: Amount) -> Result<(), LedgerError> {
+        let permit = self.store.reserve().await?;
+        let durable = {
+            let mut books = self.books();
+            let entry = books.entry(id)?;
+            let mut record = entry.record;
+            record.channel.observe(record.channel.balance(), amount)?;
+            let batch = Batch::new()
+                .put(&CHANNELS, &id.0, &record)?
+                .delete(&ONCE, &id.0);
+            entry.record = record;
+            permit.commit(batch)
+        };
+        Ok(durable.await?)
+    }
+
+    /// The payments that are not known to be taken.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn untaken(&self) -> Result<Vec<(ChannelId, Once)>, LedgerError> {
+        let rows = self.store.scan(&ONCE, .., Order::Up, usize::MAX)?;
+        Ok(rows
+            .into_iter()
+            .map(|(id, once)| (ChannelId(id), once))
+            .collect())
+    }
+}
