@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::keccak256;
+use alloy::primitives::{B256, keccak256};
 use axum::response::{IntoResponse, Response};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::ChainError;
@@ -56,7 +56,8 @@ pub(in crate::http) async fn buy(
     payment: Batch,
     permit: OwnedSemaphorePermit,
 ) -> Result<Response, Denied> {
-    let claimed = claim(shared, &payment, quote.amount).await?;
+    let asked = keccak256(&quote.body);
+    let claimed = claim(shared, &payment, asked, quote.amount).await?;
     let view = known(shared, &claimed).await?;
     let claimed = follows(shared, claimed, view.as_ref(), quote.amount).await?;
     let mut paid = Paid {
@@ -144,7 +145,12 @@ fn ask(shared: &Shared, quote: &Quote, claimed: &Claimed) -> Result<Ask, Denied>
 }
 
 /// Checks what can be checked without the channel, and waits for its turn there.
-async fn claim(shared: &Shared, payment: &Batch, amount: Amount) -> Result<Claimed, Denied> {
+async fn claim(
+    shared: &Shared,
+    payment: &Batch,
+    asked: B256,
+    amount: Amount,
+) -> Result<Claimed, Denied> {
     let terms = &shared.desk.terms;
     let config = *payment.config();
     ours(terms, &config)?;
@@ -156,7 +162,7 @@ async fn claim(shared: &Shared, payment: &Batch, amount: Amount) -> Result<Claim
         let view = ledger.channel(id);
         view.is_some_and(|view| view.channel.charged().add(amount) == Ok(ceiling))
     };
-    let turn = shared.turns.take(id, fits).await?;
+    let turn = shared.turns.take(id, asked, fits).await?;
     Ok(Claimed {
         id,
         config,
@@ -309,11 +315,7 @@ fn exposed(shared: &Shared, payer: alloy::primitives::Address) -> Result<(), Ref
 }
 
 /// Submits a deposit and waits until it is mined.
-async fn submit(
-    shared: &Shared,
-    claimed: &Claimed,
-    deposit: Deposit,
-) -> Result<alloy::primitives::B256, Denied> {
+async fn submit(shared: &Shared, claimed: &Claimed, deposit: Deposit) -> Result<B256, Denied> {
     let settlement = &shared.desk.settlement;
     match settlement.consents(&claimed.config, &deposit).await {
         Ok(true) => {}
@@ -375,7 +377,7 @@ pub(in crate::http) async fn refund(
     if most == Some(Amount::ZERO) {
         return Err(Reason::BatchRefundAmount.into());
     }
-    let claimed = claim(shared, &Batch::Refund(payment), Amount::ZERO).await?;
+    let claimed = claim(shared, &Batch::Refund(payment), B256::ZERO, Amount::ZERO).await?;
     let view = known(shared, &claimed)
         .await?
         .ok_or(Reason::BatchNotFound)?;

@@ -3,18 +3,21 @@
 //! A stock x402 client signs the next voucher on what it last heard was charged. Several requests
 //! at once sign the same one, and a stream's price is known only after its head has left. So
 //! whoever comes too late is told what is charged, and keeps its turn for a moment: its second
-//! try, which fits, goes before those that wait.
+//! try, which fits, goes before those that wait. It is known by what it asks for: another request
+//! of the same client may fit too, having heard what the first was told, and would push it out.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use alloy::primitives::B256;
 use farthing_protocol::x402::ChannelId;
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
-/// How long a turn is kept for a second try: a round trip, and a signature.
-const LEASE: Duration = Duration::from_millis(1500);
+/// How long a turn is kept for a second try: a round trip, a question to the client's chain node
+/// and a signature. Nobody waits for it but the same payer's other requests.
+const LEASE: Duration = Duration::from_secs(5);
 /// Requests that may wait for one channel.
 const MOST_WAITING: usize = 64;
 
@@ -41,7 +44,15 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Kept {
     turn: Option<OwnedMutexGuard<()>>,
+    /// For what request.
+    asked: B256,
     count: u64,
+}
+
+impl Kept {
+    fn take(&mut self, asked: B256) -> Option<OwnedMutexGuard<()>> {
+        self.turn.take_if(|_| self.asked == asked)
+    }
 }
 
 impl Lane {
@@ -73,6 +84,7 @@ impl Drop for Place<'_> {
 pub(in crate::http) struct Turn {
     turns: Arc<Turns>,
     channel: ChannelId,
+    asked: B256,
     lane: Option<Arc<Lane>>,
     guard: Option<OwnedMutexGuard<()>>,
 }
@@ -90,23 +102,25 @@ impl Turns {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the channel. A request that `fits` what is charged now takes a turn that is kept
-    /// for a second try.
+    /// Waits for the channel. What was `asked` for before and `fits` what is charged now takes the
+    /// turn that is kept for its second try.
     pub(in crate::http) async fn take(
         self: &Arc<Self>,
         channel: ChannelId,
+        asked: B256,
         fits: impl Fn() -> bool,
     ) -> Result<Turn, Busy> {
         let lane = Arc::clone(self.lanes().entry(channel).or_default());
         let mut turn = Turn {
             turns: Arc::clone(self),
             channel,
+            asked,
             lane: Some(lane),
             guard: None,
         };
         let lane = turn.lane.as_ref().ok_or(Busy)?;
         if fits() {
-            turn.guard = lane.kept().turn.take();
+            turn.guard = lane.kept().take(asked);
         }
         if turn.guard.is_none() {
             let _place = Place::take(&lane.waiting).ok_or(Busy)?;
@@ -134,6 +148,7 @@ impl Turn {
             let mut kept = lane.kept();
             kept.count = kept.count.wrapping_add(1);
             kept.turn = Some(guard);
+            kept.asked = self.asked;
             kept.count
         };
         let weak = Arc::downgrade(&lane);
@@ -180,21 +195,23 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::B256;
-
     use super::*;
 
     const CHANNEL: ChannelId = ChannelId(B256::repeat_byte(1));
+    const ASKED: B256 = B256::repeat_byte(7);
 
     #[tokio::test(start_paused = true)]
     async fn a_second_try_that_fits_goes_before_those_that_wait() {
         let turns = Turns::new(Duration::from_secs(60));
-        let first = turns.take(CHANNEL, || false).await.expect("free");
+        let first = turns.take(CHANNEL, ASKED, || false).await.expect("free");
         let queue = Arc::clone(&turns);
-        let waits = tokio::spawn(async move { queue.take(CHANNEL, || false).await });
+        let waits = tokio::spawn(async move { queue.take(CHANNEL, ASKED, || false).await });
         tokio::task::yield_now().await;
         first.keep();
-        let second = turns.take(CHANNEL, || true).await.expect("kept for it");
+        let second = turns
+            .take(CHANNEL, ASKED, || true)
+            .await
+            .expect("kept for it");
         tokio::task::yield_now().await;
         assert!(!waits.is_finished(), "it waits its turn");
         drop(second);
@@ -204,28 +221,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn regression_another_request_that_fits_does_not_take_a_kept_turn() {
+        let turns = Turns::new(Duration::from_secs(60));
+        let first = turns.take(CHANNEL, ASKED, || false).await.expect("free");
+        first.keep();
+        let queue = Arc::clone(&turns);
+        let other = B256::repeat_byte(8);
+        let pushes = tokio::spawn(async move { queue.take(CHANNEL, other, || true).await });
+        tokio::task::yield_now().await;
+        assert!(!pushes.is_finished(), "it waits its turn");
+        let second = turns.take(CHANNEL, ASKED, || true).await;
+        drop(second.expect("kept for it"));
+        assert!(pushes.await.expect("ends").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_turn_that_nobody_comes_back_for_goes_to_the_next() {
         let turns = Turns::new(Duration::from_secs(60));
-        turns.take(CHANNEL, || false).await.expect("free").keep();
-        let next = turns.take(CHANNEL, || false).await;
+        turns
+            .take(CHANNEL, ASKED, || false)
+            .await
+            .expect("free")
+            .keep();
+        let next = turns.take(CHANNEL, ASKED, || false).await;
         assert!(next.is_ok(), "after the lease");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_has_an_end_and_a_wait_too() {
         let turns = Turns::new(Duration::from_secs(60));
-        let first = turns.take(CHANNEL, || false).await.expect("free");
+        let first = turns.take(CHANNEL, ASKED, || false).await.expect("free");
         let mut waiting = Vec::new();
         for _ in 0..MOST_WAITING {
             let turns = Arc::clone(&turns);
             waiting.push(tokio::spawn(async move {
-                turns.take(CHANNEL, || false).await.err()
+                turns.take(CHANNEL, ASKED, || false).await.err()
             }));
         }
         tokio::task::yield_now().await;
-        assert_eq!(turns.take(CHANNEL, || false).await.err(), Some(Busy));
+        assert_eq!(turns.take(CHANNEL, ASKED, || false).await.err(), Some(Busy));
         let other = ChannelId(B256::repeat_byte(2));
-        assert!(turns.take(other, || false).await.is_ok());
+        assert!(turns.take(other, ASKED, || false).await.is_ok());
         for wait in waiting {
             assert_eq!(
                 wait.await.expect("ends"),
