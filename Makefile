@@ -41,6 +41,11 @@ bench: ## Measure added latency, throughput and memory; writes docs/benchmarks.m
 	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
 	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write $(ARGS)
 
+.PHONY: gas
+gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks.md
+	@$(SETUP) anvil
+	@$(CARGO) run --quiet --locked -p farthing-tests --bin gas -- --write
+
 .PHONY: chaos
 chaos: ## Let faults of every kind strike paid traffic and audit every book; FAULTS=1000
 	@$(SETUP) anvil

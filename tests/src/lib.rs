@@ -6,6 +6,7 @@
     allow(clippy::disallowed_methods, reason = "a test may ask plainly")
 )]
 
+pub mod section;
 pub mod upstream;
 pub mod llama;
 pub mod street;
@@ -13,3 +14,4 @@ pub mod chaos;
 pub mod show;
 pub mod demo;
 pub mod bench;
+pub mod gas;

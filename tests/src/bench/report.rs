@@ -11,11 +11,10 @@ use crate::bench::fleet::Each;
 use crate::bench::load::{Spent, Unary};
 use crate::bench::machine::Machine;
 use crate::bench::streams::{Burst, Paced};
+use crate::section::Section;
 
-/// Where the figures begin on their page.
-const BEGIN: &str = "<!-- bench: begin, written by `make bench` -->";
-/// Where they end.
-const END: &str = "<!-- bench: end -->";
+/// Where the figures stand.
+const SECTION: Section = Section { name: "bench" };
 
 const ADDED: Duration = Duration::from_micros(1200);
 const CHUNK: Duration = Duration::from_micros(50);
@@ -91,15 +90,7 @@ impl Report {
     /// # Errors
     /// When it cannot be read or written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let page = match std::fs::read_to_string(path) {
-            Ok(page) => page,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => first_page(),
-            Err(error) => return Err(error),
-        };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(path, placed(&page, &self.to_string()))
+        SECTION.write(path, &self.to_string())
     }
 }
 
@@ -109,19 +100,6 @@ impl Pair<Spent> {
             direct: self.direct.latency.clone(),
             paid: self.paid.latency.clone(),
         }
-    }
-}
-
-fn first_page() -> String {
-    format!("# Benchmarks\n\n{BEGIN}\n{END}\n")
-}
-
-/// The page with these figures between the marks; at its end when it has none.
-fn placed(page: &str, figures: &str) -> String {
-    let figures = format!("{BEGIN}\n\n{figures}\n{END}");
-    match (page.split_once(BEGIN), page.split_once(END)) {
-        (Some((before, _)), Some((_, after))) => format!("{before}{figures}{after}"),
-        _ => format!("{}\n\n{figures}\n", page.trim_end()),
     }
 }
 
@@ -308,19 +286,4 @@ fn micros(time: Duration) -> String {
 
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / MIB as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_replace_figures_and_nothing_else() {
-        let page = format!("# B\n\ntext\n\n{BEGIN}\nold\n{END}\n\nmore\n");
-        let new = placed(&page, "new\n");
-        assert!(new.starts_with("# B\n\ntext\n\n") && new.ends_with("\n\nmore\n"));
-        assert!(new.contains("new") && !new.contains("old"));
-        assert_eq!(placed(&new, "new\n"), new);
-        assert!(placed("# B\n", "new").contains("# B\n\n<!-- bench"));
-    }
 }

@@ -8,10 +8,8 @@ use clap::{Parser, Subcommand};
 use farthing_tests::bench::fleet::Transport;
 use farthing_tests::bench::roles::{self, Setting};
 use farthing_tests::bench::{self, BenchError, Effort, Soak};
+use farthing_tests::section::BENCHMARKS;
 use tracing_subscriber::EnvFilter;
-
-/// The page that holds the figures.
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
 
 /// Measures a paid request against the same request straight to the model server.
 #[derive(Debug, Parser)]
@@ -88,7 +86,7 @@ async fn measure(options: &Options) -> Result<(), BenchError> {
     let report = bench::run(&effort, say).await?;
     writeln!(std::io::stdout(), "{report}")?;
     if options.write {
-        report.write(PAGE.as_ref())?;
+        report.write(BENCHMARKS.as_ref())?;
         say("written to docs/benchmarks.md");
     }
     Ok(())
