@@ -103,6 +103,8 @@ doc: ## Build the documentation, warnings denied
 contracts-check: ## Check that the contracts' artifacts rebuild identically, and run their tests
 	$(call step,Contracts)
 	@protocol/contracts/build.sh --check
+	@$(SETUP) slither
+	@protocol/contracts/lint.sh
 	@protocol/contracts/test.sh
 
 .PHONY: deny

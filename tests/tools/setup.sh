@@ -7,6 +7,7 @@
 #   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
 #   model    llama.cpp's server and a small language model (a Python environment)
 #   clients  the stock Python client (a Python environment)
+#   slither  the contracts' linter (a Python environment)
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
 #   fuzz     cargo-fuzz, built from source, for `make fuzz`
 #
@@ -117,6 +118,12 @@ setup() {
         wanted=$({ cat "$here/requirements-$1.txt" && "$python" --version && echo "$tools"; } | digest)
         part "$1" "$what" "$wanted" install_python "$tools/$1" "$here/requirements-$1.txt"
         ;;
+    slither)
+        python=$(find_python)
+        wanted=$({ cat "$here/requirements-slither.txt" && "$python" --version && echo "$tools"; } | digest)
+        part slither "slither, the contracts' linter" "$wanted" \
+            install_python "$tools/slither" "$here/requirements-slither.txt"
+        ;;
     deny)
         part deny "cargo-deny $cargo_deny_version (a few minutes)" "$cargo_deny_version" \
             install_cargo cargo-deny "$cargo_deny_version"
@@ -125,7 +132,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients slither deny fuzz" ;;
     esac
 }
 

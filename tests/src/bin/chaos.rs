@@ -14,6 +14,8 @@ use farthing_tests::chaos::fault::schedule;
 use farthing_tests::chaos::process::Dice;
 use farthing_tests::chaos::table::{figures, table};
 use farthing_tests::chaos::{Plan, programs_beside_this, run};
+use farthing_tests::section::{BENCHMARKS, Section};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Lets faults of every kind strike a seller and a buyer, and audits every book.
 #[derive(Debug, Parser)]
@@ -30,6 +32,9 @@ struct Options {
     /// Decides when, what and for how long.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write the table into docs/benchmarks.md.
+    #[arg(long)]
+    write: bool,
 }
 
 #[tokio::main]
@@ -65,11 +70,41 @@ async fn main() -> ExitCode {
             strike.fault.to_string()
         );
     });
-    match ran.await {
+    let mut terminated = match signal(SignalKind::terminate()) {
+        Ok(signal) => signal,
+        Err(error) => {
+            eprintln!("chaos: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Whatever ends it, the programs and the chain end with it.
+    let ran = tokio::select! {
+        ran = ran => ran,
+        _ = terminated.recv() => return ExitCode::FAILURE,
+    };
+    match ran {
         Ok(report) => {
-            print!("\n{}\n{}", table(&report), figures(&report));
-            println!("- it took {} s", began.elapsed().as_secs());
-            if report.audit.violations.is_empty() {
+            let took = began.elapsed().as_secs();
+            let text = format!(
+                "{all} faults, seed {}, {took} s, {} build.\n\n{}\n{}",
+                options.seed,
+                if cfg!(debug_assertions) {
+                    "debug"
+                } else {
+                    "release"
+                },
+                table(&report),
+                figures(&report)
+            );
+            print!("\n{text}");
+            let written = !options.write || {
+                let section = Section { name: "chaos" };
+                let written = section.write(BENCHMARKS.as_ref(), &text);
+                written
+                    .inspect_err(|error| eprintln!("chaos: {error}"))
+                    .is_ok()
+            };
+            if written && report.audit.violations.is_empty() {
                 println!("all books agree");
                 ExitCode::SUCCESS
             } else {
