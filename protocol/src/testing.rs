@@ -25,6 +25,17 @@ pub fn network() -> Network {
     }
 }
 
+/// A local network dressed as Base Sepolia: its chain id, and the test token where it has its
+/// USDC. So a stock x402 client pays there without being told of either.
+#[must_use]
+pub fn base_sepolia() -> Network {
+    Network {
+        chain_id: 84532,
+        token: address!("036CbD53842c5426634e7929541eC2318f3dCF7e"),
+        ..network()
+    }
+}
+
 /// The node key of the `n`th seller or buyer.
 #[must_use]
 pub fn node_key(n: u8) -> NodeKey {

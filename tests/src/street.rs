@@ -151,6 +151,7 @@ pub struct TestNet {
     sellers: usize,
     buyers: usize,
     anvil: bool,
+    network: Network,
     crashable: bool,
     http: bool,
     clock: Clock,
@@ -176,6 +177,7 @@ impl Default for TestNet {
             sellers: 1,
             buyers: 1,
             anvil: false,
+            network: testing::network(),
             crashable: false,
             http: false,
             clock: Clock::system(),
@@ -213,6 +215,13 @@ impl TestNet {
     #[must_use]
     pub fn anvil(mut self) -> Self {
         self.anvil = true;
+        self
+    }
+
+    /// Another network than the local one.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
         self
     }
 
@@ -277,7 +286,7 @@ impl TestNet {
     /// # Errors
     /// [`StreetError`].
     pub async fn start(self) -> Result<Street, StreetError> {
-        let network = testing::network();
+        let network = self.network.clone();
         let narrate = &*self.narrate;
         narrate("the chain");
         let ledgers = if self.anvil {

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Put the pinned real parts of the tests into .tools/ at the repository root.
 #
-#   tests/tools/setup.sh                      all of: anvil model clients
+#   tests/tools/setup.sh                      all of: anvil model clients x402
 #   tests/tools/setup.sh anvil model          only these
 #
 #   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
 #   model    llama.cpp's server and a small language model (a Python environment)
 #   clients  the stock Python client (a Python environment)
 #   slither  the contracts' linter (a Python environment)
+#   x402     the stock x402 clients (npm, and a Python environment)
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
 #   fuzz     cargo-fuzz, built from source, for `make fuzz`
 #
@@ -84,10 +85,17 @@ install_python() {
         --only-binary :all: --require-hashes --requirement "$list"
 }
 
+# The packages that a lock file names, in a folder of their own.
 install_npm() {
-    mkdir -p "$tools/npm" "$tools/bin"
-    cp "$here/package.json" "$here/package-lock.json" "$tools/npm/"
-    (cd "$tools/npm" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) || return 1
+    folder=$1 from=$2
+    mkdir -p "$folder"
+    cp "$from/package.json" "$from/package-lock.json" "$folder/"
+    (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+}
+
+install_anvil() {
+    mkdir -p "$tools/bin"
+    install_npm "$tools/npm" "$here" || return 1
     # The binary itself: the package's own launcher costs a start of Node. The lock file knows the
     # one for Linux x86_64; elsewhere an anvil on the PATH has to do.
     binary=$(echo "$tools"/npm/node_modules/@foundry-rs/anvil-*/bin/anvil)
@@ -109,7 +117,17 @@ setup() {
     anvil)
         need_node
         part anvil "anvil and the stock Node client" \
-            "$(cat "$here/package.json" "$here/package-lock.json" | digest)" install_npm
+            "$(cat "$here/package.json" "$here/package-lock.json" | digest)" install_anvil
+        ;;
+    x402)
+        need_node
+        python=$(find_python)
+        part x402 "the stock x402 clients for Node" \
+            "$(cat "$here/x402/package.json" "$here/x402/package-lock.json" | digest)" \
+            install_npm "$tools/x402" "$here/x402"
+        part x402-python "the stock x402 client for Python" \
+            "$({ cat "$here/x402/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
+            install_python "$tools/x402-python" "$here/x402/requirements.txt"
         ;;
     model | clients)
         python=$(find_python)
@@ -132,7 +150,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients slither deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients slither x402 deny fuzz" ;;
     esac
 }
 
@@ -140,5 +158,5 @@ mkdir -p "$tools/stamps"
 # Environments remember where they are; a .tools that is a link (of a second worktree) is the place
 # it points to, or each worktree would install it anew under the others.
 tools=$(cd "$tools" && pwd -P)
-[ $# -gt 0 ] || set -- anvil model clients
+[ $# -gt 0 ] || set -- anvil model clients x402
 for each in "$@"; do setup "$each"; done

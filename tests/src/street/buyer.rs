@@ -4,7 +4,7 @@ use bytes::Bytes;
 use farthing_client::client::{
     Answer, Bill, Client, Event, InferError, Keys, OpenError, Outside, Request,
 };
-use farthing_client::config::Config;
+use farthing_client::config::{Chain, Config};
 use farthing_client::ledger::{Account, Ledger};
 use farthing_client::wallet;
 use farthing_protocol::amount::Amount;
@@ -13,7 +13,7 @@ use farthing_protocol::offer::Endpoint;
 use farthing_protocol::receipt::Receipt;
 use farthing_protocol::store;
 use farthing_protocol::testing;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelId, Network};
 use tempfile::TempDir;
 
 use crate::street::room::{Room, once_free};
@@ -41,6 +41,18 @@ pub struct Heard {
     pub seller: NodeId,
 }
 
+fn chain(network: &Network, chain: Chain) -> Chain {
+    Chain {
+        chain_id: network.chain_id,
+        settlement: network.settlement,
+        collector: network.collector,
+        token: network.token,
+        token_name: network.token_name.clone(),
+        token_version: network.token_version.clone(),
+        ..chain
+    }
+}
+
 impl Buyer {
     pub(in crate::street) async fn open(
         street: &Street,
@@ -52,6 +64,7 @@ impl Buyer {
             data_dir: dir.path().join("data"),
             ..Config::default()
         };
+        config.chain = chain(&street.network, config.chain);
         config.network.listen = vec!["/ip4/127.0.0.1/tcp/0".to_owned()];
         config.network.mdns = false;
         config.network.bootstrap = street.sellers.iter().flat_map(Seller::addresses).collect();

@@ -1,14 +1,14 @@
 //! One seller of a street, with its model server and its disk.
 
 use alloy::primitives::Address;
-use farthing_node::config::{Config, ModelConfig};
+use farthing_node::config::{ChainConfig, Config, ModelConfig};
 use farthing_node::ledger::ChannelView;
 use farthing_node::node::{Keys, Node, Outside, StartError};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::store::OpenError;
 use farthing_protocol::testing;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelId, Network};
 use tempfile::TempDir;
 
 use crate::street::room::{Room, once_free};
@@ -42,6 +42,7 @@ impl Seller {
         let dir = tempfile::tempdir()?;
         let mut config = config(n, &upstream);
         config.data_dir = dir.path().join("data");
+        config.chain = chain(&street.network, config.chain);
         config.chain.payout = Some(payout(n));
         config.network.bootstrap = street.sellers.iter().flat_map(Seller::addresses).collect();
         if street.http {
@@ -194,6 +195,18 @@ impl Seller {
 fn payout(n: usize) -> Address {
     let n = u8::try_from(n).unwrap_or(u8::MAX);
     Address::repeat_byte(0xa0_u8.wrapping_add(n))
+}
+
+fn chain(network: &Network, chain: ChainConfig) -> ChainConfig {
+    ChainConfig {
+        chain_id: network.chain_id,
+        settlement: network.settlement,
+        collector: network.collector,
+        token: network.token,
+        token_name: network.token_name.clone(),
+        token_version: network.token_version.clone(),
+        ..chain
+    }
 }
 
 fn config(n: usize, upstream: &MockUpstream) -> Config {
