@@ -160,6 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::identity::Label;
     use crate::testing;
 
     const NOW: Timestamp = Timestamp(1_000_000);
@@ -194,6 +195,65 @@ mod tests {
             book.hear(offer, NOW.plus(Duration::from_secs(3600))),
             Heard::Old
         );
+    }
+
+    /// An offer whose JSON was changed by its own seller.
+    fn rewritten(
+        change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+    ) -> SignedOffer {
+        let offer = testing::offer_of(1, 1, NOW);
+        let json = serde_json::to_value(&offer).expect("JSON");
+        let mut fields = json.as_object().expect("an object").clone();
+        change(&mut fields);
+        let bytes = serde_json::to_vec(&fields).expect("JSON");
+        SignedOffer {
+            signature: testing::node_key(1).sign(Label::Offer, &bytes),
+            offer: bytes.into(),
+        }
+    }
+
+    #[test]
+    fn an_offer_without_an_end_is_no_offer() {
+        let mut book = Book::new(testing::network());
+        let endless = rewritten(|fields| {
+            fields.remove("expires");
+        });
+        assert!(matches!(book.hear(endless, NOW), Heard::Bad(_)));
+        let never = rewritten(|fields| {
+            fields.insert("expires".into(), 0.into());
+        });
+        assert_eq!(book.hear(never, NOW), Heard::Old);
+        let too_long = rewritten(|fields| {
+            fields.insert("expires".into(), u64::MAX.into());
+        });
+        assert!(matches!(book.hear(too_long, NOW), Heard::Bad(_)));
+        let future = rewritten(|fields| {
+            let day = NOW.plus(Duration::from_secs(86_400));
+            fields.insert("issued".into(), day.0.into());
+            fields.insert("expires".into(), day.plus(Duration::from_secs(60)).0.into());
+        });
+        assert!(matches!(book.hear(future, NOW), Heard::Bad(_)));
+        assert!(matches!(book.hear(rewritten(|_| {}), NOW), Heard::Fresh(_)));
+    }
+
+    #[test]
+    fn an_offer_with_fields_of_a_later_version_is_read_kept_and_passed_on() {
+        let mut book = Book::new(testing::network());
+        let later = rewritten(|fields| {
+            fields.insert("bond".into(), serde_json::json!({"atoms": "5"}));
+            let models = fields.get_mut("models").and_then(|m| m.as_array_mut());
+            let model = models
+                .and_then(|m| m.first_mut())
+                .and_then(|m| m.as_object_mut());
+            model
+                .expect("a model")
+                .insert("energy".into(), "wind".into());
+        });
+        let Heard::Fresh(heard) = book.hear(later.clone(), NOW) else {
+            panic!("it is not read");
+        };
+        assert_eq!(heard.offer().models, testing::offer_of(1, 1, NOW).models);
+        assert_eq!(book.page(0, 9, NOW), [later], "byte for byte");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod gateway;
 mod seller;
 mod forger;
 mod agent;
+mod liar;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub use crate::street::agent::{Agent, Reply};
 pub use crate::street::buyer::{Buyer, Heard, listen};
 pub use crate::street::forger::{Forger, Talk, Told};
 pub use crate::street::gateway::RunningGateway;
+pub use crate::street::liar::{Liar, Lie, Taken};
 pub use crate::street::seller::{MODEL, Seller};
 use crate::upstream::Behaviour;
 

@@ -12,7 +12,7 @@ use farthing_protocol::offer::OfferHash;
 use farthing_protocol::purchase::{Ask, Ending, Mode, Refusal, VoucherFault};
 use farthing_protocol::testing;
 use farthing_protocol::voucher::SignedVoucher;
-use farthing_protocol::x402::{ChannelId, Deposit, DepositTerms};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, DepositTerms};
 use farthing_tests::street::{Buyer, Forger, Street, Talk, TestNet, Told, eventually};
 use farthing_tests::upstream::Behaviour;
 use tokio::io::AsyncWriteExt;
@@ -320,6 +320,69 @@ async fn an_ask_that_does_not_hold_together_is_refused_by_name() {
     let told = forger.buy(large).await.expect("is told");
     assert!(matches!(refused(&told), Refusal::TooLarge { .. }));
     assert_eq!(charged(&street, &forger), Amount::ZERO);
+    still_healthy(street).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voucher_for_one_seller_is_worth_nothing_to_another() {
+    let net = TestNet::new()
+        .sellers(2)
+        .upstreams(Behaviour::default().tokens(500));
+    let street = net.start().await.expect("starts");
+    let forger = forger(&street).await;
+    let ceiling = Amount::atoms(5_000);
+    // The same keys and terms, but the other seller's addresses in them.
+    let terms = street.sellers[1].node().terms().clone();
+    let elsewhere = ChannelConfig {
+        receiver: terms.payout,
+        receiver_authorizer: terms.claim,
+        ..forger.config
+    };
+    let elsewhere = elsewhere.id(&street.network);
+    assert_ne!(elsewhere, forger.id());
+    let foreign = forger.voucher_by(&forger.authorizer, elsewhere, ceiling);
+    let told = forger.buy(ask(&forger, &street, Some(foreign))).await;
+    let expected = Refusal::Voucher(VoucherFault::OtherChannel);
+    assert_eq!(refused(&told.expect("is told")), &expected);
+    // And the one that was good there, with this channel's name on it.
+    let mut renamed = foreign;
+    renamed.message.channel = forger.id();
+    let told = forger.buy(ask(&forger, &street, Some(renamed))).await;
+    let expected = Refusal::Voucher(VoucherFault::Foreign);
+    assert_eq!(refused(&told.expect("is told")), &expected);
+    assert_eq!(charged(&street, &forger), Amount::ZERO);
+    still_healthy(street).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_buyer_cannot_take_every_slot() {
+    let pace = Duration::from_millis(5);
+    let net = TestNet::new().upstreams(Behaviour::default().tokens(500).pace(pace));
+    let net = net.seller_config(|_, config| {
+        config.limits.purchases_per_buyer = 2;
+        config.models[0].slots = 8;
+    });
+    let street = net.start().await.expect("starts");
+    let greedy = forger(&street).await;
+    let ceiling = Amount::atoms(50_000);
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let ask = ask(&greedy, &street, Some(greedy.voucher(ceiling)));
+        let word = ToSeller::Ask(Box::new(ask));
+        let mut talk = greedy.say(&word).await.expect("asks");
+        let first = talk.next().await.expect("hears").expect("a word");
+        assert!(matches!(first, ToBuyer::Accepted { .. }), "{first:?}");
+        running.push(talk);
+    }
+    for _ in 0..4 {
+        let told = greedy.buy(ask(&greedy, &street, Some(greedy.voucher(ceiling))));
+        let told = told.await.expect("is told");
+        assert!(matches!(refused(&told), Refusal::Busy { .. }), "{told:?}");
+    }
+    // Six slots are left for everybody else.
+    let heard = street.buyers[0].buy(Buyer::stream(16)).await;
+    heard.expect("another buyer is served");
+    drop(running);
     still_healthy(street).await;
 }
 

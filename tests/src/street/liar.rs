@@ -1,0 +1,303 @@
+//! A seller made by hand: it takes deposits and asks, and then says whatever a test wants said.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use alloy::primitives::keccak256;
+use bytes::Bytes;
+use farthing_protocol::amount::{Amount, Cost};
+use farthing_protocol::chain::{Chain, Write};
+use farthing_protocol::clock::Clock;
+use farthing_protocol::eip712::EvmKey;
+use farthing_protocol::frame::{
+    ASK_LIMIT, Answer, CALL_LIMIT, Call, CallRefusal, PAY_LIMIT, Part, Statement, ToBuyer, ToSeller,
+};
+use farthing_protocol::identity::{NodeId, NodeKey};
+use farthing_protocol::net::session::Limits;
+use farthing_protocol::net::wire::{self, Hears, Speaks};
+use farthing_protocol::net::{self, Incoming, Net, Protocol, Reach, Stream};
+use farthing_protocol::offer::{OfferHash, SignedOffer};
+use farthing_protocol::pricing;
+use farthing_protocol::purchase::{Ask, Ending, Load, Usage};
+use farthing_protocol::receipt::{Receipt, model_hash};
+use farthing_protocol::testing;
+use farthing_protocol::x402::{ChannelConfig, Deposit};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::street::{MODEL, PATIENCE, Street, StreetError};
+
+/// Whose keys it has.
+const SELF: u8 = 40;
+/// Events it delivers before it lies.
+const DELIVERED: u32 = 3;
+/// What it delivers.
+const EVENT: &str = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}"#;
+
+/// What it does after a few honest events.
+#[derive(Debug, Clone, Copy)]
+pub enum Lie {
+    /// Demands a voucher over so much.
+    Demand(Amount),
+    /// Ends with an honest receipt, changed like this.
+    Receipt(fn(&mut Receipt)),
+}
+
+/// What it was told.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    /// The ceilings of all vouchers.
+    pub ceilings: Vec<Amount>,
+    /// How many asks came.
+    pub asks: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    node: NodeKey,
+    claim: EvmKey,
+    lie: Lie,
+    offer: SignedOffer,
+    hash: OfferHash,
+    chain: OnceLock<Chain>,
+    taken: Mutex<Taken>,
+}
+
+/// The seller. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Liar {
+    inner: Arc<Inner>,
+    net: Net,
+    _stop: DropGuard,
+}
+
+impl Liar {
+    /// Begins to offer; deposits are taken when it has been let [in](Self::enter).
+    ///
+    /// # Errors
+    /// [`StreetError`].
+    pub async fn start(lie: Lie) -> Result<Self, StreetError> {
+        let network = testing::network();
+        let node = testing::node_key(SELF);
+        let config = net::Config {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            topic: network.topic(),
+            reach: Reach::Local,
+            ..net::Config::default()
+        };
+        let started = Net::start(node.seed(), config).await;
+        let (net, mut inbox) = started.map_err(io::Error::other)?;
+        let now = Clock::system().now();
+        let mut offer = testing::offer_of(SELF, now.seconds(), now);
+        offer.addresses = net.listen_addresses();
+        for model in &mut offer.models {
+            MODEL.clone_into(&mut model.id);
+        }
+        let offer = SignedOffer::sign(&offer, &node).map_err(io::Error::other)?;
+        let inner = Arc::new(Inner {
+            hash: OfferHash(keccak256(&offer.offer)),
+            node,
+            claim: testing::evm_key(SELF),
+            lie,
+            offer,
+            chain: OnceLock::new(),
+            taken: Mutex::default(),
+        });
+        let stop = CancellationToken::new();
+        let (ended, seller) = (stop.clone(), Arc::clone(&inner));
+        tokio::spawn(ended.run_until_cancelled_owned(async move {
+            while let Some(incoming) = inbox.streams.recv().await {
+                let seller = Arc::clone(&seller);
+                tokio::spawn(async move {
+                    if let Err(error) = seller.meet(incoming).await {
+                        tracing::debug!(%error, "the buyer is gone");
+                    }
+                });
+            }
+        }));
+        Ok(Self {
+            inner,
+            net,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// Gives it gas and a way to the street's chain.
+    ///
+    /// # Errors
+    /// [`StreetError`].
+    pub async fn enter(&self, street: &Street) -> Result<(), StreetError> {
+        street.ledgers.fund(self.inner.claim.address()).await?;
+        // It enters one street.
+        self.inner.chain.set(street.ledgers.chain()?).ok();
+        Ok(())
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.net.local()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.net.listen_addresses()
+    }
+
+    /// What it was told so far.
+    #[must_use]
+    pub fn taken(&self) -> Taken {
+        self.inner.taken().clone()
+    }
+}
+
+impl Inner {
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        // Plain data, whole at every step.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn meet(&self, incoming: Incoming) -> Result<(), StreetError> {
+        match incoming.protocol {
+            Protocol::Call => self.answer(incoming.stream).await,
+            Protocol::Purchase => self.sell(incoming.stream).await,
+        }
+    }
+
+    async fn answer(&self, stream: Stream) -> Result<(), StreetError> {
+        let (mut hears, mut speaks) = wire::over(stream, Limits::default());
+        let call = hears.expect(CALL_LIMIT, Instant::now() + PATIENCE).await;
+        let answer = match call.map_err(io::Error::other)? {
+            Call::Book { from: 0 } => Answer::Book(vec![self.offer.clone()]),
+            Call::Book { .. } => Answer::Book(Vec::new()),
+            Call::Deposit { config, deposit } => self.deposit(config, deposit).await?,
+            Call::Channel { .. } => Answer::Channel(Box::new(Statement {
+                charged: Amount::ZERO,
+                receipts: 0,
+                voucher: None,
+                balance: Amount::ZERO,
+                root: None,
+                peaks: Vec::new(),
+            })),
+            _ => Answer::Refused(CallRefusal::Unavailable("not today".to_owned())),
+        };
+        speaks.send(&answer).await.map_err(io::Error::other)?;
+        Ok(speaks.close().await.map_err(io::Error::other)?)
+    }
+
+    /// Its money it takes as every seller does.
+    async fn deposit(
+        &self,
+        config: ChannelConfig,
+        deposit: Deposit,
+    ) -> Result<Answer, StreetError> {
+        let chain = self.chain.get().ok_or(StreetError::Late("the chain"))?;
+        let write = Write::Deposit { config, deposit };
+        let prepared = chain.prepare(&write, &self.claim, None).await?;
+        let transaction = chain.broadcast(&prepared.raw).await?;
+        chain.wait(transaction, 1, PATIENCE).await?;
+        let balance = chain.channel(config.id(chain.network())).await?.balance;
+        Ok(Answer::Deposited {
+            transaction,
+            balance,
+        })
+    }
+
+    async fn sell(&self, stream: Stream) -> Result<(), StreetError> {
+        let limits = Limits {
+            frame: farthing_protocol::frame::CHUNK_LIMIT,
+            ..Limits::default()
+        };
+        let (mut hears, mut speaks) = wire::over(stream, limits);
+        let word = hears.expect(ASK_LIMIT, Instant::now() + PATIENCE).await;
+        let ToSeller::Ask(ask) = word.map_err(io::Error::other)? else {
+            return Ok(());
+        };
+        {
+            let mut taken = self.taken();
+            taken.asks += 1;
+            let ceiling = ask.voucher.map(|voucher| voucher.message.ceiling);
+            taken.ceilings.extend(ceiling);
+        }
+        say(&mut speaks, &ToBuyer::Accepted { load: LOAD }).await?;
+        let mut usage = Usage {
+            prompt: 10,
+            ..Usage::default()
+        };
+        let mut all = Vec::new();
+        for completion in 1..=DELIVERED {
+            usage.completion = completion;
+            all.extend_from_slice(EVENT.as_bytes());
+            let chunk = ToBuyer::Chunk {
+                data: Bytes::from_static(EVENT.as_bytes()),
+                part: Part::Last,
+                usage,
+            };
+            say(&mut speaks, &chunk).await?;
+        }
+        match self.lie {
+            Lie::Demand(ceiling) => {
+                let charged = Amount::ZERO;
+                say(&mut speaks, &ToBuyer::NeedVoucher { ceiling, charged }).await?;
+            }
+            Lie::Receipt(change) => {
+                let mut receipt = self.receipt(&ask, usage, &all);
+                change(&mut receipt);
+                let receipt = Box::new(receipt.sign(&self.node));
+                say(
+                    &mut speaks,
+                    &ToBuyer::Done {
+                        receipt,
+                        root: None,
+                        load: LOAD,
+                    },
+                )
+                .await?;
+            }
+        }
+        self.listen(&mut hears).await
+    }
+
+    /// Takes what vouchers still come, until the buyer has gone.
+    async fn listen(&self, hears: &mut Hears) -> Result<(), StreetError> {
+        loop {
+            let word = hears.expect(PAY_LIMIT, Instant::now() + PATIENCE).await;
+            if let ToSeller::Pay(voucher) = word.map_err(io::Error::other)? {
+                self.taken().ceilings.push(voucher.message.ceiling);
+            }
+        }
+    }
+
+    /// As an honest seller would write it.
+    fn receipt(&self, ask: &Ask, usage: Usage, answer: &[u8]) -> Receipt {
+        let prices = testing::model().prices;
+        let charged = pricing::cost(&usage, &prices).map_or(Amount::ZERO, Cost::floor);
+        let now = Clock::system().now();
+        Receipt {
+            channel: ask.channel,
+            seq: 0,
+            request: ask.request,
+            request_hash: keccak256(&ask.body),
+            response_hash: keccak256(answer),
+            model_hash: model_hash(&ask.model),
+            offer: self.hash,
+            usage,
+            charged,
+            cumulative: charged,
+            started: now,
+            finished: now,
+            ending: Ending::Complete,
+        }
+    }
+}
+
+/// It is never busy.
+const LOAD: Load = Load {
+    running: 1,
+    slots: 8,
+};
+
+async fn say(speaks: &mut Speaks, word: &ToBuyer) -> Result<(), StreetError> {
+    Ok(speaks.send(word).await.map_err(io::Error::other)?)
+}
