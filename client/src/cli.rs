@@ -11,6 +11,7 @@ use farthing_protocol::keystore::{KeyError, Passphrase};
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::ChannelId;
 
+use crate::cli::receipts::ReceiptsCommand;
 use crate::config::Config;
 use crate::config::layers::{LoadError, Sources};
 use crate::report::ChannelAction;
@@ -20,6 +21,7 @@ pub mod local;
 pub mod remote;
 pub mod render;
 pub mod wallet;
+pub mod receipts;
 
 /// The configuration's name within the data directory.
 pub const CONFIG_FILE: &str = "client.toml";
@@ -93,7 +95,7 @@ enum Command {
     /// Lists payment channels, or does something with one
     #[command(subcommand)]
     Channels(ChannelsCommand),
-    /// Lists, shows or exports receipts
+    /// Lists, shows, exports, checks or proves receipts
     #[command(subcommand)]
     Receipts(ReceiptsCommand),
 }
@@ -132,31 +134,6 @@ enum ChannelCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum ReceiptsCommand {
-    /// Lists the newest
-    List {
-        /// Only of this channel
-        #[arg(long)]
-        channel: Option<ChannelId>,
-        /// At most so many
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
-    },
-    /// Shows one
-    Show {
-        /// The purchase's id, as in the header `x-request-id`
-        #[arg(value_parser = request_id)]
-        request: RequestId,
-    },
-    /// Writes them all as JSON lines, with signatures
-    Export {
-        /// Only of this channel
-        #[arg(long)]
-        channel: Option<ChannelId>,
-    },
-}
-
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -178,6 +155,9 @@ pub enum Failure {
     /// Asking a running gateway.
     #[error(transparent)]
     Remote(#[from] remote::RemoteError),
+    /// Receipts.
+    #[error(transparent)]
+    Receipts(#[from] receipts::ReceiptsError),
     /// There is nothing to talk to.
     #[error("nobody offers a model now; `farthing offers` shows what is heard")]
     NoModel,
@@ -243,19 +223,27 @@ pub async fn run_by(clock: Clock, cli: Cli) -> Result<(), Failure> {
             };
             return chat::chat(&config, question, &mut out).await;
         }
+        Command::Receipts(command) => {
+            let view = view(&config, global.json);
+            return receipts::run(&config, command, &view, &mut out).await;
+        }
         _ => {}
     }
     let text = ask(&config, command, global.json).await?;
     say(&mut out, &text)
 }
 
+fn view(config: &Config, json: bool) -> render::View {
+    render::View {
+        token: render::token(&config.chain),
+        json,
+    }
+}
+
 /// What a running gateway answers, as text.
 async fn ask(config: &Config, command: Command, json: bool) -> Result<String, Failure> {
     let remote = remote::Remote::new(config)?;
-    let view = render::View {
-        token: render::token(&config.chain),
-        json,
-    };
+    let view = view(config, json);
     Ok(match command {
         Command::Models => view.models(&remote.models().await?),
         Command::Offers { model } => {
@@ -272,16 +260,9 @@ async fn ask(config: &Config, command: Command, json: bool) -> Result<String, Fa
             let (channel, action) = command.action();
             view.action(&remote.channel(channel, action).await?)
         }
-        Command::Receipts(ReceiptsCommand::List { channel, limit }) => {
-            view.receipts(&remote.receipts(channel, limit).await?)
+        Command::Gateway | Command::Init | Command::Chat { .. } | Command::Receipts(_) => {
+            String::new()
         }
-        Command::Receipts(ReceiptsCommand::Show { request }) => {
-            view.receipt(&remote.receipt(request).await?)
-        }
-        Command::Receipts(ReceiptsCommand::Export { channel }) => {
-            render::export(&remote.receipts(channel, u32::MAX).await?)
-        }
-        Command::Gateway | Command::Init | Command::Chat { .. } => String::new(),
     })
 }
 

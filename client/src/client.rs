@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use alloy::primitives::B256;
 use farthing_protocol::chain::Chain;
+use farthing_protocol::evidence::Evidence;
 use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
@@ -53,7 +54,8 @@ use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
-    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, ReceiptQuery, ReceiptReport,
+    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, ReceiptBook, ReceiptPage,
+    ReceiptQuery, ReceiptReport,
     Standing, WalletReport, Word,
 };
 
@@ -211,12 +213,40 @@ impl Client {
         inside!(self, it => it.approve(id, word).await, it.unknown("purchase to approve"))
     }
 
-    /// The receipts held, newest first.
+    /// A page of the receipts held, newest first.
     ///
     /// # Errors
     /// [`ActionError`].
-    pub async fn receipts(&self, query: ReceiptQuery) -> Result<Vec<ReceiptReport>, ActionError> {
-        inside!(self, it => it.receipt_reports(query), it.receipts(query).await)
+    pub async fn receipts(&self, query: &ReceiptQuery) -> Result<ReceiptPage, ActionError> {
+        inside!(self, it => Ok(it.records().page(query)?), it.receipts(query).await)
+    }
+
+    /// The receipts of a channel from `from` on, in order: some of them, none at the end.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn stretch(
+        &self,
+        channel: ChannelId,
+        from: u64,
+    ) -> Result<Vec<ReceiptReport>, ActionError> {
+        inside!(self, it => Ok(it.records().stretch(channel, from)?), it.stretch(channel, from).await)
+    }
+
+    /// What is needed to check the receipts elsewhere, for each channel.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn books(&self) -> Result<Vec<ReceiptBook>, ActionError> {
+        inside!(self, it => Ok(it.records().books()?), it.books().await)
+    }
+
+    /// The evidence of one receipt.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn evidence(&self, request: RequestId) -> Result<Evidence, ActionError> {
+        inside!(self, it => it.evidence(request).await, it.evidence(request).await)
     }
 
     /// One purchase's receipt.
@@ -224,7 +254,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, ActionError> {
-        inside!(self, it => it.receipt_report(request), it.receipt(request).await)
+        inside!(self, it => it.records().one(request), it.receipt(request).await)
     }
 
     /// Ends what lives, in order. Purchases under way lose their streams; what is in doubt is

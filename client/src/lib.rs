@@ -7,6 +7,7 @@ pub mod config;
 pub mod metrics;
 pub mod report;
 pub mod ledger;
+pub mod receipts;
 pub mod wallet;
 pub mod channels;
 pub mod policy;

@@ -8,7 +8,8 @@ use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Prices;
 use farthing_protocol::purchase::{Endpoint, Load};
 use farthing_protocol::receipt::SignedReceipt;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::root::{CoSigned, SignedRoot};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
 use serde::{Deserialize, Serialize};
 
 /// The payment token, as people read it.
@@ -312,12 +313,61 @@ pub struct ReceiptReport {
 }
 
 /// Which receipts are wanted, newest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptQuery {
     /// Only of this channel.
     pub channel: Option<ChannelId>,
-    /// At most so many.
+    /// Only of sellers whose id ends so: the short form that tables show is enough.
+    pub seller: Option<String>,
+    /// Only of this model.
+    pub model: Option<String>,
+    /// Only those that ended at this moment or later.
+    pub since: Option<Timestamp>,
+    /// Only those that ended before this moment.
+    pub before: Option<Timestamp>,
+    /// About so many.
     pub limit: u32,
+}
+
+/// Some receipts, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptPage {
+    /// The receipts.
+    pub receipts: Vec<ReceiptReport>,
+    /// There may be more: ask for those before this moment.
+    pub next: Option<Timestamp>,
+}
+
+/// Which part of a channel is wanted, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StretchQuery {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The first receipt.
+    pub from: u64,
+}
+
+/// What is needed of a channel to check its receipts, wherever they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptBook {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Where its money lives.
+    pub network: Network,
+    /// Its terms.
+    pub config: ChannelConfig,
+    /// The seller's node.
+    pub seller: NodeId,
+    /// The first receipt held: those before it were pruned, or never here.
+    pub from: u64,
+    /// The peaks of the tree over the receipts before it.
+    pub peaks: Vec<B256>,
+    /// How many receipts are booked without a gap.
+    pub count: u64,
+    /// The newest root that both sides have signed.
+    pub root: Option<CoSigned>,
+    /// A root that the seller has signed against its own receipts.
+    pub contradiction: Option<SignedRoot>,
 }
 
 /// Sums over all channels, for metrics.

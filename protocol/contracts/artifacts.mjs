@@ -6,6 +6,7 @@ const CONTRACTS = [
   "BatchSettlement",
   "ERC3009DepositCollector",
   "Permit2",
+  "ReceiptVerifier",
   "TestUSD",
   "TestWallet",
   "UptoProxy",

@@ -8,7 +8,7 @@
 //! | words | [`amount`], [`clock`] | integers and time, nothing hidden |
 //! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
 //! | sentences | [`x402`], [`voucher`], [`payment`], [`root`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
-//! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`book`] | pure rules both sides obey |
+//! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`evidence`], [`book`] | pure rules both sides obey |
 //! | doors | `store`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
 
 // words
@@ -33,6 +33,7 @@ pub mod pricing;
 pub mod channel;
 pub mod merkle;
 pub mod history;
+pub mod evidence;
 pub mod book;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -83,6 +83,21 @@ impl Channels {
         }
     }
 
+    /// Has the seller sign the root over all receipts of a channel, if some are under none.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`]. A seller that cannot compare it now is no error.
+    pub async fn cover(&self, offer: &VerifiedOffer, id: ChannelId) -> Result<(), ChannelError> {
+        let Some(ours) = self.wallet.acknowledge_all(id).await? else {
+            return Ok(());
+        };
+        match self.call(offer, &Call::Root(ours), CALL_WAIT).await? {
+            Answer::Root(word) => Ok(self.wallet.countersigned(&ours, *word).await?),
+            Answer::Refused(refusal) => Err(ChannelError::Refused(refusal)),
+            _ => Err(ChannelError::Liar("another answer than to a root")),
+        }
+    }
+
     async fn statement(
         &self,
         offer: &VerifiedOffer,

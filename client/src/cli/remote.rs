@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use alloy::primitives::B256;
+use farthing_protocol::evidence::Evidence;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
 use reqwest::{Method, RequestBuilder};
@@ -13,7 +14,8 @@ use crate::config::Config;
 use crate::gateway::control::{Fault, SOCKET};
 use crate::report::{
     ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish, DraftReport,
-    HealthReport, ModelListing, OfferReport, ReceiptQuery, ReceiptReport, WalletReport, Word,
+    HealthReport, ModelListing, OfferReport, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport,
+    StretchQuery, WalletReport, Word,
 };
 
 /// How long a report may take. An action may wait for a transaction to be confirmed.
@@ -177,18 +179,44 @@ impl Remote {
         self.send(request.json(&action)).await
     }
 
-    /// The newest receipts.
+    /// A page of receipts.
     ///
     /// # Errors
     /// [`RemoteError`].
-    pub async fn receipts(
-        &self,
-        channel: Option<ChannelId>,
-        limit: u32,
-    ) -> Result<Vec<ReceiptReport>, RemoteError> {
+    pub async fn receipts(&self, query: &ReceiptQuery) -> Result<ReceiptPage, RemoteError> {
         let request = self.request(Method::POST, "/receipts");
-        self.send(request.json(&ReceiptQuery { channel, limit }))
+        self.send(request.json(query)).await
+    }
+
+    /// Some receipts of a channel, in order.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn stretch(
+        &self,
+        channel: ChannelId,
+        from: u64,
+    ) -> Result<Vec<ReceiptReport>, RemoteError> {
+        let request = self.request(Method::POST, "/receipts/stretch");
+        self.send(request.json(&StretchQuery { channel, from }))
             .await
+    }
+
+    /// What is needed to check the receipts of each channel.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn books(&self) -> Result<Vec<ReceiptBook>, RemoteError> {
+        self.get("/receipts/books").await
+    }
+
+    /// The evidence of one receipt.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn evidence(&self, request: RequestId) -> Result<Evidence, RemoteError> {
+        let path = format!("/receipts/{request}/evidence");
+        self.send(self.request(Method::POST, &path)).await
     }
 
     /// One purchase's receipt.

@@ -1,6 +1,8 @@
 //! Reports as text that reads well in a terminal. Pure; a seller's words are shown without the
 //! control characters that could move a cursor.
 
+mod receipts;
+
 use std::path::Path;
 
 use farthing_protocol::amount::Amount;
@@ -8,10 +10,11 @@ use farthing_protocol::clock::Timestamp;
 use serde::Serialize;
 
 use crate::cli::chat::Bill;
+pub use crate::cli::render::receipts::{CSV_HEAD, csv_line, json_line};
 use crate::config::Chain;
 use crate::report::{
     ActionReport, ApprovalReport, ChannelPhase, ChannelReport, DraftReport, InitReport,
-    ModelListing, OfferReport, ReceiptReport, Spending, Token, WalletReport,
+    ModelListing, OfferReport, Spending, Token, WalletReport,
 };
 
 /// How reports are shown.
@@ -90,7 +93,9 @@ fn sheet(lines: &[(&str, String)]) -> String {
     lines.iter().map(line).collect()
 }
 
-fn json(report: &impl Serialize) -> String {
+/// A report as JSON.
+#[must_use]
+pub fn json(report: &impl Serialize) -> String {
     serde_json::to_string_pretty(report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
 }
 
@@ -353,82 +358,6 @@ impl View {
         }
         text + &self.channels(std::slice::from_ref(&report.channel))
     }
-
-    /// Receipts, newest first.
-    #[must_use]
-    pub fn receipts(&self, receipts: &[ReceiptReport]) -> String {
-        if self.json {
-            return json(&receipts);
-        }
-        if receipts.is_empty() {
-            return "There is no receipt yet.\n".into();
-        }
-        let row = |held: &ReceiptReport| {
-            let receipt = &held.signed.receipt;
-            [
-                moment(receipt.finished),
-                receipt.request.short(),
-                held.signed.seller.short(),
-                held.model.clone().unwrap_or_else(unknown),
-                format!("{} + {}", receipt.usage.prompt, receipt.usage.completion),
-                self.token.show(receipt.charged),
-                format!("{:?}", receipt.ending).to_lowercase(),
-            ]
-        };
-        let rows: Vec<_> = receipts.iter().map(row).collect();
-        let head = [
-            ("FINISHED", Left),
-            ("REQUEST", Left),
-            ("SELLER", Left),
-            ("MODEL", Left),
-            ("TOKENS", Right),
-            ("CHARGED", Right),
-            ("ENDING", Left),
-        ];
-        table(head, &rows)
-    }
-
-    /// One receipt.
-    #[must_use]
-    pub fn receipt(&self, held: &ReceiptReport) -> String {
-        if self.json {
-            return json(held);
-        }
-        let receipt = &held.signed.receipt;
-        let usage = receipt.usage;
-        let took = receipt.finished.since(receipt.started).as_millis();
-        sheet(&[
-            ("request", receipt.request.to_string()),
-            ("channel", receipt.channel.to_string()),
-            ("receipt", format!("{} of its channel", receipt.seq)),
-            ("seller", held.signed.seller.to_string()),
-            ("model", held.model.clone().unwrap_or_else(unknown)),
-            (
-                "endpoint",
-                held.endpoint
-                    .map_or_else(unknown, |endpoint| endpoint.to_string()),
-            ),
-            (
-                "tokens",
-                format!(
-                    "{} prompt ({} cached), {} answer",
-                    usage.prompt, usage.cached, usage.completion
-                ),
-            ),
-            ("charged", self.both(receipt.charged)),
-            ("channel in all", self.both(receipt.cumulative)),
-            (
-                "ended",
-                format!("{} after {took} ms", moment(receipt.finished)),
-            ),
-            ("ending", format!("{:?}", receipt.ending).to_lowercase()),
-            ("offer", receipt.offer.to_string()),
-            (
-                "signature",
-                alloy::hex::encode_prefixed(held.signed.signature.0),
-            ),
-        ])
-    }
 }
 
 fn phase(phase: ChannelPhase) -> String {
@@ -443,15 +372,6 @@ fn phase(phase: ChannelPhase) -> String {
 fn list<T: ToString>(items: &[T]) -> String {
     let items: Vec<_> = items.iter().map(T::to_string).collect();
     items.join(", ")
-}
-
-/// Receipts as JSON lines.
-#[must_use]
-pub fn export(receipts: &[ReceiptReport]) -> String {
-    let lines = receipts
-        .iter()
-        .filter_map(|receipt| serde_json::to_string(receipt).ok());
-    lines.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
 /// What an answer cost, in one line, and why its seller was chosen.
@@ -487,8 +407,4 @@ pub fn init(report: &InitReport, chain_id: u64, file: &Path, written: bool) -> S
         ("payer", report.payer.to_string()),
         ("voucher key", report.authorizer.to_string()),
     ]) + &next
-}
-/// For what a receipt that was fetched after a crash does not tell.
-fn unknown() -> String {
-    "unknown".to_owned()
 }

@@ -39,7 +39,12 @@ async fn controlled(client: Client) -> (tempfile::TempDir, Config, tokio_util::s
 async fn asked(config: &Config, words: &[&str]) -> Result<String, Failure> {
     let words = ["farthing"].iter().chain(words);
     let cli = Cli::try_parse_from(words).expect("is a command");
-    ask(config, cli.command, cli.global.json).await
+    let Command::Receipts(command) = cli.command else {
+        return ask(config, cli.command, cli.global.json).await;
+    };
+    let mut text = Vec::new();
+    receipts::run(config, command, &view(), &mut text).await?;
+    Ok(String::from_utf8(text).expect("text"))
 }
 
 #[test]
@@ -73,6 +78,10 @@ async fn every_report_travels_over_the_control_socket() {
             "10 prompt (0 cached), 20 answer",
         ),
         (vec!["receipts", "export"], "\"signature\":\"0x"),
+        (
+            vec!["receipts", "export", "--format", "csv"],
+            "\"test/model\",complete,10,0,20,11,",
+        ),
         (vec!["wallet", "--json"], "\"balance\": \"12345678\""),
     ] {
         let text = asked(&config, &words).await.expect("is answered");

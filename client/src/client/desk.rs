@@ -2,19 +2,18 @@
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Timestamp;
+use farthing_protocol::evidence::Evidence;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::ChannelId;
 
 use crate::channels::ChannelError;
 use crate::client::parts::{self, Parts};
-use crate::ledger::{Account, Kept, LedgerError};
+use crate::ledger::Account;
+use crate::receipts::Receipts;
 use crate::report::{
-    ActionError, ActionReport, ChannelAction, ChannelPhase, ChannelReport, HealthReport,
-    ReceiptQuery, ReceiptReport, Spending, Standing, Token, WalletReport,
+    ActionError, ActionReport, ChannelAction, ChannelPhase, ChannelReport, HealthReport, Spending,
+    Standing, Token, WalletReport,
 };
-
-/// The most receipts in one report.
-const MAX_RECEIPTS: usize = 1_000_000;
 
 impl Parts {
     pub(in crate::client) async fn health(&self) -> HealthReport {
@@ -193,52 +192,26 @@ impl Parts {
         })
     }
 
-    pub(in crate::client) fn receipt_reports(
-        &self,
-        query: ReceiptQuery,
-    ) -> Result<Vec<ReceiptReport>, ActionError> {
-        let limit = (query.limit as usize).min(MAX_RECEIPTS);
-        let accounts = self.ledger.accounts();
-        let wanted = accounts
-            .iter()
-            .filter(|(id, _)| query.channel.is_none_or(|only| only == *id));
-        let mut kept = Vec::new();
-        for (id, _) in wanted {
-            kept.extend(self.ledger.newest_receipts(*id, limit)?);
-        }
-        kept.sort_by_key(|kept| std::cmp::Reverse(kept.receipt.receipt.finished));
-        kept.truncate(limit);
-        Ok(kept.into_iter().map(report).collect())
+    /// The receipts in the books.
+    pub(in crate::client) fn records(&self) -> Receipts<'_> {
+        Receipts::new(&self.ledger, self.chain.network())
     }
 
-    pub(in crate::client) fn receipt_report(
+    /// The evidence of one receipt. One that no root of both covers yet is shown to its seller
+    /// first, if the seller can be reached.
+    pub(in crate::client) async fn evidence(
         &self,
         request: RequestId,
-    ) -> Result<ReceiptReport, ActionError> {
-        let kept = self.ledger.receipt(request)?;
-        kept.map(report)
-            .ok_or_else(|| ActionError::Unknown("receipt of this request".into()))
-    }
-}
-
-fn report(kept: Kept) -> ReceiptReport {
-    ReceiptReport {
-        model: kept.model,
-        endpoint: kept.endpoint,
-        dispute: kept.dispute,
-        signed: kept.receipt,
-    }
-}
-
-impl From<LedgerError> for ActionError {
-    fn from(error: LedgerError) -> Self {
-        match error {
-            LedgerError::NoChannel => Self::Unknown("such channel".into()),
-            LedgerError::Commit(_) | LedgerError::Read(_) | LedgerError::Batch(_) => {
-                Self::Internal(error.to_string())
-            }
-            other => Self::Refused(other.to_string()),
+    ) -> Result<Evidence, ActionError> {
+        let receipt = self.records().one(request)?.signed.receipt;
+        let covered = self.ledger.root(receipt.channel);
+        if covered.is_none_or(|root| root.root.count <= receipt.seq)
+            && let Some(account) = self.ledger.account(receipt.channel)
+            && let Some(offer) = self.market.offer(account.seller)
+        {
+            self.channels.cover(&offer, receipt.channel).await?;
         }
+        self.records().evidence(request)
     }
 }
 

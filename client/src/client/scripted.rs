@@ -219,12 +219,45 @@ impl Script {
         })
     }
 
-    pub(crate) async fn receipts(
-        &self,
-        query: ReceiptQuery,
-    ) -> Result<Vec<ReceiptReport>, ActionError> {
+    pub(crate) async fn receipts(&self, query: &ReceiptQuery) -> Result<ReceiptPage, ActionError> {
         let wanted = query.channel.is_none_or(|id| id == channel().id);
-        Ok(if wanted { vec![receipt()] } else { Vec::new() })
+        let receipts = if wanted { vec![receipt()] } else { Vec::new() };
+        Ok(ReceiptPage {
+            receipts,
+            next: None,
+        })
+    }
+
+    pub(crate) async fn stretch(
+        &self,
+        channel: ChannelId,
+        from: u64,
+    ) -> Result<Vec<ReceiptReport>, ActionError> {
+        let held = receipt();
+        let (id, seq) = (held.signed.receipt.channel, held.signed.receipt.seq);
+        let there = id == channel && from <= seq;
+        Ok(there.then_some(held).into_iter().collect())
+    }
+
+    pub(crate) async fn books(&self) -> Result<Vec<ReceiptBook>, ActionError> {
+        let held = receipt().signed;
+        Ok(vec![ReceiptBook {
+            channel: held.receipt.channel,
+            network: testing::network(),
+            config: testing::channel_config(),
+            seller: held.seller,
+            from: held.receipt.seq,
+            peaks: Vec::new(),
+            count: held.receipt.seq + 1,
+            root: None,
+            contradiction: None,
+        }])
+    }
+
+    pub(crate) async fn evidence(&self, request: RequestId) -> Result<Evidence, ActionError> {
+        Err(ActionError::Unknown(format!(
+            "receipt of request {request}"
+        )))
     }
 
     pub(crate) async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, ActionError> {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::gateway::{BindError, bounded};
-use crate::report::{ActionError, ChannelAction, DepositWish, ReceiptQuery, Word};
+use crate::report::{ActionError, ChannelAction, DepositWish, ReceiptQuery, StretchQuery, Word};
 
 /// The socket's name within the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -97,7 +97,10 @@ fn routes(client: Client) -> Router {
         .route("/channels", get(channels))
         .route("/channels/{id}", post(channel))
         .route("/receipts", post(receipts))
+        .route("/receipts/books", get(books))
+        .route("/receipts/stretch", post(stretch))
         .route("/receipts/{request}", get(receipt))
+        .route("/receipts/{request}/evidence", post(evidence))
         .with_state(client)
 }
 
@@ -170,7 +173,22 @@ async fn channel(
 }
 
 async fn receipts(State(client): State<Client>, Json(query): Json<ReceiptQuery>) -> Response {
-    told(client.receipts(query).await)
+    told(client.receipts(&query).await)
+}
+
+async fn books(State(client): State<Client>) -> Response {
+    told(client.books().await)
+}
+
+async fn stretch(State(client): State<Client>, Json(query): Json<StretchQuery>) -> Response {
+    told(client.stretch(query.channel, query.from).await)
+}
+
+async fn evidence(State(client): State<Client>, Path(request): Path<String>) -> Response {
+    match request.parse() {
+        Ok(request) => told(client.evidence(RequestId(request)).await),
+        Err(_) => told::<()>(Err(ActionError::Unknown("such request id".into()))),
+    }
 }
 
 async fn receipt(State(client): State<Client>, Path(request): Path<RequestId>) -> Response {

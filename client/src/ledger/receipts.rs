@@ -73,6 +73,22 @@ impl Ledger {
         Ok(rows.into_iter().map(|(_, kept)| kept).collect())
     }
 
+    /// The receipts of a channel before `end`, the newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn receipts_before(
+        &self,
+        id: ChannelId,
+        end: u64,
+        limit: usize,
+    ) -> Result<Vec<Kept>, LedgerError> {
+        let rows = self
+            .store
+            .scan(&RECEIPTS, (id.0, 0)..(id.0, end), Order::Down, limit)?;
+        Ok(rows.into_iter().map(|(_, kept)| kept).collect())
+    }
+
     /// The receipts of a channel from `from` on.
     ///
     /// # Errors

@@ -2,11 +2,12 @@
 pragma solidity 0.8.37;
 
 import {BatchSettlement} from "../src/BatchSettlement.sol";
-import {Street} from "./Street.sol";
+import {ReceiptProof} from "../src/ReceiptProof.sol";
+import {Receipts} from "./Receipts.sol";
 import {vm} from "./Vm.sol";
 
 /// Prints what a transaction costs. Run by `./test.sh --gas`, where each call is its own transaction.
-contract GasTable is Street {
+contract GasTable is Receipts {
     function line(string memory what) private view {
         string memory text = string.concat("| ", what, " | ", vm.toString(vm.lastCallGas().gasTotalUsed), " |");
         (bool ok,) = 0x000000000000000000636F6e736F6c652e6c6f67.staticcall(abi.encodeWithSignature("log(string)", text));
@@ -29,6 +30,37 @@ contract GasTable is Street {
             settlement.claim(rows);
         }
         line(what);
+    }
+
+    /// One receipt of so many, 2^levels, that all paths have that many hashes.
+    function proveOne(uint256 levels, string memory what) private {
+        uint64 seq = uint64(0x2aaaa & ((1 << levels) - 1));
+        ReceiptProof.Proof memory proof;
+        proof.receipt = receiptAt(seq);
+        proof.root.channelId = proof.receipt.channelId;
+        bytes32 hash = leafAt(seq);
+        proof.path = new bytes32[](levels);
+        for (uint256 i = 0; i < levels; ++i) {
+            bytes32 beside = keccak256(abi.encode(i));
+            proof.path[i] = beside;
+            hash = (seq >> i) & 1 == 1
+                ? keccak256(abi.encodePacked(hex"01", beside, hash))
+                : keccak256(abi.encodePacked(hex"01", hash, beside));
+        }
+        proof.root.count = uint64(1 << levels);
+        proof.root.cumulative = 7 * uint128(proof.root.count);
+        proof.root.root = hash;
+        cosign(proof);
+        // A call, not a staticcall: a transaction of its own.
+        (bool proven,) = address(verifier).call(abi.encodeCall(verifier.verify, (terms(), proof)));
+        vm.assertTrue(proven, what);
+        line(what);
+    }
+
+    function test_receipts() public {
+        proveOne(0, "prove the only receipt");
+        proveOne(10, "prove one receipt of 2^10");
+        proveOne(20, "prove one receipt of 2^20");
     }
 
     function test_table() public {

@@ -202,6 +202,16 @@ impl LocalChain {
         self.etch(at, &code.into()).await
     }
 
+    /// Places the contract that checks receipts at an address.
+    ///
+    /// # Errors
+    /// [`LocalError::Artifact`], [`LocalError::Rpc`].
+    pub async fn place_verifier(&self, at: Address) -> Result<(), LocalError> {
+        let mut code = initcode(&Path::new(ARTIFACTS).join("ReceiptVerifier.json"))?;
+        code.extend(self.network.settlement.abi_encode());
+        self.etch(at, &code.into()).await
+    }
+
     async fn etch(&self, address: Address, initcode: &Bytes) -> Result<(), LocalError> {
         let overrides = json!({ address.to_string(): { "code": initcode } });
         let call = json!({ "to": address });

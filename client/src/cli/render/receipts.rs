@@ -1,0 +1,193 @@
+//! Receipts as tables, lines and verdicts.
+
+use farthing_protocol::identity::NodeId;
+use serde::Serialize;
+
+use crate::cli::render::{Left, Right, View, json, moment, safe, sheet, table};
+use crate::receipts::audit::Verdict;
+use crate::report::{ReceiptPage, ReceiptReport};
+
+impl View {
+    /// Receipts, newest first.
+    #[must_use]
+    pub fn receipts(&self, page: &ReceiptPage) -> String {
+        if self.json {
+            return json(page);
+        }
+        if page.receipts.is_empty() && page.next.is_none() {
+            return "There is no such receipt.\n".into();
+        }
+        let row = |held: &ReceiptReport| {
+            let receipt = &held.signed.receipt;
+            [
+                moment(receipt.finished),
+                receipt.request.short(),
+                held.signed.seller.short(),
+                held.model.clone().unwrap_or_else(unknown),
+                format!("{} + {}", receipt.usage.prompt, receipt.usage.completion),
+                self.token.show(receipt.charged),
+                format!("{:?}", receipt.ending).to_lowercase(),
+            ]
+        };
+        let rows: Vec<_> = page.receipts.iter().map(row).collect();
+        let head = [
+            ("FINISHED", Left),
+            ("REQUEST", Left),
+            ("SELLER", Left),
+            ("MODEL", Left),
+            ("TOKENS", Right),
+            ("CHARGED", Right),
+            ("ENDING", Left),
+        ];
+        let more = page.next.map(|next| format!("more: --before {}\n", next.0));
+        table(head, &rows) + &more.unwrap_or_default()
+    }
+
+    /// One receipt.
+    #[must_use]
+    pub fn receipt(&self, held: &ReceiptReport) -> String {
+        if self.json {
+            return json(held);
+        }
+        let receipt = &held.signed.receipt;
+        let usage = receipt.usage;
+        let took = receipt.finished.since(receipt.started).as_millis();
+        sheet(&[
+            ("request", receipt.request.to_string()),
+            ("channel", receipt.channel.to_string()),
+            ("receipt", format!("{} of its channel", receipt.seq)),
+            ("seller", held.signed.seller.to_string()),
+            ("model", held.model.clone().unwrap_or_else(unknown)),
+            (
+                "endpoint",
+                held.endpoint
+                    .map_or_else(unknown, |endpoint| endpoint.to_string()),
+            ),
+            (
+                "tokens",
+                format!(
+                    "{} prompt ({} cached), {} answer",
+                    usage.prompt, usage.cached, usage.completion
+                ),
+            ),
+            ("charged", self.both(receipt.charged)),
+            ("channel in all", self.both(receipt.cumulative)),
+            (
+                "ended",
+                format!("{} after {took} ms", moment(receipt.finished)),
+            ),
+            ("ending", format!("{:?}", receipt.ending).to_lowercase()),
+            ("offer", receipt.offer.to_string()),
+            (
+                "signature",
+                alloy::hex::encode_prefixed(held.signed.signature.0),
+            ),
+        ])
+    }
+
+    /// What was found in each channel.
+    #[must_use]
+    pub fn verdicts(&self, verdicts: &[Verdict]) -> String {
+        if self.json {
+            let of = |verdict: &Verdict| Checked {
+                channel: verdict.book.channel.to_string(),
+                seller: verdict.book.seller,
+                from: verdict.book.from,
+                verdict: verdict.clone(),
+            };
+            return json(&verdicts.iter().map(of).collect::<Vec<_>>());
+        }
+        if verdicts.is_empty() {
+            return "There is no receipt to check.\n".into();
+        }
+        let row = |verdict: &Verdict| {
+            [
+                verdict.book.channel.to_string(),
+                verdict.book.seller.short(),
+                verdict.book.from.to_string(),
+                verdict.checked.to_string(),
+                self.token.show(verdict.charged),
+                verdict.covered.to_string(),
+                verdict.count.to_string(),
+            ]
+        };
+        let rows: Vec<_> = verdicts.iter().map(row).collect();
+        let head = [
+            ("CHANNEL", Left),
+            ("SELLER", Left),
+            ("FROM", Right),
+            ("CHECKED", Right),
+            ("CHARGED", Right),
+            ("UNDER A ROOT", Right),
+            ("FAULTS", Right),
+        ];
+        let faults = verdicts.iter().flat_map(|verdict| {
+            let of = move |fault: &String| {
+                format!("{}: {}\n", verdict.book.channel.short(), safe(fault))
+            };
+            verdict.faults.iter().map(of)
+        });
+        table(head, &rows) + &faults.collect::<String>()
+    }
+}
+
+/// A verdict with its channel.
+#[derive(Serialize)]
+struct Checked {
+    channel: String,
+    seller: NodeId,
+    from: u64,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+/// What a CSV of receipts begins with.
+pub const CSV_HEAD: &str = "channel,seq,request,seller,model,ending,prompt,cached,completion,charged,cumulative,started_ms,finished_ms,offer,request_hash,response_hash,model_hash,signature,dispute";
+
+/// A receipt as a line of CSV, without the line's end.
+#[must_use]
+pub fn csv_line(held: &ReceiptReport) -> String {
+    let receipt = &held.signed.receipt;
+    let usage = receipt.usage;
+    [
+        receipt.channel.to_string(),
+        receipt.seq.to_string(),
+        receipt.request.to_string(),
+        held.signed.seller.to_string(),
+        quoted(held.model.as_deref().unwrap_or_default()),
+        format!("{:?}", receipt.ending).to_lowercase(),
+        usage.prompt.to_string(),
+        usage.cached.to_string(),
+        usage.completion.to_string(),
+        receipt.charged.to_string(),
+        receipt.cumulative.to_string(),
+        receipt.started.0.to_string(),
+        receipt.finished.0.to_string(),
+        receipt.offer.to_string(),
+        receipt.request_hash.to_string(),
+        receipt.response_hash.to_string(),
+        receipt.model_hash.to_string(),
+        alloy::hex::encode_prefixed(held.signed.signature.0),
+        quoted(held.dispute.as_deref().unwrap_or_default()),
+    ]
+    .join(",")
+}
+
+/// A stranger's words in a cell: quoted, on one line, and not a formula.
+fn quoted(text: &str) -> String {
+    let text = safe(text).replace('"', "\"\"").replace(['\n', '\t'], " ");
+    let formula = text.starts_with(['=', '+', '-', '@']);
+    let lead = if formula { "'" } else { "" };
+    format!("\"{lead}{text}\"")
+}
+
+/// A value as one line of JSON.
+#[must_use]
+pub fn json_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+}
+
+/// For what a receipt that was fetched after a crash does not tell.
+fn unknown() -> String {
+    "unknown".to_owned()
+}
