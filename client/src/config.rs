@@ -44,6 +44,8 @@ pub struct Config {
     pub router: Router,
     /// Names of your own for models: alias → model id.
     pub aliases: BTreeMap<String, String>,
+    /// How long receipts are kept.
+    pub receipts: ReceiptsConfig,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -59,6 +61,7 @@ impl Default for Config {
             spend: Spend::default(),
             router: Router::default(),
             aliases: BTreeMap::new(),
+            receipts: ReceiptsConfig::default(),
             log: Log::default(),
         }
     }
@@ -277,6 +280,30 @@ impl Default for Router {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(60),
             idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How long receipts are kept in the books.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReceiptsConfig {
+    /// Receipts older than this leave the books, once they are claimed and under a root that both
+    /// sides have signed.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+    /// When there are more than so many, the oldest leave sooner.
+    pub most: u64,
+    /// Whether they are appended to files in the data directory before they leave.
+    pub archive: bool,
+}
+
+impl Default for ReceiptsConfig {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(90 * 86_400),
+            most: 10_000_000,
+            archive: true,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod records;
 mod receipts;
 mod approvals;
 mod models;
+mod pruning;
 mod books;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,9 @@ pub enum LedgerError {
     /// The store cannot be read.
     #[error("the ledger cannot be read: {0}")]
     Read(#[from] ReadError),
+    /// Receipts cannot be written where they go when they leave the books.
+    #[error("the archive of receipts cannot be written: {0}")]
+    Archive(#[from] std::io::Error),
 }
 
 impl From<Overflow> for LedgerError {

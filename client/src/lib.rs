@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod report;
 pub mod ledger;
 pub mod receipts;
+pub mod keeper;
 pub mod wallet;
 pub mod channels;
 pub mod policy;

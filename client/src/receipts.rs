@@ -297,9 +297,10 @@ impl From<LedgerError> for ActionError {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::NoChannel => Self::Unknown("such channel".into()),
-            LedgerError::Commit(_) | LedgerError::Read(_) | LedgerError::Batch(_) => {
-                Self::Internal(error.to_string())
-            }
+            LedgerError::Commit(_)
+            | LedgerError::Read(_)
+            | LedgerError::Batch(_)
+            | LedgerError::Archive(_) => Self::Internal(error.to_string()),
             other => Self::Refused(other.to_string()),
         }
     }

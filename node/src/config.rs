@@ -61,6 +61,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The door for buyers that come over HTTP.
     pub http: HttpConfig,
+    /// How long receipts are kept.
+    pub receipts: ReceiptsConfig,
     /// Where metrics are served.
     pub metrics: MetricsConfig,
     /// What is logged, and how.
@@ -80,6 +82,7 @@ impl Default for Config {
             offer: OfferConfig::default(),
             limits: LimitsConfig::default(),
             http: HttpConfig::default(),
+            receipts: ReceiptsConfig::default(),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
@@ -174,6 +177,30 @@ impl Default for LimitsConfig {
             checkpoint: Duration::from_secs(1),
             max_deadline: Duration::from_secs(600),
             exposure_per_payer: Amount::atoms(5_000_000),
+        }
+    }
+}
+
+/// How long receipts are kept in the books.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReceiptsConfig {
+    /// Receipts older than this leave the books, once they are claimed and under a root that both
+    /// sides have signed.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+    /// When there are more than so many, the oldest leave sooner.
+    pub most: u64,
+    /// Whether they are appended to files in the data directory before they leave.
+    pub archive: bool,
+}
+
+impl Default for ReceiptsConfig {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(90 * 86_400),
+            most: 10_000_000,
+            archive: true,
         }
     }
 }

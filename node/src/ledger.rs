@@ -13,6 +13,7 @@ pub mod records;
 mod reservation;
 pub mod once;
 mod receipts;
+mod pruning;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +60,9 @@ pub enum LedgerError {
     /// The store cannot be read.
     #[error("the ledger cannot be read: {0}")]
     Read(#[from] ReadError),
+    /// Receipts cannot be written where they go when they leave the books.
+    #[error("the archive of receipts cannot be written: {0}")]
+    Archive(#[from] std::io::Error),
 }
 
 impl From<Overflow> for LedgerError {

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod catalog;
 pub mod shelf;
 pub mod shop;
+pub mod keeper;
 pub mod roots;
 pub mod admission;
 pub mod serve;

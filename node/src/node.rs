@@ -25,6 +25,7 @@ use crate::calls::{self, Desk, Terms};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::http::{self, Door, HttpAddress};
+use crate::keeper::Keeper;
 use crate::ledger::{Ledger, LedgerError, schema};
 use crate::metrics::Metrics;
 use crate::serve;
@@ -195,6 +196,12 @@ impl Node {
             book,
             terms,
         });
+        let keeper = Keeper::new(
+            shop.ledger.clone(),
+            shop.clock.clone(),
+            &config.receipts,
+            &config.data_dir,
+        );
         let stop = CancellationToken::new();
         let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
         let doors = Doors::new(Arc::clone(&desk), &config);
@@ -206,6 +213,7 @@ impl Node {
                 stop.clone(),
             ))),
             serving,
+            Some(tokio::spawn(keeper.run(stop.clone()))),
         ];
         Ok(Self {
             tasks: Mutex::new(tasks.into_iter().flatten().collect()),

@@ -9,7 +9,7 @@
 //! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
 //! | sentences | [`x402`], [`voucher`], [`payment`], [`root`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
 //! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`evidence`], [`book`] | pure rules both sides obey |
-//! | doors | `store`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
+//! | doors | `store`, `retention`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
 
 // words
 pub mod amount;
@@ -40,6 +40,8 @@ pub mod testing;
 // doors
 #[cfg(feature = "store")]
 pub mod store;
+#[cfg(feature = "store")]
+pub mod retention;
 #[cfg(feature = "store")]
 pub mod keystore;
 #[cfg(feature = "chain")]

@@ -325,9 +325,10 @@ fn terminal(failure: &Failure) -> Option<InferError> {
         } => None,
         LedgerError::Limit { .. } => Some(InferError::SpendLimit(ledger.to_string())),
         LedgerError::Approval { .. } => Some(Errand::Approval(ledger.to_string()).into()),
-        LedgerError::Commit(_) | LedgerError::Read(_) | LedgerError::Batch(_) => {
-            Some(InferError::Internal(ledger.to_string()))
-        }
+        LedgerError::Commit(_)
+        | LedgerError::Read(_)
+        | LedgerError::Batch(_)
+        | LedgerError::Archive(_) => Some(InferError::Internal(ledger.to_string())),
         _ => None,
     }
 }

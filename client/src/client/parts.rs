@@ -20,6 +20,7 @@ use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
 use crate::client::upkeep::Upkeep;
 use crate::config::Config;
+use crate::keeper::Keeper;
 use crate::ledger::{Ledger, LedgerError, Limits, schema};
 use crate::market::Market;
 use crate::report::Token;
@@ -225,7 +226,14 @@ impl Parts {
         let discovery = discovery::Discovery::new(net.clone(), market.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
+        let pruner = Keeper::new(
+            ledger.clone(),
+            clock.clone(),
+            &config.receipts,
+            &config.data_dir,
+        );
         let tasks = vec![
+            tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(discovery.run(inbox, stop.clone())),
         ];

@@ -60,6 +60,9 @@ const KEYS: &[(&str, Kind)] = &[
     ("router.connect", Kind::Text),
     ("router.first_token", Kind::Text),
     ("router.idle", Kind::Text),
+    ("receipts.keep", Kind::Text),
+    ("receipts.most", Kind::Integer),
+    ("receipts.archive", Kind::Flag),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
 ];
