@@ -7,6 +7,7 @@
 mod deposit;
 mod elsewhere;
 mod reconcile;
+mod web;
 mod withdrawal;
 
 use std::cmp::Reverse;
@@ -114,7 +115,7 @@ pub struct Funding {
 }
 
 /// One seller's turn: openings and top-ups with it wait for each other.
-type Turn = Arc<tokio::sync::Mutex<()>>;
+pub type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// The buyer's channels.
 #[derive(Debug)]
@@ -210,7 +211,8 @@ impl Channels {
         Ok(id)
     }
 
-    fn turn(&self, seller: NodeId) -> Turn {
+    /// A seller's turn: whoever opens, fills or leaves a channel with it holds it.
+    pub fn turn(&self, seller: NodeId) -> Turn {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         // Sellers we have channels with are few; those in the map without one cost 100 bytes.
         Arc::clone(turns.entry(seller).or_default())

@@ -19,6 +19,7 @@
 //!     match event? {
 //!         Event::Data(json) => println!("{}", String::from_utf8_lossy(&json)),
 //!         Event::End(bill) => println!("cost {} atoms", bill.charged),
+//!         Event::Paid(charged) => println!("cost {charged} atoms"),
 //!     }
 //! }
 //! client.stop().await;
@@ -33,6 +34,7 @@ mod desk;
 mod discovery;
 mod infer;
 mod upkeep;
+mod web;
 mod parts;
 #[cfg(test)]
 pub(crate) mod scripted;

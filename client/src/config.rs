@@ -40,6 +40,8 @@ pub struct Config {
     pub wallet: Wallet,
     /// What may be spent.
     pub spend: Spend,
+    /// Sellers that are met over plain HTTP.
+    pub x402: Vec<X402>,
     /// How a seller is chosen.
     pub router: Router,
     /// Names of your own for models: alias → model id.
@@ -59,6 +61,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             wallet: Wallet::default(),
             spend: Spend::default(),
+            x402: Vec::new(),
             router: Router::default(),
             aliases: BTreeMap::new(),
             receipts: ReceiptsConfig::default(),
@@ -232,6 +235,46 @@ impl Default for Spend {
     }
 }
 
+/// A seller that takes x402 over plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct X402 {
+    /// Its OpenAI-compatible base, such as `https://seller.example/v1`.
+    pub url: String,
+    /// The models to buy there; empty: those it lists.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Its price of a prompt token in micro-atoms, if it is known.
+    #[serde(default)]
+    pub price_input: Option<Price>,
+    /// Its price of a token of the answer in micro-atoms, if it is known.
+    #[serde(default)]
+    pub price_output: Option<Price>,
+    /// The longest answer it gives, in tokens.
+    #[serde(default = "max_output")]
+    pub max_output: u32,
+}
+
+const fn max_output() -> u32 {
+    4096
+}
+
+impl X402 {
+    /// Whether nobody on the way can read or change what is said: TLS, or this machine.
+    fn is_private(&self) -> bool {
+        let Ok(url) = self.url.parse::<reqwest::Url>() else {
+            return false;
+        };
+        let host = url.host_str().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']);
+        let here = host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        url.scheme() == "https" || (url.scheme() == "http" && here)
+    }
+}
+
 /// What matters most when sellers are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -378,6 +421,9 @@ impl Config {
         }
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");
+        }
+        if !self.x402.iter().all(X402::is_private) {
+            return invalid("x402.url", "must be https, or http on this machine");
         }
         if self.spend.top_up_below > self.spend.max_deposit {
             return invalid("spend.top_up_below", "must not exceed `spend.max_deposit`");

@@ -12,6 +12,7 @@ mod receipts;
 mod approvals;
 mod models;
 mod pruning;
+mod payments;
 mod books;
 
 use std::collections::BTreeMap;
@@ -32,11 +33,12 @@ use farthing_protocol::x402::{ChannelConfig, ChannelId};
 pub use crate::ledger::approvals::{MAX_APPROVALS, Reply, Wish};
 pub use crate::ledger::books::Fate;
 use crate::ledger::books::{Booked, Books};
+pub use crate::ledger::payments::Payment;
 pub use crate::ledger::receipts::Gap;
 use crate::ledger::receipts::keep;
 pub use crate::ledger::records::{
     APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DRAFTS, Kept, MODEL_DAYS, NODES,
-    PendingDeposit, RECEIPTS, REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
+    PAYMENTS, PendingDeposit, RECEIPTS, REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
 };
 use crate::report::{Approval, Word};
 

@@ -18,11 +18,13 @@ use farthing_protocol::x402::Network;
 
 use crate::report::{ModelListing, OfferReport};
 
-mod listing;
 mod stats;
+mod web;
+mod listing;
 
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
+pub use web::WebOffer;
 
 /// The most sellers whose measurements are kept.
 const MAX_MEASURED: usize = 10_000;
@@ -30,10 +32,28 @@ const MAX_MEASURED: usize = 10_000;
 /// do not stay in it.
 const REBUILD: usize = 4_096;
 
+/// Where a seller is met.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// On the peer-to-peer network.
+    Peer(Arc<VerifiedOffer>),
+    /// Over plain HTTP.
+    Web(Arc<WebOffer>),
+}
+
+impl Source {
+    fn models(&self) -> &[ModelOffer] {
+        match self {
+            Self::Peer(offer) => &offer.offer().models,
+            Self::Web(offer) => &offer.models,
+        }
+    }
+}
+
 /// One seller of a model, with what is known about it.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    offer: Arc<VerifiedOffer>,
+    source: Source,
     place: usize,
     /// What was measured.
     pub measured: Measured,
@@ -43,10 +63,14 @@ impl Candidate {
     /// The seller of this offer as a candidate for a model, if it offers it.
     #[must_use]
     pub fn of(offer: Arc<VerifiedOffer>, model: &str, measured: Measured) -> Option<Self> {
-        let models = &offer.offer().models;
-        let place = models.iter().position(|offered| offered.id == model)?;
+        Self::from(Source::Peer(offer), model, measured)
+    }
+
+    fn from(source: Source, model: &str, measured: Measured) -> Option<Self> {
+        let mut models = source.models().iter();
+        let place = models.position(|offered| offered.id == model)?;
         Some(Self {
-            offer,
+            source,
             place,
             measured,
         })
@@ -55,20 +79,23 @@ impl Candidate {
     /// The seller.
     #[must_use]
     pub fn seller(&self) -> NodeId {
-        self.offer.offer().seller
+        match &self.source {
+            Source::Peer(offer) => offer.offer().seller,
+            Source::Web(offer) => offer.id,
+        }
     }
 
-    /// The seller's offer.
+    /// Where the seller is met.
     #[must_use]
-    pub const fn offer(&self) -> &Arc<VerifiedOffer> {
-        &self.offer
+    pub const fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The model within the offer.
     #[must_use]
     pub fn model(&self) -> &ModelOffer {
         // `of` found the model at this place, and offers do not change.
-        &self.offer.offer().models[self.place]
+        &self.source.models()[self.place]
     }
 }
 
@@ -86,6 +113,8 @@ struct State {
     sellers: HashMap<String, BTreeSet<NodeId>>,
     fresh: usize,
     measured: HashMap<NodeId, Vec<(String, Stats)>>,
+    /// Sellers met over HTTP, as configured.
+    web: Vec<Arc<WebOffer>>,
 }
 
 impl Market {
@@ -97,6 +126,7 @@ impl Market {
             sellers: HashMap::new(),
             fresh: 0,
             measured: HashMap::new(),
+            web: Vec::new(),
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -150,7 +180,19 @@ impl Market {
             let measured = state.measured(*seller, model, now).unwrap_or_default();
             Candidate::of(Arc::clone(offer), model, measured)
         };
-        sellers.filter_map(candidate).collect()
+        let peers = sellers.filter_map(candidate);
+        let web = state.web.iter().filter_map(|offer| {
+            let measured = state.measured(offer.id, model, now).unwrap_or_default();
+            Candidate::from(Source::Web(Arc::clone(offer)), model, measured)
+        });
+        peers.chain(web).collect()
+    }
+
+    /// Lists a seller met over HTTP, in the place of what it was before.
+    pub fn list_web(&self, offer: WebOffer) {
+        let mut state = self.lock();
+        state.web.retain(|known| known.id != offer.id);
+        state.web.push(Arc::new(offer));
     }
 
     /// Begins a purchase: it counts as in flight until the [`Trial`] is dropped.
@@ -168,7 +210,9 @@ impl Market {
     /// The models on offer, by id.
     #[must_use]
     pub fn models(&self) -> Vec<ModelListing> {
-        listing::models(self.lock().book.offers(self.clock.now()))
+        let state = self.lock();
+        let now = self.clock.now();
+        listing::models(state.book.offers(now), &state.web, now)
     }
 
     /// Every offer of every model, by model and price.
@@ -183,7 +227,8 @@ impl Market {
     /// How many sellers have an unexpired offer.
     #[must_use]
     pub fn sellers(&self) -> usize {
-        self.lock().book.offers(self.clock.now()).count()
+        let state = self.lock();
+        state.book.offers(self.clock.now()).count() + state.web.len()
     }
 
     /// Forgets the texts of expired offers. Call it now and then.

@@ -6,6 +6,7 @@
 //! bounds. This file does not know the market: what was measured is returned.
 
 mod count;
+pub mod web;
 mod receipt;
 
 use std::pin::Pin;
@@ -27,6 +28,7 @@ use farthing_protocol::root::{RootWord, SignedRoot};
 use farthing_protocol::voucher::SignedVoucher;
 use tokio::time::Instant;
 
+use crate::channels::ChannelError;
 use crate::ledger::LedgerError;
 use crate::policy::{Deadlines, Terms};
 use crate::purchase::count::Counter;
@@ -60,6 +62,18 @@ pub enum PurchaseError {
     /// Nothing came in time. It is not known whether the seller worked.
     #[error("no {0} in time")]
     Late(&'static str),
+    /// An address does not answer. Nothing was asked.
+    #[error("the seller cannot be reached: {0}")]
+    Unreached(String),
+    /// The connection, or the deal over it, was lost. What was charged shows with the next one.
+    #[error("lost: {0}")]
+    Lost(String),
+    /// What a 402 asks for is not paid.
+    #[error(transparent)]
+    Unpayable(#[from] web::Unpayable),
+    /// The channel.
+    #[error(transparent)]
+    Channel(#[from] Box<ChannelError>),
     /// The seller wants a voucher beyond what this purchase can owe.
     #[error("the seller asks for a ceiling of {asked} atoms, {allowed} at most are due")]
     Overreach {
@@ -81,6 +95,12 @@ impl PurchaseError {
             self,
             Self::Late(_) | Self::Overreach { .. } | Self::Ledger(_)
         )
+    }
+}
+
+impl From<ChannelError> for PurchaseError {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(Box::new(error))
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{Address, B256, keccak256};
 use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::Rejected;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{Domain, EvmKey, Signed};
 use farthing_protocol::purchase::RequestId;
@@ -394,6 +395,23 @@ impl Hold {
         word: RootWord,
     ) -> Result<(), LedgerError> {
         self.wallet.countersigned(ours, word).await
+    }
+
+    /// The voucher over exactly so much, which what is promised covers: for a seller that counts
+    /// its price and nothing ahead.
+    ///
+    /// # Errors
+    /// [`LedgerError::Rejected`] when it is more than is promised.
+    pub async fn exactly(&self, ceiling: Amount) -> Result<SignedVoucher, LedgerError> {
+        let account = self.wallet.0.ledger.account(self.channel);
+        let promised = account.ok_or(LedgerError::NoChannel)?.channel.ceiling();
+        if ceiling > promised {
+            return Err(LedgerError::Rejected(Rejected::OverCeiling {
+                needed: ceiling,
+                ceiling: promised,
+            }));
+        }
+        self.wallet.sign(self.channel, ceiling).await
     }
 
     /// From here on the seller may work: call it before the ask is sent.

@@ -179,7 +179,11 @@ impl Channels {
     }
 
     /// How much to deposit: the usual amount, or what limit and wallet leave of it.
-    async fn affordable(&self, id: ChannelId, size: Size) -> Result<Amount, ChannelError> {
+    pub(in crate::channels) async fn affordable(
+        &self,
+        id: ChannelId,
+        size: Size,
+    ) -> Result<Amount, ChannelError> {
         let account = self.ledger.account(id);
         let unspent = account.map(|account| unspent(&account)).unwrap_or_default();
         let allowed = self.funding.max_deposit;
@@ -214,7 +218,11 @@ impl Channels {
     }
 
     /// What deposits have added of which we had not heard; forgets them, and those too late.
-    async fn landed(&self, config: &ChannelConfig, id: ChannelId) -> Result<Amount, ChannelError> {
+    pub(in crate::channels) async fn landed(
+        &self,
+        config: &ChannelConfig,
+        id: ChannelId,
+    ) -> Result<Amount, ChannelError> {
         let mut landed = Amount::ZERO;
         for pending in self.waiting(id)? {
             let deposit = &pending.deposit;

@@ -23,6 +23,9 @@ pub enum Event {
     Data(Bytes),
     /// The end, after all data: what it cost.
     End(Box<Bill>),
+    /// The end of an answer bought over plain HTTP: what it cost, or at most if its seller did
+    /// not say.
+    Paid(Amount),
 }
 
 /// What a purchase cost, with the seller's receipt as proof.

@@ -18,10 +18,10 @@ use farthing_protocol::x402::ChannelId;
 
 use crate::channels::ChannelError;
 use crate::client::answer::{Answer, Attempt, Errand, InferError, Request};
-use crate::client::delivery;
 use crate::client::parts::{Parts, request_id};
+use crate::client::{delivery, web};
 use crate::ledger::{LedgerError, Standing, Want, Wish};
-use crate::market::Outcome;
+use crate::market::{Outcome, Source};
 use crate::policy::{Refused, Terms};
 use crate::purchase::{Deal, Purchase, PurchaseError, Step};
 use crate::router::{self, Choice, Plan};
@@ -52,6 +52,12 @@ impl Failure {
     }
 }
 
+/// A purchase that has begun, with a seller of either kind.
+pub(in crate::client) enum Started {
+    Peer(Box<Begun>),
+    Web(Box<web::Begun>),
+}
+
 /// A purchase whose first event is here.
 pub(in crate::client) struct Begun {
     pub(in crate::client) purchase: Purchase,
@@ -73,17 +79,16 @@ impl Parts {
             let asked = tokio::time::Instant::now();
             match self.begin(&terms, choice).await {
                 Ok(begun) => {
-                    let why = choice.to_string();
-                    return Ok(delivery::deliver(
-                        Arc::clone(self),
-                        begun,
-                        delivery::Order {
-                            terms,
-                            trial,
-                            asked,
-                            why,
-                        },
-                    ));
+                    let order = delivery::Order {
+                        why: choice.to_string(),
+                        terms,
+                        trial,
+                        asked,
+                    };
+                    return Ok(match begun {
+                        Started::Peer(begun) => delivery::deliver(Arc::clone(self), *begun, order),
+                        Started::Web(begun) => web::deliver(Arc::clone(self), *begun, order),
+                    });
                 }
                 Err(failure) => {
                     trial.record(blame(&failure));
@@ -153,12 +158,18 @@ impl Parts {
     }
 
     /// One seller, with repairs.
-    async fn begin(&self, terms: &Terms, choice: &Choice) -> Result<Begun, Failure> {
-        let mut offer = Arc::clone(choice.candidate.offer());
+    async fn begin(&self, terms: &Terms, choice: &Choice) -> Result<Started, Failure> {
+        let mut offer = match choice.candidate.source() {
+            Source::Peer(offer) => Arc::clone(offer),
+            Source::Web(offer) => {
+                let begun = self.begin_web(terms, choice, offer).await?;
+                return Ok(Started::Web(Box::new(begun)));
+            }
+        };
         let mut repairs = 0;
         loop {
             let failure = match self.buy(terms, choice, &offer).await {
-                Ok(begun) => return Ok(begun),
+                Ok(begun) => return Ok(Started::Peer(Box::new(begun))),
                 Err(failure) => failure,
             };
             repairs += 1;
@@ -315,6 +326,10 @@ fn terminal(failure: &Failure) -> Option<InferError> {
         }
         Failure::Purchase(PurchaseError::Ledger(error)) | Failure::Ledger(error) => error,
         Failure::Channel(ChannelError::Ledger(error)) => error,
+        Failure::Purchase(PurchaseError::Channel(error)) => match &**error {
+            ChannelError::Ledger(error) => error,
+            _ => return None,
+        },
         _ => return None,
     };
     match ledger {

@@ -19,10 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
 use crate::client::upkeep::Upkeep;
+use crate::client::web;
 use crate::config::Config;
 use crate::keeper::Keeper;
 use crate::ledger::{Ledger, LedgerError, Limits, schema};
 use crate::market::Market;
+use crate::purchase::PurchaseError;
+use crate::purchase::web::{Purse, WebShop};
 use crate::report::Token;
 use crate::wallet::{self, Payer, Wallet};
 
@@ -142,6 +145,9 @@ pub enum OpenError {
     /// The network.
     #[error(transparent)]
     Net(#[from] net::StartError),
+    /// The way to x402 sellers.
+    #[error(transparent)]
+    Web(PurchaseError),
 }
 
 /// Where the money lives, by the config.
@@ -179,6 +185,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) wallet: Wallet,
     pub(in crate::client) channels: Arc<Channels>,
     pub(in crate::client) upkeep: Upkeep,
+    pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -232,13 +239,23 @@ impl Parts {
             &config.receipts,
             &config.data_dir,
         );
+        let purse = Purse {
+            channels: Arc::clone(&channels),
+            wallet: wallet.clone(),
+            ledger: ledger.clone(),
+            clock: clock.clone(),
+        };
+        let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
+        let lister = web::Lister::new(market.clone(), config.x402.clone());
         let tasks = vec![
+            tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(discovery.run(inbox, stop.clone())),
         ];
         Ok(Arc::new(Self {
             channels,
+            web,
             upkeep,
             config,
             clock,

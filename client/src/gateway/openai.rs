@@ -150,14 +150,15 @@ fn streamed(shared: &Arc<Shared>, answer: Answer, first: Event, usage: UsageChun
 async fn plain(shared: &Shared, mut answer: Answer, first: Event) -> Result<Response, Problem> {
     let mut document = Vec::new();
     let mut next = first;
-    let bill = loop {
+    let charged = loop {
         match next {
             Event::Data(bytes) if document.is_empty() => document.push(bytes),
             Event::Data(_) => {
                 let error = "the seller sent more than one document";
                 return Err(InferError::Interrupted(error.into()).into());
             }
-            Event::End(bill) => break bill,
+            Event::End(bill) => break bill.charged,
+            Event::Paid(charged) => break charged,
         }
         next = timeout(shared.settings.deadline, event(&mut answer))
             .await
@@ -168,7 +169,7 @@ async fn plain(shared: &Shared, mut answer: Answer, first: Event) -> Result<Resp
     };
     let mut headers = about(&answer);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    insert(&mut headers, CHARGED, &bill.charged.to_string());
+    insert(&mut headers, CHARGED, &charged.to_string());
     Ok((headers, document).into_response())
 }
 

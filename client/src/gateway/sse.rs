@@ -7,12 +7,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
 use futures::Stream;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Answer, Bill, Event, InferError};
+use crate::client::{Answer, Event, InferError};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
 
@@ -86,9 +87,13 @@ impl Writer {
             match event {
                 Some(Ok(Event::Data(json))) if self.passes(&json) => return Some(event_of(&json)),
                 Some(Ok(Event::Data(_))) => {}
+                Some(Ok(Event::Paid(charged))) => {
+                    self.ended = true;
+                    return Some(self.end(charged, None));
+                }
                 Some(Ok(Event::End(bill))) => {
                     self.ended = true;
-                    return Some(self.end(&bill));
+                    return Some(self.end(bill.charged, Some(bill.receipt.receipt.seq)));
                 }
                 Some(Err(error)) => return Some(self.fail(error.into())),
                 None => {
@@ -117,12 +122,12 @@ impl Writer {
             && (self.usage == UsageChunk::Wanted || !only_usage(json))
     }
 
-    fn end(&self, bill: &Bill) -> Bytes {
+    fn end(&self, charged: Amount, receipt: Option<u64>) -> Bytes {
         let bill = json!({
             "request": self.answer.request.to_string(),
             "seller": self.answer.seller,
-            "charged": bill.charged,
-            "receipt_seq": bill.receipt.receipt.seq,
+            "charged": charged,
+            "receipt_seq": receipt,
         });
         Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
     }

@@ -384,6 +384,25 @@ impl Books {
         }
     }
 
+    /// What a running purchase has set aside, and for which model.
+    pub(in crate::ledger) fn held(
+        &mut self,
+        id: ChannelId,
+        request: RequestId,
+    ) -> Result<(Amount, B256), LedgerError> {
+        let held = self.entry(id)?.held.get(&request);
+        Ok(held
+            .map(|held| (held.amount, held.model))
+            .unwrap_or_default())
+    }
+
+    /// A purchase is settled: nothing is set aside for it any more.
+    pub(in crate::ledger) fn forget(&mut self, id: ChannelId, request: RequestId) {
+        if let Some(entry) = self.channels.get_mut(&id) {
+            entry.held.remove(&request);
+        }
+    }
+
     pub(in crate::ledger) fn settle_doubts(&mut self, id: ChannelId, doubts: &[RequestId]) {
         for request in doubts {
             self.release(id, *request);

@@ -12,6 +12,7 @@ use farthing_protocol::store::{Schema, Table};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::payments::Payment;
 use crate::report::Approval;
 
 /// Channels by id.
@@ -33,6 +34,8 @@ pub const DAYS: Table<u64, Amount> = Table::new("days", 1);
 pub const SELLER_DAYS: Table<(u64, B256), Amount> = Table::new("seller-days", 1);
 /// Atoms charged per day and model (the hash of its id).
 pub const MODEL_DAYS: Table<(u64, B256), Amount> = Table::new("model-days", 1);
+/// What was paid over plain HTTP, by channel and purchase.
+pub const PAYMENTS: Table<(B256, B256), Payment> = Table::new("payments", 1);
 /// Purchases that want a person's word, or have it and are not made yet.
 pub const APPROVALS: Table<B256, Approval> = Table::new("approvals", 1);
 /// Deposits to be signed by a wallet elsewhere, by the hash that it signs.
@@ -54,6 +57,7 @@ pub fn schema() -> Schema {
         .table(&SELLER_DAYS, &[])
         .table(&MODEL_DAYS, &[])
         .table(&APPROVALS, &[])
+        .table(&PAYMENTS, &[])
         .table(&DRAFTS, &[])
         .table(&DEPOSITS, &[])
 }

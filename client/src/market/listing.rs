@@ -9,26 +9,31 @@ use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::{ModelOffer, Offer, Prices, VerifiedOffer};
 
 use crate::market::stats::Measured;
+use crate::market::web::WebOffer;
 use crate::report::{Measurement, ModelListing, OfferReport};
 
 /// The models on offer, by id.
 pub(super) fn models<'a>(
     offers: impl Iterator<Item = &'a Arc<VerifiedOffer>>,
+    web: &'a [Arc<WebOffer>],
+    now: Timestamp,
 ) -> Vec<ModelListing> {
     let mut listed: BTreeMap<&str, ModelListing> = BTreeMap::new();
-    for offer in offers.map(|offer| offer.offer()) {
-        for model in &offer.models {
+    let peers = offers.map(|offer| (&offer.offer().models, offer.offer().issued));
+    let all = peers.chain(web.iter().map(|offer| (&offer.models, now)));
+    for (models, since) in all {
+        for model in models {
             let listing = listed
                 .entry(&model.id)
-                .or_insert_with(|| first(model, offer));
+                .or_insert_with(|| first(model, since));
             listing.sellers += 1;
-            add(listing, model, offer);
+            add(listing, model, since);
         }
     }
     listed.into_values().collect()
 }
 
-fn first(model: &ModelOffer, offer: &Offer) -> ModelListing {
+fn first(model: &ModelOffer, since: Timestamp) -> ModelListing {
     ModelListing {
         id: model.id.clone(),
         sellers: 0,
@@ -37,11 +42,11 @@ fn first(model: &ModelOffer, offer: &Offer) -> ModelListing {
         context: 0,
         max_output: 0,
         cheapest: model.prices,
-        since: offer.issued,
+        since,
     }
 }
 
-fn add(listing: &mut ModelListing, model: &ModelOffer, offer: &Offer) {
+fn add(listing: &mut ModelListing, model: &ModelOffer, since: Timestamp) {
     listing.endpoints.extend(&model.endpoints);
     listing.endpoints.sort_unstable();
     listing.endpoints.dedup();
@@ -50,7 +55,7 @@ fn add(listing: &mut ModelListing, model: &ModelOffer, offer: &Offer) {
     listing.features.dedup();
     listing.context = listing.context.max(model.context);
     listing.max_output = listing.max_output.max(model.max_output);
-    listing.since = listing.since.min(offer.issued);
+    listing.since = listing.since.min(since);
     let least = |a: Price, b: Price| a.min(b);
     let (have, new) = (listing.cheapest, model.prices);
     listing.cheapest = Prices {

@@ -61,7 +61,10 @@ fn a_model_dropped_from_an_offer_is_no_longer_a_candidate() {
     assert_eq!(market.snapshot(MODEL).len(), 0);
     let snapshot = market.snapshot("new/model");
     assert_eq!(snapshot[0].model().id, "new/model");
-    assert_eq!(snapshot[0].offer().offer().seq, 2);
+    let Source::Peer(offer) = snapshot[0].source() else {
+        panic!("it is a peer");
+    };
+    assert_eq!(offer.offer().seq, 2);
 }
 
 #[test]

@@ -305,6 +305,10 @@ pub async fn listen(answer: &mut Answer) -> (Vec<Bytes>, Result<Bill, InferError
         match event {
             Ok(Event::Data(bytes)) => data.push(bytes),
             Ok(Event::End(bill)) => return (data, Ok(*bill)),
+            Ok(Event::Paid(_)) => {
+                let web = "it was bought over plain HTTP, without a bill".to_owned();
+                return (data, Err(InferError::Interrupted(web)));
+            }
             Err(error) => return (data, Err(error)),
         }
     }

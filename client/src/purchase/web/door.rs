@@ -1,0 +1,143 @@
+//! The way to an x402 seller: plain HTTP, bounded and with deadlines, never redirected elsewhere.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use farthing_protocol::payment::{
+    self, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentPayload, PaymentRequired,
+    SettlementResponse,
+};
+use farthing_protocol::purchase::Endpoint;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use reqwest::redirect::Policy;
+use reqwest::{StatusCode, Url};
+use tokio::time::{Instant, timeout_at};
+
+use crate::purchase::PurchaseError;
+
+/// The most bytes of an error's document that are read.
+const ERROR_LIMIT: usize = 16 * 1024;
+
+/// A connection pool to sellers.
+#[derive(Debug, Clone)]
+pub(in crate::purchase) struct Door(reqwest::Client);
+
+/// What a seller answered.
+pub(in crate::purchase) enum Said {
+    /// The answer begins.
+    Sold {
+        settlement: Option<SettlementResponse>,
+        body: Body,
+    },
+    /// 402.
+    Asked(Box<PaymentRequired>),
+    /// Another status: nothing is sold and nothing charged.
+    Refused { status: u16, body: Bytes },
+}
+
+/// A body that is read piece by piece.
+pub(in crate::purchase) struct Body(BoxStream<'static, reqwest::Result<Bytes>>);
+
+impl Door {
+    pub(in crate::purchase) fn new(connect: Duration) -> Result<Self, PurchaseError> {
+        let client = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(connect)
+            .no_proxy()
+            .build();
+        let client = client.map_err(|_| PurchaseError::Protocol("no HTTP client can be made"))?;
+        Ok(Self(client))
+    }
+
+    /// Sends a request, with its payment if there is one.
+    pub(in crate::purchase) async fn ask(
+        &self,
+        url: Url,
+        body: Bytes,
+        payment: Option<&PaymentPayload>,
+        deadline: Instant,
+    ) -> Result<Said, PurchaseError> {
+        let mut request = self.0.post(url).body(body);
+        request = request.header("content-type", "application/json");
+        if let Some(payment) = payment {
+            let text = payment::encode(payment)
+                .map_err(|_| PurchaseError::Protocol("its terms do not fit a header"))?;
+            request = request.header(PAYMENT_SIGNATURE, text);
+        }
+        let response = timeout_at(deadline, request.send()).await;
+        let response = response.map_err(|_| PurchaseError::Late("word from the seller"))?;
+        let response = response.map_err(|error| match error.is_connect() {
+            true => PurchaseError::Unreached(error.without_url().to_string()),
+            false => PurchaseError::Lost(error.without_url().to_string()),
+        })?;
+        let status = response.status();
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.as_bytes().to_vec())
+        };
+        if status == StatusCode::PAYMENT_REQUIRED {
+            let bytes = header(PAYMENT_REQUIRED).unwrap_or_default();
+            let asked = payment::decode(&bytes)
+                .map_err(|_| PurchaseError::Protocol("a 402 without terms that can be read"))?;
+            return Ok(Said::Asked(Box::new(asked)));
+        }
+        let settlement = match header(PAYMENT_RESPONSE) {
+            None => None,
+            Some(bytes) => Some(
+                payment::decode(&bytes)
+                    .map_err(|_| PurchaseError::Protocol("a settlement that cannot be read"))?,
+            ),
+        };
+        let mut body = Body(response.bytes_stream().boxed());
+        if !status.is_success() {
+            let (status, whole) = (status.as_u16(), body.whole(ERROR_LIMIT, deadline).await);
+            let body = whole.unwrap_or_default();
+            return Ok(Said::Refused { status, body });
+        }
+        Ok(Said::Sold { settlement, body })
+    }
+}
+
+impl Body {
+    /// The next piece; none at the end.
+    pub(in crate::purchase) async fn next(
+        &mut self,
+        by: Instant,
+    ) -> Result<Option<Bytes>, PurchaseError> {
+        let next = timeout_at(by, self.0.next()).await;
+        let next = next.map_err(|_| PurchaseError::Late("more of the answer"))?;
+        next.transpose()
+            .map_err(|error| PurchaseError::Lost(error.without_url().to_string()))
+    }
+
+    /// All of it, if it is not longer than `limit`.
+    pub(in crate::purchase) async fn whole(
+        &mut self,
+        limit: usize,
+        by: Instant,
+    ) -> Result<Bytes, PurchaseError> {
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.next(by).await? {
+            if whole.len().saturating_add(piece.len()) > limit {
+                return Err(PurchaseError::Protocol("a document without end"));
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// Where an endpoint is below a base such as `https://seller.example/v1`.
+pub(in crate::purchase) fn url(base: &Url, endpoint: Endpoint) -> Result<Url, PurchaseError> {
+    let path = match endpoint {
+        Endpoint::Chat => "chat/completions",
+        Endpoint::Completions => "completions",
+        Endpoint::Embeddings => "embeddings",
+    };
+    let base = base.as_str().trim_end_matches('/');
+    Url::parse(&format!("{base}/{path}"))
+        .map_err(|_| PurchaseError::Protocol("its address is no URL"))
+}
