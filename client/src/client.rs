@@ -57,8 +57,7 @@ use crate::market::Market;
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
     DraftReport, HealthReport, InitReport, ModelListing, OfferReport, ReceiptBook, ReceiptPage,
-    ReceiptQuery, ReceiptReport,
-    Standing, WalletReport, Word,
+    ReceiptQuery, ReceiptReport, Standing, WalletReport, Word,
 };
 
 /// The buyer. Cheap to clone; clones share it.
