@@ -3,6 +3,7 @@
 
 use alloy::primitives::{Address, B256, Bytes, U256};
 use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::Write;
 use farthing_protocol::payment::{
     Batch, BatchVoucher, PAYMENT_SIGNATURE, PaymentPayload, PaymentRequirements, Reason,
     WireConfig, WireVoucher, encode, header, scheme,
@@ -409,13 +410,13 @@ async fn junk_and_giants_in_headers_and_bodies_are_refused_and_the_door_stays_op
         ),
     ] {
         let url = format!("{}/chat/completions", agent.url);
-        let reply = agent.send(agent.http().post(url).body(bad)).await;
+        let reply = agent.send(agent.http.post(url).body(bad)).await;
         assert_eq!(reply.expect("answers").status, status);
     }
     let url = format!("{}/nothing/here", agent.url);
     assert_eq!(
         agent
-            .send(agent.http().get(url))
+            .send(agent.http.get(url))
             .await
             .expect("answers")
             .status,
@@ -424,7 +425,7 @@ async fn junk_and_giants_in_headers_and_bodies_are_refused_and_the_door_stays_op
     let url = format!("{}/chat/completions", agent.url);
     assert_eq!(
         agent
-            .send(agent.http().put(url))
+            .send(agent.http.put(url))
             .await
             .expect("answers")
             .status,
@@ -505,5 +506,61 @@ async fn a_deposit_that_landed_is_told_although_the_purchase_is_refused() {
     assert!(settled.success && settled.transaction.starts_with("0x"));
     assert_eq!(reply.charged(), Some(Amount::ZERO));
     assert_eq!(sold(&street).await, Amount::ZERO);
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_armed_withdrawal_counts_as_gone_at_the_door() {
+    let street = street().await;
+    let agent = opened(&street).await;
+    let way = agent.price(&question()).await.expect("a price");
+    let config = agent.config(&way);
+    let chain = street.ledgers.chain().expect("a chain");
+    street.ledgers.fund(agent.key.address()).await.expect("gas");
+    let (id, view) = street.sellers[0].channels().remove(0);
+    let rest = view.channel.balance().saturating_sub(agent.charged);
+    let arm = Write::InitiateWithdraw {
+        config,
+        amount: rest,
+    };
+    let prepared = chain
+        .prepare(&arm, &agent.key, None)
+        .await
+        .expect("simulates");
+    chain.broadcast(&prepared.raw).await.expect("is taken");
+    let ledger = street.sellers[0].node().ledger();
+    let seen = || {
+        ledger
+            .channel(id)
+            .is_some_and(|view| !view.channel.armed().is_zero())
+    };
+    eventually("the seller sees it", seen)
+        .await
+        .expect("in time");
+    let reply = told(&agent, &agent.payment(&way)).await;
+    assert_eq!(
+        reply.reason(),
+        Some(Reason::BatchExceedsBalance),
+        "{}",
+        reply.text()
+    );
+    assert_eq!(sold(&street).await, agent.charged);
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_lost_its_books_finds_a_channel_on_chain_at_the_door() {
+    let mut street = street().await;
+    let mut agent = opened(&street).await;
+    street.sellers[0].stop().await;
+    let books = street.sellers[0].config.data_dir.clone();
+    std::fs::remove_dir_all(books).expect("lost");
+    street.start_seller(0).await.expect("starts");
+    agent.url = street.sellers[0].http_url();
+    // What was claimed when it stopped is what is charged; the agent's own count is the same.
+    let reply = agent.buy(&question()).await.expect("answers");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.cumulative(), Some(agent.charged));
+    assert_eq!(sold(&street).await, agent.charged);
     street.stop().await;
 }

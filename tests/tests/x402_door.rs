@@ -243,7 +243,7 @@ async fn a_refund_is_asked_for_by_get_and_the_rest_comes_back() {
         .await
         .expect("answers");
     let url = format!("{}/chat/completions", agent.url);
-    let probe = agent.send(agent.http().get(&url)).await.expect("answers");
+    let probe = agent.send(agent.http.get(&url)).await.expect("answers");
     assert_eq!(probe.status, 402);
     assert!(probe.way(scheme::BATCH).is_some());
     let reply = agent.refund(None).await.expect("answers");

@@ -110,12 +110,14 @@ impl Reply {
 /// An agent and its channel with one seller.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    http: reqwest::Client,
+    /// Its HTTP client.
+    pub http: reqwest::Client,
     /// The seller's door.
     pub url: String,
     /// Where the money lives.
     pub network: Network,
-    clock: Clock,
+    /// The time of day.
+    pub clock: Clock,
     /// The wallet.
     pub payer: EvmKey,
     /// Signs vouchers.
@@ -200,12 +202,6 @@ impl Agent {
     /// The connection's.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Reply, reqwest::Error> {
         Reply::of(request.send().await?).await
-    }
-
-    /// The client, for odd requests.
-    #[must_use]
-    pub const fn http(&self) -> &reqwest::Client {
-        &self.http
     }
 
     /// What `batch-settlement` costs for this body.

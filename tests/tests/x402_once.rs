@@ -1,0 +1,283 @@
+//! Payments made for one purchase, at the seller's HTTP door: `exact` and `upto`.
+#![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
+
+use alloy::primitives::{Address, B256, U256};
+use farthing_protocol::amount::Amount;
+use farthing_protocol::eip712::Signed;
+use farthing_protocol::payment::scheme::{
+    ExactAuthorization, Permitted, UptoAuthorization, UptoWitness,
+};
+use farthing_protocol::payment::{
+    Exact, Fields, PaymentPayload, PaymentRequirements, Reason, Upto, VERSION, fields, scheme,
+};
+use farthing_protocol::testing;
+use farthing_protocol::x402::{PERMIT2, Permit, Transfer, UPTO_PROXY};
+use farthing_tests::street::{Agent, Reply, Street, TestNet, WEALTH, eventually};
+use farthing_tests::upstream::Fault;
+use serde_json::{Value, json};
+
+async fn street() -> (Street, Agent) {
+    let net = TestNet::new().buyers(0).http();
+    let street = net.start().await.expect("starts");
+    let agent = Agent::new(&street, &street.sellers[0], 1).await;
+    (street, agent.expect("has money"))
+}
+
+fn payload(way: &PaymentRequirements, payload: Value) -> PaymentPayload {
+    PaymentPayload {
+        x402_version: VERSION,
+        resource: None,
+        accepted: way.clone(),
+        payload,
+        extensions: Fields::new(),
+    }
+}
+
+fn until(street: &Street, way: &PaymentRequirements) -> u64 {
+    street.clock.now().seconds() + way.max_timeout_seconds
+}
+
+fn exact(street: &Street, agent: &Agent, way: &PaymentRequirements, nonce: u8) -> PaymentPayload {
+    let message = Transfer {
+        from: agent.payer.address(),
+        to: way.pay_to,
+        amount: way.amount,
+        valid_after: 0,
+        valid_before: until(street, way),
+        nonce: B256::repeat_byte(nonce),
+    };
+    let signed = Signed::sign(message, &street.network.token_domain(), &agent.payer);
+    let payment = Exact {
+        signature: signed.signature.to_bytes(),
+        authorization: ExactAuthorization {
+            from: message.from,
+            to: message.to,
+            value: message.amount,
+            valid_after: message.valid_after,
+            valid_before: message.valid_before,
+            nonce: message.nonce,
+        },
+    };
+    payload(way, Value::Object(fields(&payment)))
+}
+
+fn upto(street: &Street, agent: &Agent, way: &PaymentRequirements, nonce: u64) -> PaymentPayload {
+    let claim = way.extra_text("facilitatorAddress").expect("who takes it");
+    let message = Permit {
+        owner: agent.payer.address(),
+        token: way.asset,
+        ceiling: way.amount,
+        nonce: U256::from(nonce),
+        deadline: until(street, way),
+        to: way.pay_to,
+        facilitator: claim.parse().expect("an address"),
+        valid_after: 0,
+    };
+    let domain = Permit::domain(street.network.chain_id);
+    let signed = Signed::sign(message, &domain, &agent.payer);
+    let payment = Upto {
+        signature: signed.signature.to_bytes(),
+        permit2_authorization: UptoAuthorization {
+            from: message.owner,
+            permitted: Permitted {
+                token: message.token,
+                amount: message.ceiling,
+            },
+            spender: UPTO_PROXY,
+            nonce: message.nonce,
+            deadline: message.deadline,
+            witness: UptoWitness {
+                to: message.to,
+                facilitator: message.facilitator,
+                valid_after: message.valid_after,
+            },
+        },
+    };
+    payload(way, Value::Object(fields(&payment)))
+}
+
+async fn way(agent: &Agent, body: &Value, scheme: &str) -> PaymentRequirements {
+    let reply = agent.ask(body, None).await.expect("answers");
+    let way = reply.way(scheme).cloned();
+    way.unwrap_or_else(|| panic!("{scheme} is not offered: {}", reply.text()))
+}
+
+async fn ask(agent: &Agent, body: &Value, payment: &PaymentPayload) -> Reply {
+    agent.ask(body, Some(payment)).await.expect("answers")
+}
+
+async fn holds(street: &Street, account: Address) -> Amount {
+    let chain = street.ledgers.chain().expect("a chain");
+    chain.token_balance(account).await.expect("answers")
+}
+
+async fn quiet(street: &Street) {
+    let ledger = street.sellers[0].node().ledger();
+    let quiet = eventually("the sales have ended", || ledger.running() == 0);
+    quiet.await.expect("they end");
+}
+
+/// What both sides hold after `paid` was paid.
+async fn paid(street: &Street, agent: &Agent, paid: Amount) {
+    quiet(street).await;
+    let payout = street.sellers[0].payout();
+    assert_eq!(holds(street, payout).await, paid);
+    let rest = WEALTH.saturating_sub(paid);
+    assert_eq!(holds(street, agent.payer.address()).await, rest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exact_is_taken_in_full_before_the_answer_and_only_for_a_limited_one() {
+    let (street, agent) = street().await;
+    let mut body = Agent::plain("hello", 50);
+    let price = way(&agent, &body, scheme::EXACT).await;
+    let reply = ask(&agent, &body, &exact(&street, &agent, &price, 1)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let settled = reply.settled.as_ref().expect("a header");
+    assert!(settled.transaction.starts_with("0x"));
+    let amount = price.amount.to_string();
+    assert_eq!(settled.amount.as_deref(), Some(amount.as_str()));
+    let receipt = reply.receipt().expect("a receipt");
+    let receipt = receipt.verify(street.sellers[0].id()).expect("signed");
+    assert_eq!(receipt.receipt().charged, price.amount);
+    paid(&street, &agent, price.amount).await;
+    body.as_object_mut()
+        .expect("an object")
+        .remove("max_tokens");
+    let reply = agent.ask(&body, None).await.expect("answers");
+    assert!(reply.way(scheme::BATCH).is_some() && reply.way(scheme::EXACT).is_none());
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exact_stream_is_paid_when_its_head_leaves() {
+    let (street, agent) = street().await;
+    let body = Agent::stream("hello", 50);
+    let price = way(&agent, &body, scheme::EXACT).await;
+    let reply = ask(&agent, &body, &exact(&street, &agent, &price, 1)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let settled = reply.settled.as_ref().expect("a header");
+    assert!(settled.transaction.starts_with("0x"));
+    assert!(reply.text().ends_with("data: [DONE]\n\n"));
+    paid(&street, &agent, price.amount).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_authorization_buys_once_however_often_it_comes() {
+    let (street, agent) = street().await;
+    let body = Agent::plain("hello", 50);
+    let price = way(&agent, &body, scheme::EXACT).await;
+    let payment = exact(&street, &agent, &price, 1);
+    let (one, other) = tokio::join!(ask(&agent, &body, &payment), ask(&agent, &body, &payment));
+    let mut statuses = [one.status, other.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 402]);
+    let again = ask(&agent, &body, &payment).await;
+    assert_eq!(again.reason(), Some(Reason::ExactNonceUsed));
+    paid(&street, &agent, price.amount).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_answer_takes_nothing_and_its_authorization_may_be_used_again() {
+    let (street, agent) = street().await;
+    street.sellers[0].upstream.fail(1, Fault::ContextLength);
+    let body = Agent::plain("hello", 50);
+    let price = way(&agent, &body, scheme::EXACT).await;
+    let payment = exact(&street, &agent, &price, 1);
+    let reply = ask(&agent, &body, &payment).await;
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    paid(&street, &agent, Amount::ZERO).await;
+    assert_eq!(street.sellers[0].channels().len(), 0, "it is forgotten");
+    let reply = ask(&agent, &body, &payment).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    paid(&street, &agent, price.amount).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exact_payment_that_is_not_for_this_is_refused_by_name() {
+    let (street, agent) = street().await;
+    let body = Agent::plain("hello", 50);
+    let price = way(&agent, &body, scheme::EXACT).await;
+    let now = street.clock.now().seconds();
+    for (field, odd, reason) in [
+        ("to", json!(Address::repeat_byte(9)), Reason::ExactRecipient),
+        ("value", json!("1"), Reason::ExactValue),
+        (
+            "validBefore",
+            json!(now.to_string()),
+            Reason::ExactValidBefore,
+        ),
+        (
+            "validAfter",
+            json!((now + 60).to_string()),
+            Reason::ExactValidAfter,
+        ),
+        ("nonce", json!(B256::repeat_byte(9)), Reason::ExactSignature),
+        (
+            "from",
+            json!(Address::repeat_byte(9)),
+            Reason::ExactSignature,
+        ),
+    ] {
+        let mut payment = exact(&street, &agent, &price, 1);
+        payment.payload["authorization"][field] = odd;
+        let reply = ask(&agent, &body, &payment).await;
+        assert_eq!(reply.reason(), Some(reason), "{field}");
+    }
+    let poor = Agent {
+        payer: testing::evm_key(201),
+        ..agent.clone()
+    };
+    let reply = ask(&agent, &body, &exact(&street, &poor, &price, 1)).await;
+    assert_eq!(reply.reason(), Some(Reason::ExactBalance));
+    assert_eq!(
+        street.sellers[0].channels().len(),
+        0,
+        "nothing is remembered of it"
+    );
+    paid(&street, &agent, Amount::ZERO).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upto_is_taken_for_what_was_used_in_documents_and_streams() {
+    let (street, agent) = street().await;
+    let body = Agent::plain("hello", 50);
+    let mut offered = agent.ask(&body, None).await.expect("answers");
+    // The door asks the chain for the contracts while it opens.
+    while offered.way(scheme::UPTO).is_none() {
+        tokio::task::yield_now().await;
+        offered = agent.ask(&body, None).await.expect("answers");
+    }
+    let price = offered.way(scheme::UPTO).cloned().expect("offered");
+    let reply = ask(&agent, &body, &upto(&street, &agent, &price, 1)).await;
+    assert_eq!(
+        (reply.status, reply.reason()),
+        (412, Some(Reason::UptoAllowance))
+    );
+    let memory = street.ledgers.memory();
+    memory.approve(agent.payer.address(), PERMIT2, WEALTH);
+    let payment = upto(&street, &agent, &price, 2);
+    let reply = ask(&agent, &body, &payment).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let first = reply.receipt().expect("a receipt").receipt.charged;
+    assert!(!first.is_zero() && first < price.amount);
+    let settled = reply.settled.as_ref().expect("a header");
+    assert_eq!(settled.amount.as_deref(), Some(first.to_string().as_str()));
+    paid(&street, &agent, first).await;
+    let again = ask(&agent, &body, &payment).await;
+    assert_eq!(again.reason(), Some(Reason::UptoNonceUsed));
+    let body = Agent::stream("hello", 50);
+    let price = way(&agent, &body, scheme::UPTO).await;
+    let reply = ask(&agent, &body, &upto(&street, &agent, &price, 3)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let comment = reply.comment().expect("a comment");
+    let hash = comment["transaction"].as_str().expect("text");
+    assert!(hash.starts_with("0x"), "{comment}");
+    let second = reply.receipt().expect("a receipt").receipt.charged;
+    paid(&street, &agent, first.saturating_add(second)).await;
+    street.stop().await;
+}
