@@ -130,7 +130,7 @@ impl Window {
         else {
             return Ok(());
         };
-        if amount.is_zero() {
+        if amount.is_zero() || self.taken {
             return Ok(());
         }
         self.tried = true;
