@@ -5,11 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use alloy::primitives::Address;
+use alloy::signers::local::PrivateKeySigner;
 use farthing_node::config::Config as SellerConfig;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::eip712::EvmKey;
+use farthing_protocol::payment::{PAYMENT_RESPONSE, SettlementResponse, decode};
 use farthing_protocol::testing;
 use farthing_protocol::x402::Network;
 use farthing_tests::llama::{self, Llama};
@@ -17,6 +20,8 @@ use farthing_tests::street::{Ledgers, MODEL, Seller, Street, TestNet, WEALTH, ev
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
+use x402_chain_eip155::V2Eip155ExactClient;
+use x402_reqwest::{ReqwestWithPayments, ReqwestWithPaymentsBuild, X402Client};
 
 /// The smallest deposit the seller takes here: little, so that a top-up comes soon.
 const MIN_DEPOSIT: Amount = Amount::atoms(1_000);
@@ -145,11 +150,15 @@ impl Stage {
         let spent = charged.add(left).expect("small");
         let payer = self.holds(self.wallet.address()).await;
         assert_eq!(payer.add(spent), Ok(WEALTH));
-        let unspent = self.seller().channels().into_iter().map(|(_, view)| {
-            let rest = view.channel.balance().sub(view.channel.claimed());
-            rest.expect("claimed at most the balance")
-        });
-        assert_eq!(unspent.fold(Amount::ZERO, Amount::saturating_add), left);
+        // What is left in the contract is what the chain holds of these channels.
+        let chain = self.street.ledgers.chain().expect("a chain");
+        let mut unspent = Amount::ZERO;
+        for (id, _) in self.seller().channels() {
+            let channel = chain.channel(id).await.expect("answers");
+            let rest = channel.balance.sub(channel.claimed).expect("covered");
+            unspent = unspent.saturating_add(rest);
+        }
+        assert_eq!(unspent, left);
     }
 }
 
@@ -228,6 +237,7 @@ fn the_snippets_of_the_documentation_are_what_is_run() {
         "tests/clients/x402/batch.mjs",
         "tests/clients/x402/openai.mjs",
         "tests/clients/x402/agent.py",
+        "tests/tests/x402_clients.rs",
     ];
     for source in sources {
         let text = read(source);
@@ -282,4 +292,85 @@ async fn openai_over_a_paying_fetch_buys_from_the_real_model_on_anvil() {
     stage.assert_settled(&said).await;
     stage.street.stop().await;
     llama.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x402_reqwest_pays_exactly_on_anvil() {
+    for network in [testing::network(), testing::base_sepolia()] {
+        let stage = Stage::on(network).await;
+        let said = buy_with_x402_reqwest(&stage).await;
+        stage.assert_settled(&said).await;
+        stage.street.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x402_fetch_pays_exactly_and_up_to_on_anvil() {
+    let node = Node::new();
+    for network in [testing::network(), testing::base_sepolia()] {
+        for scheme in ["exact", "upto"] {
+            let stage = Stage::on(network.clone()).await;
+            // Only the approval of Permit2 costs the wallet gas.
+            if scheme == "upto" {
+                let funded = stage.street.ledgers.fund(stage.wallet.address()).await;
+                funded.expect("funds");
+            }
+            let said = stage
+                .run(node.script("once.mjs"), &[("SCHEME", scheme)])
+                .await;
+            stage.assert_settled(&said).await;
+            stage.street.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x402_fetch_1_2_pays_by_the_first_version_on_anvil() {
+    let (node, stage) = (Node::new(), Stage::on(testing::base_sepolia()).await);
+    // This version's answers do not say what was charged: the receipts and the chain do.
+    stage.run(node.script("v1.mjs"), &[]).await;
+    let said = json!({ "charged": stage.sold().await.to_string() });
+    stage.assert_settled(&said).await;
+    stage.street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_x402_pays_exactly_on_anvil() {
+    let stage = Stage::on(testing::base_sepolia()).await;
+    let said = stage.run(python(), &[("SCHEME", "exact")]).await;
+    stage.assert_settled(&said).await;
+    stage.street.stop().await;
+}
+
+/// Two answers over `x402-reqwest`, by scheme `exact`.
+async fn buy_with_x402_reqwest(stage: &Stage) -> Value {
+    // docs:begin
+    let signer = PrivateKeySigner::from_slice(&stage.wallet.secret()).expect("a key");
+    let wallet = X402Client::new().register(V2Eip155ExactClient::new(Arc::new(signer)));
+    let http = reqwest::Client::new().with_payments(wallet).build();
+    // docs:end
+    let url = format!("{}/chat/completions", stage.seller().http_url());
+    let body = json!({
+        "model": MODEL,
+        "max_tokens": 64,
+        "messages": [{ "role": "user", "content": "Name a colour." }],
+    });
+    let mut charged = Amount::ZERO;
+    for _ in 0..2 {
+        let request = http.post(&url).header("content-type", "application/json");
+        let response = request.body(body.to_string()).send().await;
+        let response = response.expect("is paid");
+        assert_eq!(response.status(), 200);
+        let paid: SettlementResponse = response
+            .headers()
+            .get(PAYMENT_RESPONSE)
+            .and_then(|header| decode(header.as_bytes()).ok())
+            .expect("a settlement");
+        assert!(paid.success && paid.transaction.starts_with("0x"));
+        let amount: Amount = Amount::atoms(paid.amount.expect("exact").parse().expect("digits"));
+        charged = charged.saturating_add(amount);
+        let answer: Value = response.json().await.expect("JSON");
+        assert_eq!(answer["object"], "chat.completion");
+    }
+    json!({ "charged": charged.to_string() })
 }
