@@ -202,7 +202,8 @@ async fn a_malleable_odd_or_wrapped_voucher_is_refused_at_the_door() {
         bytes[32..64].copy_from_slice(&(order - s).to_be_bytes::<32>());
         bytes[64] = 55 - bytes[64];
     };
-    let changes: [&dyn Fn(&mut Vec<u8>); 5] = [
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let changes: [Change<'_>; 5] = [
         &high,
         &|bytes| bytes[64] -= 27,
         &|bytes| bytes.truncate(64),

@@ -30,7 +30,7 @@ use farthing_protocol::pricing::Demand;
 use farthing_protocol::purchase::Endpoint;
 use farthing_protocol::testing;
 use farthing_protocol::voucher::SignedVoucher;
-use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, PayerSignature};
+use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use farthing_tests::street::{Buyer, MODEL, Street, TestNet};
 
 const PAYOUT: Address = Address::repeat_byte(0x5e);
@@ -197,7 +197,7 @@ impl Seller {
             valid_after: given.valid_after,
             valid_before: given.valid_before,
             salt: given.salt,
-            signature: PayerSignature::new(given.signature).expect("is short"),
+            signature: given.signature,
         };
         self.write(Write::Deposit { config, deposit }).await;
     }

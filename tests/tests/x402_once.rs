@@ -1,5 +1,6 @@
 //! Payments made for one purchase, at the seller's HTTP door: `exact` and `upto`.
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
+#![allow(clippy::panic, reason = "a test that cannot go on says why")]
 
 use alloy::primitives::{Address, B256, U256};
 use farthing_protocol::amount::Amount;

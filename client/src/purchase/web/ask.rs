@@ -1,6 +1,6 @@
 //! What a seller asks for in its 402, checked against what we pay with, and the payment made of it.
 
-use alloy::primitives::{Address, Bytes as Hex};
+use alloy::primitives::Address;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::payment::scheme::{self, DepositAuthorization, Erc3009, WireDeposit};
 use farthing_protocol::payment::{
@@ -142,7 +142,7 @@ impl Way {
 }
 
 fn wire(deposit: &Deposit) -> WireDeposit {
-    let signature: Hex = deposit.signature.bytes().clone();
+    let signature = deposit.signature.clone();
     WireDeposit {
         amount: deposit.amount,
         authorization: DepositAuthorization {
