@@ -169,12 +169,7 @@ impl Node {
             NodeKey::from_seed(&keys.node.seed()),
             &keys.claim,
         );
-        let ground = settlement::Ground {
-            chain: chain.clone(),
-            ledger: ledger.clone(),
-            key: keys.claim.clone(),
-            clock: clock.clone(),
-        };
+        let ground = ground(&chain, &ledger, &keys.claim, &clock);
         let (settlement, settling) = Settlement::start(ground, policy(&config));
         let shop = Arc::new(Shop {
             clock,
@@ -196,12 +191,7 @@ impl Node {
             book,
             terms,
         });
-        let keeper = Keeper::new(
-            shop.ledger.clone(),
-            shop.clock.clone(),
-            &config.receipts,
-            &config.data_dir,
-        );
+        let keeper = keeper(&shop, &config);
         let stop = CancellationToken::new();
         let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
         let doors = Doors::new(Arc::clone(&desk), &config);
@@ -378,6 +368,22 @@ const fn rhythm(config: &Config) -> Rhythm {
 fn seats(config: &Config) -> Seats {
     let models = config.models.iter();
     Seats::new(models.map(|model| (model.id.clone(), model.slots)))
+}
+
+/// What the settlement stands on.
+fn ground(chain: &Chain, ledger: &Ledger, claim: &EvmKey, clock: &Clock) -> settlement::Ground {
+    settlement::Ground {
+        chain: chain.clone(),
+        ledger: ledger.clone(),
+        key: claim.clone(),
+        clock: clock.clone(),
+    }
+}
+
+/// Who lets old receipts go.
+fn keeper(shop: &Shop, config: &Config) -> Keeper {
+    let (ledger, clock) = (shop.ledger.clone(), shop.clock.clone());
+    Keeper::new(ledger, clock, &config.receipts, &config.data_dir)
 }
 
 const fn policy(config: &Config) -> Policy {
