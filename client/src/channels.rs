@@ -110,6 +110,8 @@ pub struct Funding {
     pub max_deposit: Amount,
     /// A channel with less than this left is added to before it is empty.
     pub top_up_below: Amount,
+    /// How long our own node may take to see a deposit that the seller has seen.
+    pub seen_wait: Duration,
     /// Which of the machines with the same keys this is: each has channels of its own.
     pub instance: u32,
 }

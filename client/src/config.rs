@@ -214,6 +214,9 @@ pub struct Spend {
     pub max_deposit: Amount,
     /// A channel with less left than this is added to before it is empty.
     pub top_up_below: Amount,
+    /// How long our own chain node may take to show a deposit that a seller says is mined.
+    #[serde(with = "humantime_serde")]
+    pub deposit_wait: Duration,
     /// A purchase that may cost more than this wants a person's yes; unset: none does.
     pub approve_above: Option<Amount>,
 }
@@ -230,6 +233,7 @@ impl Default for Spend {
             deposit: Amount::atoms(1_000_000),
             max_deposit: Amount::atoms(5_000_000),
             top_up_below: Amount::atoms(250_000),
+            deposit_wait: Duration::from_secs(30),
             approve_above: None,
         }
     }

@@ -341,6 +341,19 @@ pub struct Street {
 }
 
 impl Street {
+    /// One more buyer, once the street stands.
+    ///
+    /// # Errors
+    /// [`StreetError`].
+    pub async fn join(
+        &mut self,
+        tweak: impl Fn(usize, &mut BuyerConfig) + Send + Sync,
+    ) -> Result<(), StreetError> {
+        let buyer = Buyer::open(self, self.buyers.len(), &tweak).await?;
+        self.buyers.push(buyer);
+        Ok(())
+    }
+
     /// Waits until every buyer knows every running seller's offer.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! A seller made by hand tries everything that would make a buyer pay for nothing.
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 
+use std::time::Duration;
+
 use alloy::primitives::B256;
 use farthing_client::client::InferError;
 use farthing_client::ledger::Standing;
@@ -16,7 +18,10 @@ async fn alone_with(lie: Lie) -> (Street, Liar) {
     let liar = Liar::start(lie).await.expect("listens");
     let addresses = liar.addresses();
     let net = TestNet::new().sellers(0);
-    let net = net.buyer_config(move |_, config| config.network.bootstrap = addresses.clone());
+    let net = net.buyer_config(move |_, config| {
+        config.network.bootstrap = addresses.clone();
+        config.spend.deposit_wait = Duration::from_millis(500);
+    });
     let street = net.start().await.expect("starts");
     liar.enter(&street).await.expect("has gas");
     eventually("the buyer knows the liar", || {
@@ -47,6 +52,22 @@ async fn an_absurd_demand_is_not_signed_and_the_purchase_ends() {
     assert!(highest < Amount::atoms(500), "{highest} was signed");
     assert!(!highest.is_zero());
     assert!(account.channel.ceiling() < Amount::atoms(500));
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposit_that_is_said_to_be_mined_and_is_not_buys_nothing_and_costs_nothing() {
+    let (street, liar) = alone_with(Lie::Mined).await;
+    let end = bought(&street).await;
+    assert!(matches!(end, Err(InferError::Failed { .. })), "{end:?}");
+    assert_eq!(liar.taken().asks, 0, "it is asked for nothing");
+    let promised = street.buyers[0].accounts();
+    assert!(
+        promised
+            .iter()
+            .all(|(_, account)| account.channel.ceiling().is_zero()),
+        "{promised:?}"
+    );
     street.stop().await;
 }
 

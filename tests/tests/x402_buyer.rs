@@ -549,3 +549,32 @@ async fn an_address_that_others_can_read_is_refused() {
         assert_eq!(config.check().is_ok(), good, "{url}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_http_door_of_one_of_our_nodes_is_an_x402_seller_like_any_other() {
+    let net = TestNet::new().buyers(0).http();
+    let mut street = net.start().await.expect("starts");
+    let url = street.sellers[0].http_url();
+    let joined = street.join(|_, config| {
+        config.network.bootstrap.clear();
+        config.x402 = vec![X402 {
+            url: url.clone(),
+            models: vec![MODEL.to_owned()],
+            price_input: None,
+            price_output: None,
+            max_output: 1024,
+        }];
+    });
+    joined.await.expect("joins");
+    let mut spent = Amount::ZERO;
+    for stream in [false, true, true, false, false] {
+        let (events, charged) = buy(&street, stream).await.expect("answers");
+        assert!(events > 0 && !charged.is_zero());
+        spent = spent.saturating_add(charged);
+    }
+    assert_eq!(street.sold(), spent);
+    let (_, account) = street.buyers[0].accounts()[0];
+    assert_eq!(account.channel.charged(), spent);
+    assert_eq!(account.standing, Standing::Good);
+    street.stop().await;
+}

@@ -15,8 +15,6 @@ use crate::ledger::{Account, DEPOSITS, LedgerError, PendingDeposit, Standing};
 
 /// Deposits in a row before a channel is short for another reason.
 const TOP_UPS: u32 = 3;
-/// How long our own node may take to see a deposit that the seller has seen.
-const SEEN_WAIT: Duration = Duration::from_secs(30);
 /// How often we look.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -282,7 +280,7 @@ impl Channels {
         pending: &PendingDeposit,
         expected: Amount,
     ) -> Result<(), ChannelError> {
-        let end = Instant::now() + SEEN_WAIT;
+        let end = Instant::now() + self.funding.seen_wait;
         loop {
             let used = self
                 .chain

@@ -226,6 +226,7 @@ impl Parts {
             deposit: spend.deposit,
             max_deposit: spend.max_deposit,
             top_up_below: spend.top_up_below,
+            seen_wait: spend.deposit_wait,
             instance: config.wallet.instance,
         };
         let market = Market::new(network, clock.clone());

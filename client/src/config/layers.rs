@@ -52,6 +52,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("spend.deposit", Kind::Text),
     ("spend.max_deposit", Kind::Text),
     ("spend.top_up_below", Kind::Text),
+    ("spend.deposit_wait", Kind::Text),
     ("spend.approve_above", Kind::Text),
     ("router.strategy", Kind::Text),
     ("router.max_price_input", Kind::Integer),

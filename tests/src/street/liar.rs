@@ -34,9 +34,11 @@ const DELIVERED: u32 = 3;
 /// What it delivers.
 const EVENT: &str = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}"#;
 
-/// What it does after a few honest events.
+/// What it does after a few honest events, but for the first.
 #[derive(Debug, Clone, Copy)]
 pub enum Lie {
+    /// Says that a deposit is mined, and hands it to nobody.
+    Mined,
     /// Demands a voucher over so much.
     Demand(Amount),
     /// Ends with an honest receipt, changed like this.
@@ -192,6 +194,12 @@ impl Inner {
         config: ChannelConfig,
         deposit: Deposit,
     ) -> Result<Answer, StreetError> {
+        if matches!(self.lie, Lie::Mined) {
+            return Ok(Answer::Deposited {
+                transaction: keccak256("mined"),
+                balance: deposit.amount,
+            });
+        }
         let chain = self.chain.get().ok_or(StreetError::Late("the chain"))?;
         let write = Write::Deposit { config, deposit };
         let prepared = chain.prepare(&write, &self.claim, None).await?;
@@ -241,6 +249,8 @@ impl Inner {
                 let charged = Amount::ZERO;
                 say(&mut speaks, &ToBuyer::NeedVoucher { ceiling, charged }).await?;
             }
+            // It was found out before.
+            Lie::Mined => {}
             Lie::Receipt(change) => {
                 let mut receipt = self.receipt(&ask, usage, &all);
                 change(&mut receipt);
