@@ -47,6 +47,8 @@ enum Manners {
     WrongTotal,
     /// Says "behind" and shows a counter without our signature.
     LyingCounter,
+    /// Says "behind" and counts the very voucher it refuses as charged.
+    CountsWhatItRefuses,
     /// Quotes, and at the payment names another payee.
     ChangedPayTo,
     /// Quotes anew, dearer, as often as it is paid.
@@ -281,9 +283,14 @@ async fn sell(State(seller): State<Arc<Seller>>, headers: HeaderMap, body: Bytes
         .expect("is signed");
     let charged = seller.books.lock().expect("whole").charged;
     let behind = voucher.message.ceiling != charged.saturating_add(amount);
-    if behind || seller.manners == Manners::LyingCounter {
+    let lies = matches!(
+        seller.manners,
+        Manners::LyingCounter | Manners::CountsWhatItRefuses
+    );
+    if behind || lies {
         let shown = match seller.manners {
             Manners::LyingCounter => Amount::atoms(5_000_000),
+            Manners::CountsWhatItRefuses => voucher.message.ceiling,
             _ => charged,
         };
         let mut books = seller.books.lock().expect("whole");
@@ -480,6 +487,7 @@ async fn a_seller_that_changes_its_mind_in_the_middle_is_not_paid() {
         Manners::Redirects,
         Manners::OtherToken,
         Manners::LyingCounter,
+        Manners::CountsWhatItRefuses,
     ] {
         let (street, seller) = street(manners, true).await;
         let bought = buy(&street, false).await;

@@ -55,6 +55,16 @@ struct Made {
     pending: Option<PendingDeposit>,
     payload: farthing_protocol::payment::PaymentPayload,
     before: Amount,
+    given: Given,
+}
+
+/// What a purchase has signed so far.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// The ceiling that was promised before it.
+    earlier: Amount,
+    /// The ceiling it has signed.
+    ceiling: Amount,
 }
 
 impl WebShop {
@@ -80,12 +90,14 @@ impl WebShop {
         let turn = turn.map_err(|_| PurchaseError::Late("turn with this seller"))?;
         let mut way = self.remembered(&deal);
         let mut corrected = None;
+        let mut given: Option<Given> = None;
         let mut first = way.clone();
         for _ in 0..=TRIES {
             let made = match &way {
                 None => None,
                 Some(way) => Some(self.pay(&deal, way, corrected).await?),
             };
+            given = given.or(made.as_ref().map(|made| made.given));
             let (paid, said) = self.ask(&deal, made).await?;
             match said {
                 Said::Sold { settlement, body } => {
@@ -122,7 +134,7 @@ impl WebShop {
                         Some(Reason::BatchMismatch | Reason::BatchBelowClaimed)
                             if corrected.is_none() =>
                         {
-                            corrected = Some(self.correct(&asked).await?);
+                            corrected = Some(self.correct(&asked, given).await?);
                         }
                         // Nothing was paid yet, or the price is another one.
                         None if way.is_none() => {}
@@ -190,9 +202,11 @@ impl WebShop {
             max_cost: amount,
         };
         let body = &deal.body;
+        let earlier = self.promised(id);
         let (mut hold, _) = wallet.hold(want, Order { wish, body }).await?;
         let before = base.unwrap_or_else(|| self.charged(id));
-        let voucher = hold.exactly(before.saturating_add(amount)).await?;
+        let ceiling = before.saturating_add(amount);
+        let voucher = hold.exactly(ceiling).await?;
         let deposit = pending.as_ref().map(|pending| &pending.deposit);
         let payload = way.payload(config, &voucher, deposit);
         hold.at_risk();
@@ -202,6 +216,7 @@ impl WebShop {
             pending,
             payload,
             before,
+            given: Given { earlier, ceiling },
         })
     }
 
@@ -248,8 +263,14 @@ impl WebShop {
         account.map_or(Amount::ZERO, |account| account.channel.charged())
     }
 
-    /// Takes over the seller's counter, if our own signature proves it.
-    async fn correct(&self, asked: &Way) -> Result<Amount, PurchaseError> {
+    fn promised(&self, id: ChannelId) -> Amount {
+        let account = self.purse.ledger.account(id);
+        account.map_or(Amount::ZERO, |account| account.channel.ceiling())
+    }
+
+    /// Takes over the seller's counter, if our own signature proves it: one made before this
+    /// purchase, for the voucher it has just refused has bought nothing.
+    async fn correct(&self, asked: &Way, given: Option<Given>) -> Result<Amount, PurchaseError> {
         let liar = |what| PurchaseError::from(ChannelError::Liar(what));
         let state = asked.extra.channel_state.as_ref();
         let state = state.ok_or_else(|| liar("it corrects a counter and shows none"))?;
@@ -272,6 +293,9 @@ impl WebShop {
                 let ours = signed.is_some_and(|signed| self.purse.wallet.is_ours(&signed));
                 if !ours {
                     return Err(liar("a voucher we did not sign"));
+                }
+                if given.is_some_and(|given| given.ceiling == ceiling && charged > given.earlier) {
+                    return Err(liar("charges for the voucher it refuses"));
                 }
                 ceiling
             }
