@@ -258,12 +258,13 @@ impl Ledger {
         let permit = self.store.reserve().await?;
         let (durable, ceiling) = {
             let mut books = self.books();
-            match books.promise(want, limits, now.day())? {
+            let day = books.day().max(now.day());
+            match books.promise(want, limits, day)? {
                 Some(change) => {
                     let batch = Batch::new()
                         .put(&CHANNELS, &want.channel.0, &change.account)?
-                        .put(&DAYS, &now.day(), &change.today)?
-                        .put(&SELLER_DAYS, &(now.day(), change.seller), &change.to_seller)?;
+                        .put(&DAYS, &day, &change.today)?
+                        .put(&SELLER_DAYS, &(day, change.seller), &change.to_seller)?;
                     (permit.commit(batch), change.account.channel.ceiling())
                 }
                 // Covered by an older promise.

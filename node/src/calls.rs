@@ -18,6 +18,7 @@ use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, Network};
 use tokio::time::Instant;
 
 use crate::ledger::LedgerError;
+use crate::ledger::once::is_once;
 use crate::roots;
 use crate::settlement::{Settlement, SettlementError};
 use crate::shop::Shop;
@@ -116,6 +117,10 @@ impl Desk {
         proof: &SignedVoucher,
     ) -> Result<(), CallRefusal> {
         let view = self.shop.ledger.channel(id).ok_or(CallRefusal::NoChannel)?;
+        if is_once(&view.config) {
+            // A payment made for one purchase over HTTP: its payer's key opens nothing else.
+            return Err(CallRefusal::NoChannel);
+        }
         let honest = proof.message.channel == id
             && proof.message.ceiling.is_zero()
             && proof

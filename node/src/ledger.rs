@@ -188,16 +188,23 @@ impl Ledger {
             books.enter(ChannelId(id), record);
         }
         for (id, root) in store.scan(&ROOTS, .., Order::Up, usize::MAX)? {
-            books.entry(ChannelId(id))?.root = Some(root);
+            match books.entry(ChannelId(id)) {
+                Ok(entry) => entry.root = Some(root),
+                // A row that leads nowhere is no reason not to start.
+                Err(_) => tracing::error!(channel = %ChannelId(id).short(), "a root of no channel"),
+            }
         }
         let ledger = Self {
             store,
             books: Arc::new(Mutex::new(books)),
         };
         for (id, purchase) in ledger.store.scan(&OPEN, .., Order::Up, usize::MAX)? {
-            ledger
-                .finish_interrupted(RequestId(id), purchase, now)
-                .await?;
+            let request = RequestId(id);
+            if ledger.channel(purchase.channel).is_none() {
+                tracing::error!(request = %request.short(), "a checkpoint of no channel");
+                continue;
+            }
+            ledger.finish_interrupted(request, purchase, now).await?;
         }
         Ok(ledger)
     }

@@ -7,6 +7,7 @@ use farthing_protocol::eip712::Signed;
 use farthing_protocol::root::{CoSigned, RootWord, SignedRoot};
 use farthing_protocol::x402::ChannelId;
 
+use crate::ledger::once::is_once;
 use crate::ledger::{Compared, LedgerError};
 use crate::metrics::count;
 use crate::shop::Shop;
@@ -36,7 +37,7 @@ async fn compared(
     let Some(view) = shop.ledger.channel(channel) else {
         return Ok(RootWord::Later);
     };
-    if root.message.channel != channel {
+    if root.message.channel != channel || is_once(&view.config) {
         return Ok(RootWord::Foreign);
     }
     let Ok(verified) = root.verify(&shop.roots, view.config.payer_authorizer) else {

@@ -361,7 +361,10 @@ impl<C: Counter> Sale<'_, C> {
             return Ok(Some(Ending::Cancelled));
         }
         self.usage = usage;
-        self.checkpoint().await;
+        if self.delivered {
+            // Nothing delivered may still be refused, and then leaves nothing behind.
+            self.checkpoint().await;
+        }
         Ok(None)
     }
 

@@ -10,9 +10,11 @@ use farthing_protocol::store::{Batch, Order};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 use tokio::time::Instant;
 
-use crate::channels::{CALL_WAIT, ChannelError, Channels, DEPOSIT_WAIT, room, unspent};
+use crate::channels::{ChannelError, Channels, DEPOSIT_WAIT, room, unspent};
 use crate::ledger::{Account, DEPOSITS, LedgerError, PendingDeposit, Standing};
 
+/// Seconds by which the chain's clock may be behind ours.
+const SKEW: u64 = 60;
 /// Deposits in a row before a channel is short for another reason.
 const TOP_UPS: u32 = 3;
 /// How often we look.
@@ -228,7 +230,9 @@ impl Channels {
                 .chain
                 .authorization_used(config.payer, deposit.nonce(id))
                 .await?;
-            let late = deposit.valid_before <= self.clock.now().plus(CALL_WAIT).seconds();
+            // Until the chain's clock is past it too, it may still be mined, and a second would
+            // be one too many.
+            let late = deposit.valid_before.saturating_add(SKEW) <= self.clock.now().seconds();
             if used {
                 landed = landed.saturating_add(deposit.amount);
             }

@@ -198,6 +198,11 @@ impl Books {
             .collect()
     }
 
+    /// The last day on which something was promised.
+    pub(in crate::ledger) const fn day(&self) -> u64 {
+        self.day
+    }
+
     /// What counts against `total`: every ceiling we have signed.
     pub(in crate::ledger) fn promised(&self, day: u64) -> Promised {
         let ceilings = self
@@ -205,7 +210,8 @@ impl Books {
             .values()
             .map(|entry| entry.account.channel.ceiling());
         Promised {
-            today: if day == self.day {
+            // A clock that was set back does not begin a day anew.
+            today: if day <= self.day {
                 self.today
             } else {
                 Amount::ZERO
@@ -215,7 +221,7 @@ impl Books {
     }
 
     fn promised_to(&self, seller: B256, day: u64) -> Amount {
-        if day == self.day {
+        if day <= self.day {
             self.to_sellers.get(&seller).copied().unwrap_or_default()
         } else {
             Amount::ZERO
@@ -271,7 +277,7 @@ impl Books {
         let seller = B256::from(*account.seller.as_bytes());
         let to_seller = self.promised_to(seller, day).saturating_add(raised);
         self.today = self.promised(day).today.saturating_add(raised);
-        if self.day != day {
+        if day > self.day {
             self.day = day;
             self.to_sellers.clear();
         }

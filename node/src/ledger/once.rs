@@ -115,6 +115,7 @@ impl Ledger {
             };
             let (config, channel) = (entry.record.config, entry.record.channel);
             let unused = channel.reserved().is_zero()
+                && channel.receipts() == 0
                 && channel.charged().is_zero()
                 && channel.claimed().is_zero();
             if !is_once(&config) || !unused {

@@ -6,6 +6,7 @@ use farthing_protocol::chain::{Prepared, Write};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 
 use crate::ledger::LedgerError;
+use crate::ledger::once::is_once;
 use crate::ledger::records::Purpose;
 use crate::settlement::actor::{Actor, WAITING};
 use crate::settlement::errand::Errand;
@@ -168,6 +169,10 @@ impl Actor {
         most: Option<Amount>,
     ) -> Result<u64, SettlementError> {
         let view = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
+        if is_once(&view.config) {
+            // No such channel is on the chain, where to return nothing costs gas all the same.
+            return Err(SettlementError::Nothing);
+        }
         if !view.channel.reserved().is_zero() {
             return Err(SettlementError::InUse);
         }
