@@ -15,11 +15,12 @@ pub mod v1;
 use std::fmt;
 use std::str::FromStr;
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256, keccak256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::amount::Amount;
+use crate::x402::ChannelId;
 
 pub use crate::payment::header::{HeaderError, decode, encode};
 pub use crate::payment::reason::Reason;
@@ -36,6 +37,8 @@ pub const PAYMENT_SIGNATURE: &str = "payment-signature";
 pub const PAYMENT_REQUIRED: &str = "payment-required";
 /// The answer's header that carries a [`SettlementResponse`].
 pub const PAYMENT_RESPONSE: &str = "payment-response";
+/// How a [`StreamPrice`] begins.
+const COMMENT: &str = ": x402 ";
 /// The most ways to pay that are read from one answer.
 pub const MAX_ACCEPTS: usize = 32;
 
@@ -247,6 +250,48 @@ impl SettlementResponse {
     pub fn batch(&self) -> Option<SettlementExtra> {
         serde_json::from_value(Value::Object(self.extra.clone())).ok()
     }
+}
+
+/// What a seller says of a stream's price, as a comment of it before its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamPrice {
+    /// Charged for this stream.
+    pub charged_amount: Amount,
+    /// Charged on the channel in all.
+    pub charged_cumulative_amount: Amount,
+    /// The transaction that took the money, or nothing.
+    pub transaction: String,
+    /// The signed receipt.
+    pub receipt: Value,
+}
+
+impl StreamPrice {
+    /// The line. Every reader of events skips it.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{COMMENT}{}", Value::Object(fields(self)))
+    }
+
+    /// What a line says, if it is one of these.
+    #[must_use]
+    pub fn of(line: &str) -> Option<Self> {
+        serde_json::from_str(line.strip_prefix(COMMENT)?).ok()
+    }
+}
+
+/// The name of a purchase that is paid by a voucher: one per voucher and place among the
+/// channel's receipts, so that whatever comes twice is the same purchase.
+#[must_use]
+pub fn voucher_request(channel: ChannelId, ceiling: Amount, receipts: u64) -> B256 {
+    let (ceiling, receipts) = (ceiling.get().to_be_bytes(), receipts.to_be_bytes());
+    keccak256([channel.0.as_slice(), &ceiling, &receipts].concat())
+}
+
+/// The name of a purchase that is paid by a payment made for it alone.
+#[must_use]
+pub fn once_request(channel: ChannelId) -> B256 {
+    keccak256([b"once".as_slice(), channel.0.as_slice()].concat())
 }
 
 /// A value as the fields of its JSON object; nothing of what is no object.

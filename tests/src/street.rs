@@ -318,6 +318,11 @@ impl TestNet {
             street.buyers.push(buyer);
         }
         narrate("offers to be heard");
+        let sells = |seller: &Seller| seller.node().offer().is_some();
+        eventually("every seller has an offer", || {
+            street.sellers.iter().all(sells)
+        })
+        .await?;
         street.acquainted().await?;
         Ok(street)
     }

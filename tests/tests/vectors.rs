@@ -18,6 +18,7 @@ mod vectors {
     pub mod money;
     pub mod offers;
     pub mod page;
+    pub mod payments;
     pub mod prices;
     pub mod receipts;
     pub mod roots;
@@ -29,7 +30,9 @@ mod vectors {
 
 use farthing_protocol::{frame, offer, pricing};
 use vectors::sheet::{Sheet, folder};
-use vectors::{frames, ink, money, offers, page, prices, receipts, roots, stream, variants};
+use vectors::{
+    frames, ink, money, offers, page, payments, prices, receipts, roots, stream, variants,
+};
 
 /// Every sheet there is.
 fn sheets() -> Vec<Sheet> {
@@ -51,6 +54,8 @@ fn sheets() -> Vec<Sheet> {
         Sheet::of("channel.json", money::CHANNEL, money::channels()),
         Sheet::of("voucher.json", money::VOUCHER, money::vouchers()),
         Sheet::of("deposit.json", money::DEPOSIT, money::deposits()),
+        Sheet::of("payment.json", payments::HEADERS, payments::headers()),
+        Sheet::of("payment_name.json", payments::NAMES, payments::names()),
         Sheet::of("pricing.json", prices::ABOUT, prices::examples()),
     ]
 }

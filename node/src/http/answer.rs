@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::payment::{
     self, Caip2, ChannelState, Fields, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, Reason,
-    SettlementExtra, SettlementResponse, VERSION, fields, header, scheme, v1,
+    SettlementExtra, SettlementResponse, StreamPrice, VERSION, fields, header, scheme, v1,
 };
 use farthing_protocol::purchase::{Ending, Refusal};
 use farthing_protocol::receipt::SignedReceipt;
@@ -306,18 +306,18 @@ impl Writer {
 
 /// The last words of a stream. A comment is skipped by every reader of events.
 fn end(receipt: &SignedReceipt, taken: Option<B256>) -> Bytes {
-    let price = json!({
-        "transaction": taken.map(|hash| format!("{hash:#x}")).unwrap_or_default(),
-        "chargedAmount": receipt.receipt.charged,
-        "chargedCumulativeAmount": receipt.receipt.cumulative,
-        "receipt": receipt,
-    });
+    let price = StreamPrice {
+        charged_amount: receipt.receipt.charged,
+        charged_cumulative_amount: receipt.receipt.cumulative,
+        transaction: taken.map(|hash| format!("{hash:#x}")).unwrap_or_default(),
+        receipt: json!(receipt),
+    };
     let last = match receipt.receipt.ending {
         Ending::Complete => Bytes::from_static(b"data: [DONE]\n\n"),
         Ending::Limit => failure("the price or the time agreed on is used up"),
         _ => failure("the model server failed in the middle of the answer"),
     };
-    let mut text = format!(": x402 {price}\n\n").into_bytes();
+    let mut text = format!("{}\n\n", price.line()).into_bytes();
     text.extend_from_slice(&last);
     text.into()
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::ChainError;
 use farthing_protocol::payment::{
-    Batch, BatchDeposit, BatchRefund, Caip2, ChannelState, Reason, VoucherState,
+    self, Batch, BatchDeposit, BatchRefund, Caip2, ChannelState, Reason, VoucherState,
 };
 use farthing_protocol::purchase::{Ask, Mode, Refusal, RequestId};
 use farthing_protocol::voucher::SignedVoucher;
@@ -122,15 +122,13 @@ async fn sale(
 fn ask(shared: &Shared, quote: &Quote, claimed: &Claimed) -> Result<Ask, Denied> {
     let view = shared.desk.shop.ledger.channel(claimed.id);
     let view = view.ok_or(Reason::BatchNotFound)?;
-    // One name per voucher and place: whatever comes twice is the same purchase.
-    let name = [
-        claimed.id.0.as_slice(),
-        &claimed.ceiling().get().to_be_bytes(),
-        &view.channel.receipts().to_be_bytes(),
-    ];
     let deadline = shared.desk.shop.limits.deadline.as_millis();
     Ok(Ask {
-        request: RequestId(keccak256(name.concat())),
+        request: RequestId(payment::voucher_request(
+            claimed.id,
+            claimed.ceiling(),
+            view.channel.receipts(),
+        )),
         offer: quote.offer.hash(),
         model: quote.model.clone(),
         endpoint: quote.endpoint,

@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::keccak256;
 use axum::response::Response;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::{Chain, ChainError};
 use farthing_protocol::eip712::Signed;
 use farthing_protocol::payment::scheme::signature;
-use farthing_protocol::payment::{Exact, PaymentRequirements, Reason, Upto};
+use farthing_protocol::payment::{self, Exact, PaymentRequirements, Reason, Upto};
 use farthing_protocol::purchase::{Ask, Mode, Refusal, RequestId};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Permit, Transfer, UPTO_PROXY};
 use tokio::sync::OwnedSemaphorePermit;
@@ -82,9 +81,7 @@ pub(in crate::http) async fn buy(
 fn ask(shared: &Shared, quote: &Quote, (channel, max_cost): (ChannelId, Amount)) -> Ask {
     let deadline = shared.desk.shop.limits.deadline.as_millis();
     Ask {
-        request: RequestId(keccak256(
-            [b"once".as_slice(), channel.0.as_slice()].concat(),
-        )),
+        request: RequestId(payment::once_request(channel)),
         offer: quote.offer.hash(),
         model: quote.model.clone(),
         endpoint: quote.endpoint,

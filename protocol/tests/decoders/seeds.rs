@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 /// Fields of a vector that hold a message, as hex or as text.
-const FIELDS: [&str; 5] = ["bytes", "frame", "stream", "json", "body"];
+const FIELDS: [&str; 6] = ["bytes", "frame", "stream", "json", "body", "text"];
 
 /// Every message in `protocol/vectors`, read once.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
