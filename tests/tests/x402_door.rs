@@ -265,3 +265,34 @@ async fn a_refund_is_asked_for_by_get_and_the_rest_comes_back() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     street.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_door_with_a_certificate_speaks_tls_and_nothing_else() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("makes one");
+    let dir = tempfile::tempdir().expect("a directory");
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("writes");
+    std::fs::write(&key, made.key_pair.serialize_pem()).expect("writes");
+    let net = TestNet::new()
+        .buyers(0)
+        .http()
+        .seller_config(move |_, config| {
+            config.http.tls_certificate = Some(certificate.clone());
+            config.http.tls_key = Some(key.clone());
+        });
+    let street = net.start().await.expect("starts");
+    let mut agent = agent(&street).await;
+    assert!(agent.url.starts_with("https://"));
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("PEM");
+    let http = reqwest::Client::builder().no_proxy();
+    agent.http = http.add_root_certificate(root).build().expect("builds");
+    let reply = agent
+        .buy(&Agent::plain("hello", 50))
+        .await
+        .expect("answers");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let plain = agent.url.replace("https://", "http://");
+    let refused = agent.http.get(format!("{plain}/models")).send().await;
+    assert!(refused.is_err(), "nothing is said in the clear");
+    street.stop().await;
+}
