@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use farthing_protocol::chain::Chain;
+use farthing_protocol::x402::ChannelId;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -36,9 +37,12 @@ use tokio_util::task::TaskTracker;
 use crate::calls::Desk;
 use crate::config::{Config, HttpConfig, OfferConfig};
 use crate::http::turns::Turns;
+use crate::ledger::once::Once;
 
 /// How long answers under way may go on after the door is told to close.
 const GRACE: Duration = Duration::from_secs(20);
+/// How often what is owed and could not be taken is tried again.
+const COLLECT_AGAIN: Duration = Duration::from_secs(60);
 /// How long a chain that does not answer is left alone.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a price that was told holds, unless offers are renewed so late that it cannot.
@@ -162,7 +166,11 @@ impl Door {
             desk,
             chain,
             price_holds: left.min(PRICE_HOLDS).as_secs().max(1),
-            turns: Turns::new(settings.turn_timeout),
+            // Those who wait leave most of the room to others.
+            turns: Turns::new(
+                settings.turn_timeout,
+                settings.requests.div_ceil(4) as usize,
+            ),
             requests: Arc::new(Semaphore::new(settings.requests as usize)),
             takes_upto: AtomicBool::new(false),
             sales: TaskTracker::new(),
@@ -184,7 +192,12 @@ impl Door {
     async fn run(self, stop: CancellationToken) {
         let shared = Arc::clone(&self.shared);
         let looks = Arc::clone(&shared);
-        let begun = shared.sales.spawn(async move { looks.look().await });
+        // What is there before anybody is let in is what a crash left.
+        let left = shared.desk.shop.ledger.untaken().unwrap_or_else(|error| {
+            tracing::error!(%error, "payments that were not taken cannot be read");
+            Vec::new()
+        });
+        let begun = shared.sales.spawn(async move { looks.look(left).await });
         listener::run(self, stop).await;
         begun.abort();
         shared.sales.close();
@@ -200,9 +213,9 @@ impl Door {
 }
 
 impl Shared {
-    /// Finds out whether `upto` can be taken, asking until the chain answers, and ends what a
-    /// crash left.
-    async fn look(&self) {
+    /// Finds out whether `upto` can be taken, asking until the chain answers, ends what a crash
+    /// left, and then takes what is owed, now and then, until it is stopped.
+    async fn look(&self, left: Vec<(ChannelId, Once)>) {
         loop {
             match self.chain.verify_upto().await {
                 Ok(()) => self.takes_upto.store(true, Ordering::Relaxed),
@@ -212,7 +225,12 @@ impl Shared {
                 }
                 Err(error) => tracing::info!(%error, "scheme `upto` is not offered"),
             }
-            return once::resume(self).await;
+            break;
+        }
+        once::resume(self, left).await;
+        loop {
+            tokio::time::sleep(COLLECT_AGAIN).await;
+            once::collect(self).await;
         }
     }
 }

@@ -246,6 +246,9 @@ async fn a_refund_is_asked_for_by_get_and_the_rest_comes_back() {
     let probe = agent.send(agent.http.get(&url)).await.expect("answers");
     assert_eq!(probe.status, 402);
     assert!(probe.way(scheme::BATCH).is_some());
+    // A small part is not worth the gas.
+    let part = agent.refund(Some(Amount::atoms(1))).await.expect("answers");
+    assert_eq!(part.reason(), Some(Reason::BatchRefundAmount));
     let reply = agent.refund(None).await.expect("answers");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let settled = reply.settled.as_ref().expect("a header");

@@ -208,7 +208,8 @@ async fn an_exact_payment_that_is_not_for_this_is_refused_by_name() {
         ("value", json!("1"), Reason::ExactValue),
         (
             "validBefore",
-            json!(now.to_string()),
+            // Too short to answer and be mined.
+            json!((now + 50).to_string()),
             Reason::ExactValidBefore,
         ),
         (
@@ -280,5 +281,31 @@ async fn upto_is_taken_for_what_was_used_in_documents_and_streams() {
     assert!(hash.starts_with("0x"), "{comment}");
     let second = reply.receipt().expect("a receipt").receipt.charged;
     paid(&street, &agent, first.saturating_add(second)).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_balance_does_not_back_two_payments_at_once() {
+    let (street, agent) = street().await;
+    let body = Agent::plain("hello", 50);
+    let price = way(&agent, &body, scheme::EXACT).await;
+    let poor = Agent {
+        payer: testing::evm_key(202),
+        ..agent.clone()
+    };
+    let funds = price.amount.saturating_add(Amount::atoms(1));
+    let minted = street.ledgers.mint(poor.payer.address(), funds).await;
+    minted.expect("mints");
+    let payments = [1, 2].map(|nonce| exact(&street, &poor, &price, nonce));
+    let (one, other) = tokio::join!(
+        ask(&agent, &body, &payments[0]),
+        ask(&agent, &body, &payments[1])
+    );
+    let refused = if one.status == 200 { &other } else { &one };
+    assert_eq!(one.status.min(other.status), 200);
+    assert_eq!(refused.reason(), Some(Reason::ExactBalance));
+    quiet(&street).await;
+    let payout = street.sellers[0].payout();
+    assert_eq!(holds(&street, payout).await, price.amount);
     street.stop().await;
 }

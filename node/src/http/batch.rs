@@ -160,7 +160,8 @@ async fn claim(
         let view = ledger.channel(id);
         view.is_some_and(|view| view.channel.charged().add(amount) == Ok(ceiling))
     };
-    let turn = shared.turns.take(id, asked, fits).await?;
+    let known = ledger.channel(id).is_some();
+    let turn = shared.turns.take(id, asked, known, fits).await?;
     Ok(Claimed {
         id,
         config,
@@ -257,7 +258,9 @@ async fn follows(
         signed_max_claimable: best.message.ceiling,
         signature: best.signature.to_bytes(),
     });
-    claimed.turn.keep();
+    if view.is_some() {
+        claimed.turn.keep();
+    }
     Err(Denied::Behind(
         reason,
         Box::new(Standing { channel, voucher }),
@@ -380,6 +383,12 @@ pub(in crate::http) async fn refund(
         .await?
         .ok_or(Reason::BatchNotFound)?;
     let claimed = follows(shared, claimed, Some(&view), Amount::ZERO).await?;
+    // Each refund costs us a transaction: a small part of the rest is not worth one.
+    let balance = view.channel.balance();
+    let rest = balance.saturating_sub(view.channel.charged());
+    if most.is_some_and(|most| most < rest && most < shared.desk.terms.min_deposit) {
+        return Err(Reason::BatchRefundAmount.into());
+    }
     let asked = shared.desk.settlement.refund(claimed.id, most);
     let waited = tokio::time::timeout(MINING, asked).await;
     let moved = waited.map_err(|_| Reason::SettlementPending)?;

@@ -24,11 +24,12 @@ use crate::http::problem::Denied;
 use crate::http::quote::Quote;
 use crate::http::sale;
 use crate::http::window::Means;
-use crate::ledger::LedgerError;
 use crate::ledger::once::Once;
 
-/// The least time a payment must still be valid: until it is mined.
-const MARGIN: Duration = Duration::from_secs(6);
+/// How long before a payment ends its sale does: until it is mined.
+const SETTLE: Duration = Duration::from_secs(45);
+/// The least time a payment must still be valid.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// Sells what was quoted, paid by a payment for this purchase alone.
 pub(in crate::http) async fn buy(
@@ -46,15 +47,7 @@ pub(in crate::http) async fn buy(
     if shared.desk.shop.ledger.channel(id).is_some() {
         return Err(used(&once).into());
     }
-    fresh(&shared.chain, &once).await?;
-    let entered = shared.desk.shop.ledger.open_once(id, config, once).await;
-    entered.map_err(|error| match error {
-        LedgerError::Duplicate => Denied::Payment(used(&once)),
-        error => {
-            tracing::error!(%error, "the ledger failed");
-            Refusal::Unavailable("the seller's ledger failed".to_owned()).into()
-        }
-    })?;
+    let funds = fresh(&shared.chain, &once).await?;
     let telling = Telling {
         paid: Paid {
             form,
@@ -67,10 +60,12 @@ pub(in crate::http) async fn buy(
     let means = Means::Once {
         once,
         id,
+        config,
+        funds,
         settlement: shared.desk.settlement.clone(),
         streams: quote.mode == Mode::Stream,
     };
-    let ask = ask(shared, quote, (id, way.amount));
+    let ask = ask(shared, quote, (id, way.amount), &once);
     let words = sale::begin(shared, ask, (means, quote.shows_all_usage()), permit);
     match quote.mode {
         Mode::Plain => telling.document(words).await,
@@ -78,8 +73,17 @@ pub(in crate::http) async fn buy(
     }
 }
 
-fn ask(shared: &Shared, quote: &Quote, (channel, max_cost): (ChannelId, Amount)) -> Ask {
-    let deadline = shared.desk.shop.limits.deadline.as_millis();
+/// The sale ends while its payment can still be taken.
+fn ask(
+    shared: &Shared,
+    quote: &Quote,
+    (channel, max_cost): (ChannelId, Amount),
+    once: &Once,
+) -> Ask {
+    let shop = &shared.desk.shop;
+    let left = once.until().saturating_sub(shop.clock.now().seconds());
+    let left = Duration::from_secs(left).saturating_sub(SETTLE);
+    let deadline = shop.limits.deadline.min(left).as_millis();
     Ask {
         request: RequestId(payment::once_request(channel)),
         offer: quote.offer.hash(),
@@ -95,7 +99,7 @@ fn ask(shared: &Shared, quote: &Quote, (channel, max_cost): (ChannelId, Amount))
     }
 }
 
-const fn used(once: &Once) -> Reason {
+pub(in crate::http) const fn used(once: &Once) -> Reason {
     match once {
         Once::Exact(_) => Reason::ExactNonceUsed,
         Once::Upto(_) => Reason::UptoNonceUsed,
@@ -197,55 +201,63 @@ fn holds(checks: &[(Reason, bool)]) -> Result<(), Reason> {
     }
 }
 
-/// The chain's word: not used yet, and the money is there.
-async fn fresh(chain: &Chain, once: &Once) -> Result<(), Denied> {
+/// The chain's word: not used yet, and the money is there. Returns what the payer can pay.
+async fn fresh(chain: &Chain, once: &Once) -> Result<Amount, Denied> {
     let checked = match once {
         Once::Exact(transfer) => fresh_transfer(chain, &transfer.message).await,
         Once::Upto(permit) => fresh_permit(chain, &permit.message).await,
     };
-    match checked {
-        Ok(None) => Ok(()),
-        Ok(Some(reason)) => Err(reason.into()),
-        Err(error) => {
-            tracing::warn!(%error, "a payment cannot be looked up");
-            Err(Refusal::Unavailable("the chain does not answer".to_owned()).into())
-        }
-    }
+    let checked = checked.map_err(|error| {
+        tracing::warn!(%error, "a payment cannot be looked up");
+        Refusal::Unavailable("the chain does not answer".to_owned())
+    })?;
+    Ok(checked?)
 }
 
-async fn fresh_transfer(chain: &Chain, transfer: &Transfer) -> Result<Option<Reason>, ChainError> {
+async fn fresh_transfer(
+    chain: &Chain,
+    transfer: &Transfer,
+) -> Result<Result<Amount, Reason>, ChainError> {
     let (used, balance) = tokio::try_join!(
         chain.authorization_used(transfer.from, transfer.nonce),
         chain.token_balance(transfer.from)
     )?;
-    Ok(if used {
-        Some(Reason::ExactNonceUsed)
-    } else if balance < transfer.amount {
-        Some(Reason::ExactBalance)
-    } else {
-        None
+    Ok(match () {
+        () if used => Err(Reason::ExactNonceUsed),
+        () if balance < transfer.amount => Err(Reason::ExactBalance),
+        () => Ok(balance),
     })
 }
 
-async fn fresh_permit(chain: &Chain, permit: &Permit) -> Result<Option<Reason>, ChainError> {
+async fn fresh_permit(
+    chain: &Chain,
+    permit: &Permit,
+) -> Result<Result<Amount, Reason>, ChainError> {
     let (used, balance, allowance) = tokio::try_join!(
         chain.permit_used(permit.owner, permit.nonce),
         chain.token_balance(permit.owner),
         chain.permit2_allowance(permit.owner)
     )?;
-    Ok(if used {
-        Some(Reason::UptoNonceUsed)
-    } else if allowance < permit.ceiling {
-        Some(Reason::UptoAllowance)
-    } else if balance < permit.ceiling {
-        Some(Reason::UptoBalance)
-    } else {
-        None
+    Ok(match () {
+        () if used => Err(Reason::UptoNonceUsed),
+        () if allowance < permit.ceiling => Err(Reason::UptoAllowance),
+        () if balance < permit.ceiling => Err(Reason::UptoBalance),
+        () => Ok(balance.min(allowance)),
     })
 }
 
-/// Ends what a crash left: what is owed is taken, what was not used is forgotten.
-pub(in crate::http) async fn resume(shared: &Shared) {
+/// Ends what a crash left: what is owed is taken, what was not used is forgotten. `left` is what
+/// was there before the door opened.
+pub(in crate::http) async fn resume(shared: &Shared, left: Vec<(ChannelId, Once)>) {
+    for (id, once) in left {
+        let charged = shared.desk.shop.ledger.channel(id);
+        let charged = charged.map(|view| view.channel.charged());
+        try_end(shared, (id, once), charged.unwrap_or_default()).await;
+    }
+}
+
+/// Takes what is owed for sales that are over.
+pub(in crate::http) async fn collect(shared: &Shared) {
     let ledger = &shared.desk.shop.ledger;
     let untaken = ledger.untaken().unwrap_or_else(|error| {
         tracing::error!(%error, "payments that were not taken cannot be read");
@@ -255,9 +267,16 @@ pub(in crate::http) async fn resume(shared: &Shared) {
         let Some(view) = ledger.channel(id) else {
             continue;
         };
-        if let Err(error) = end(shared, (id, once), view.channel.charged()).await {
-            tracing::error!(channel = %id.short(), %error, "a payment is not taken");
+        let owed = view.channel.unclaimed();
+        if !owed.is_zero() && view.channel.reserved().is_zero() {
+            try_end(shared, (id, once), view.channel.charged()).await;
         }
+    }
+}
+
+async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount) {
+    if let Err(error) = end(shared, (id, once), charged).await {
+        tracing::warn!(channel = %id.short(), %error, "a payment is not taken; it is tried again");
     }
 }
 

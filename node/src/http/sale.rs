@@ -7,6 +7,7 @@ use farthing_protocol::purchase::Ask;
 use tokio::sync::mpsc;
 
 use crate::http::Shared;
+use crate::http::problem::Denied;
 use crate::http::window::{Means, Window, Word};
 use crate::serve::{self, Halt};
 
@@ -21,6 +22,16 @@ pub(in crate::http) fn begin<G: Send + 'static>(
     let (mut window, words) = Window::new(shop.ledger.clone(), means, shows_usage);
     shared.sales.spawn(async move {
         let request = ask.request;
+        // Here and not before, so that whatever is entered is also ended.
+        if let Err(denied) = window.enter().await {
+            let word = match denied {
+                Denied::Refused(refusal) => Word::Refused(refusal),
+                Denied::Payment(reason) | Denied::Behind(reason, _) => Word::Unpaid(reason),
+            };
+            // Whoever asked may have gone.
+            window.say(word).await.ok();
+            return;
+        }
         match serve::sell(&shop, &mut window, &ask).await {
             Ok(ending) => tracing::debug!(request = %request.short(), ?ending, "sold over HTTP"),
             Err(Halt::Refused(refusal)) => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use alloy::primitives::B256;
 use farthing_protocol::x402::ChannelId;
-use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard, Semaphore};
 
 /// How long a turn is kept for a second try: a round trip, a question to the client's chain node
 /// and a signature. Nobody waits for it but the same payer's other requests.
@@ -29,6 +29,8 @@ pub(in crate::http) struct Busy;
 #[derive(Debug)]
 pub(in crate::http) struct Turns {
     lanes: Mutex<HashMap<ChannelId, Arc<Lane>>>,
+    /// Places to wait, for all channels together.
+    places: Arc<Semaphore>,
     patience: Duration,
 }
 
@@ -90,9 +92,10 @@ pub(in crate::http) struct Turn {
 }
 
 impl Turns {
-    pub(in crate::http) fn new(patience: Duration) -> Arc<Self> {
+    pub(in crate::http) fn new(patience: Duration, places: usize) -> Arc<Self> {
         Arc::new(Self {
             lanes: Mutex::default(),
+            places: Arc::new(Semaphore::new(places)),
             patience,
         })
     }
@@ -102,12 +105,14 @@ impl Turns {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the channel. What was `asked` for before and `fits` what is charged now takes the
+    /// Waits for the channel, if that is worth it: nobody `waits` for one that nobody knows, which
+    /// costs nothing to name. What was `asked` for before and `fits` what is charged now takes the
     /// turn that is kept for its second try.
     pub(in crate::http) async fn take(
         self: &Arc<Self>,
         channel: ChannelId,
         asked: B256,
+        waits: bool,
         fits: impl Fn() -> bool,
     ) -> Result<Turn, Busy> {
         let lane = Arc::clone(self.lanes().entry(channel).or_default());
@@ -123,6 +128,13 @@ impl Turns {
             turn.guard = lane.kept().take(asked);
         }
         if turn.guard.is_none() {
+            turn.guard = Arc::clone(&lane.queue).try_lock_owned().ok();
+        }
+        if turn.guard.is_none() {
+            if !waits {
+                return Err(Busy);
+            }
+            let _room = self.places.try_acquire().map_err(|_| Busy)?;
             let _place = Place::take(&lane.waiting).ok_or(Busy)?;
             let waits = Arc::clone(&lane.queue).lock_owned();
             let mine = tokio::time::timeout(self.patience, waits).await;
@@ -202,14 +214,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_second_try_that_fits_goes_before_those_that_wait() {
-        let turns = Turns::new(Duration::from_secs(60));
-        let first = turns.take(CHANNEL, ASKED, || false).await.expect("free");
+        let turns = Turns::new(Duration::from_secs(60), 2 * MOST_WAITING);
+        let first = turns
+            .take(CHANNEL, ASKED, true, || false)
+            .await
+            .expect("free");
         let queue = Arc::clone(&turns);
-        let waits = tokio::spawn(async move { queue.take(CHANNEL, ASKED, || false).await });
+        let waits = tokio::spawn(async move { queue.take(CHANNEL, ASKED, true, || false).await });
         tokio::task::yield_now().await;
         first.keep();
         let second = turns
-            .take(CHANNEL, ASKED, || true)
+            .take(CHANNEL, ASKED, true, || true)
             .await
             .expect("kept for it");
         tokio::task::yield_now().await;
@@ -222,46 +237,55 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn regression_another_request_that_fits_does_not_take_a_kept_turn() {
-        let turns = Turns::new(Duration::from_secs(60));
-        let first = turns.take(CHANNEL, ASKED, || false).await.expect("free");
+        let turns = Turns::new(Duration::from_secs(60), 2 * MOST_WAITING);
+        let first = turns
+            .take(CHANNEL, ASKED, true, || false)
+            .await
+            .expect("free");
         first.keep();
         let queue = Arc::clone(&turns);
         let other = B256::repeat_byte(8);
-        let pushes = tokio::spawn(async move { queue.take(CHANNEL, other, || true).await });
+        let pushes = tokio::spawn(async move { queue.take(CHANNEL, other, true, || true).await });
         tokio::task::yield_now().await;
         assert!(!pushes.is_finished(), "it waits its turn");
-        let second = turns.take(CHANNEL, ASKED, || true).await;
+        let second = turns.take(CHANNEL, ASKED, true, || true).await;
         drop(second.expect("kept for it"));
         assert!(pushes.await.expect("ends").is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_nobody_comes_back_for_goes_to_the_next() {
-        let turns = Turns::new(Duration::from_secs(60));
+        let turns = Turns::new(Duration::from_secs(60), 2 * MOST_WAITING);
         turns
-            .take(CHANNEL, ASKED, || false)
+            .take(CHANNEL, ASKED, true, || false)
             .await
             .expect("free")
             .keep();
-        let next = turns.take(CHANNEL, ASKED, || false).await;
+        let next = turns.take(CHANNEL, ASKED, true, || false).await;
         assert!(next.is_ok(), "after the lease");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_has_an_end_and_a_wait_too() {
-        let turns = Turns::new(Duration::from_secs(60));
-        let first = turns.take(CHANNEL, ASKED, || false).await.expect("free");
+        let turns = Turns::new(Duration::from_secs(60), 2 * MOST_WAITING);
+        let first = turns
+            .take(CHANNEL, ASKED, true, || false)
+            .await
+            .expect("free");
         let mut waiting = Vec::new();
         for _ in 0..MOST_WAITING {
             let turns = Arc::clone(&turns);
             waiting.push(tokio::spawn(async move {
-                turns.take(CHANNEL, ASKED, || false).await.err()
+                turns.take(CHANNEL, ASKED, true, || false).await.err()
             }));
         }
         tokio::task::yield_now().await;
-        assert_eq!(turns.take(CHANNEL, ASKED, || false).await.err(), Some(Busy));
+        assert_eq!(
+            turns.take(CHANNEL, ASKED, true, || false).await.err(),
+            Some(Busy)
+        );
         let other = ChannelId(B256::repeat_byte(2));
-        assert!(turns.take(other, ASKED, || false).await.is_ok());
+        assert!(turns.take(other, ASKED, true, || false).await.is_ok());
         for wait in waiting {
             assert_eq!(
                 wait.await.expect("ends"),
@@ -271,5 +295,21 @@ mod tests {
         }
         drop(first);
         assert_eq!(turns.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_channel_that_nobody_knows_nor_all_for_one_that_somebody_does() {
+        let turns = Turns::new(Duration::from_secs(60), 1);
+        let first = turns.take(CHANNEL, ASKED, true, || false).await;
+        let stranger = turns.take(CHANNEL, ASKED, false, || false).await;
+        assert_eq!(stranger.err(), Some(Busy));
+        let queue = Arc::clone(&turns);
+        let waits =
+            tokio::spawn(async move { queue.take(CHANNEL, ASKED, true, || false).await.is_ok() });
+        tokio::task::yield_now().await;
+        let late = turns.take(CHANNEL, ASKED, true, || false).await;
+        assert_eq!(late.err(), Some(Busy), "the only place is taken");
+        drop(first);
+        assert!(waits.await.expect("ends"));
     }
 }

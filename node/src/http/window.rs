@@ -17,11 +17,12 @@ use farthing_protocol::payment::Reason;
 use farthing_protocol::purchase::{Ending, Load, Refusal, Usage};
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::root::RootWord;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelConfig, ChannelId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::admission::{Admitted, Payer};
+use crate::http::problem::Denied;
 use crate::ledger::once::Once;
 use crate::ledger::{Ledger, LedgerError, Reservation};
 use crate::serve::{Counter, Flush, Halt};
@@ -46,6 +47,10 @@ pub(in crate::http) enum Means {
     Once {
         once: Once,
         id: ChannelId,
+        /// The terms under which it is booked.
+        config: ChannelConfig,
+        /// What the payer can pay.
+        funds: Amount,
         settlement: Settlement,
         streams: bool,
     },
@@ -101,6 +106,31 @@ impl Window {
             pieces: Vec::new(),
         };
         (window, hears)
+    }
+
+    /// Enters a payment made for this purchase into the books, before anything is worked for it.
+    pub(in crate::http) async fn enter(&self) -> Result<(), Denied> {
+        let Means::Once {
+            once,
+            id,
+            config,
+            funds,
+            ..
+        } = &self.means
+        else {
+            return Ok(());
+        };
+        let entered = self.ledger.open_once(*id, *config, *once, *funds).await;
+        entered.map_err(|error| match (error, once) {
+            (LedgerError::Duplicate, Once::Exact(_)) => Reason::ExactNonceUsed.into(),
+            (LedgerError::Duplicate, Once::Upto(_)) => Reason::UptoNonceUsed.into(),
+            (LedgerError::Rejected(_), Once::Exact(_)) => Reason::ExactBalance.into(),
+            (LedgerError::Rejected(_), Once::Upto(_)) => Reason::UptoBalance.into(),
+            (error, _) => {
+                tracing::error!(%error, "the ledger failed");
+                Refusal::Unavailable("the seller's ledger failed".to_owned()).into()
+            }
+        })
     }
 
     /// Says why there is no answer.
@@ -246,6 +276,9 @@ impl Counter for Window {
     }
 
     async fn after(&mut self, charged: Amount) {
+        if charged.is_zero() {
+            return self.forget().await;
+        }
         if !self.tried
             && let Err(reason) = self.take(charged).await
         {

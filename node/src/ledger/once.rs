@@ -5,16 +5,16 @@
 //! written on it like any other, and claimed by taking the payment. A payment is entered once and
 //! stays, so it buys once.
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use farthing_protocol::amount::Amount;
-use farthing_protocol::channel::Channel;
+use farthing_protocol::channel::{Channel, Rejected};
 use farthing_protocol::eip712::Signed;
 use farthing_protocol::store::{Batch, Order};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, SignedPermit, SignedTransfer};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::records::{CHANNELS, ONCE};
-use crate::ledger::{ChannelRecord, Ledger, LedgerError};
+use crate::ledger::{Books, ChannelRecord, Ledger, LedgerError};
 
 /// A payment made for one purchase. Its signature was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,15 @@ pub enum Once {
 }
 
 impl Once {
+    /// Seconds since the epoch after which it cannot be taken.
+    #[must_use]
+    pub const fn until(&self) -> u64 {
+        match self {
+            Self::Exact(transfer) => transfer.message.valid_before,
+            Self::Upto(permit) => permit.message.deadline,
+        }
+    }
+
     /// The most that can be taken.
     #[must_use]
     pub const fn ceiling(&self) -> Amount {
@@ -38,7 +47,7 @@ impl Once {
     /// The terms under which the books know it. They are those of no channel: the contract takes
     /// no delay of 0 or 1.
     #[must_use]
-    pub fn terms(&self, claim: alloy::primitives::Address) -> ChannelConfig {
+    pub fn terms(&self, claim: Address) -> ChannelConfig {
         let (payer, receiver, token, delay, nonce) = match self {
             Self::Exact(Signed { message, .. }) => {
                 (message.from, message.to, None, 0, message.nonce)
@@ -69,22 +78,46 @@ pub const fn is_once(config: &ChannelConfig) -> bool {
     config.withdraw_delay <= 1
 }
 
+impl Books {
+    /// What a payer's payments come to that are entered and not taken.
+    fn untaken(&self, payer: Address) -> Amount {
+        let lanes = self.lanes.get(&payer).into_iter().flatten();
+        let entries = lanes.filter_map(|id| self.channels.get(id));
+        let open = entries.filter(|entry| {
+            is_once(&entry.record.config) && entry.record.channel.claimed().is_zero()
+        });
+        open.map(|entry| entry.record.channel.balance())
+            .fold(Amount::ZERO, Amount::saturating_add)
+    }
+}
+
 impl Ledger {
-    /// Enters a payment, before anything is worked for it.
+    /// Enters a payment, before anything is worked for it. The payer's payments that are entered
+    /// and not taken may together come to at most `funds`.
     ///
     /// # Errors
-    /// [`LedgerError::Duplicate`] when it was entered before; the store's.
+    /// [`LedgerError::Duplicate`] when it was entered before; [`Rejected::OverDeposit`]; the
+    /// store's.
     pub async fn open_once(
         &self,
         id: ChannelId,
         config: ChannelConfig,
         once: Once,
+        funds: Amount,
     ) -> Result<(), LedgerError> {
         let permit = self.store.reserve().await?;
         let durable = {
             let mut books = self.books();
             if books.channels.contains_key(&id) {
                 return Err(LedgerError::Duplicate);
+            }
+            let before = books.untaken(config.payer);
+            let promised = before.add(once.ceiling())?;
+            if promised > funds {
+                return Err(LedgerError::Rejected(Rejected::OverDeposit {
+                    ceiling: promised,
+                    available: funds,
+                }));
             }
             let mut channel = Channel::open(once.ceiling(), Amount::ZERO);
             channel.accept(once.ceiling())?;
