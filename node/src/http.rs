@@ -8,6 +8,7 @@
 //! its token: no new connection, answers under way have [`GRACE`], and what they delivered is
 //! charged. Content and payments are in no log.
 
+mod stall;
 mod listener;
 mod quote;
 mod turns;

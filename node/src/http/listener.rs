@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::HttpConfig;
+use crate::http::stall::Stall;
 use crate::http::{BindError, Door, GRACE, routes};
 
 /// The most bytes of a request's head: a payment's header and room for the others.
 const MAX_HEAD: usize = 48 * 1024;
 /// The most headers of a request.
 const MAX_HEADERS: usize = 64;
+/// How long a client may leave what is written to it unread.
+const WRITE: Duration = Duration::from_secs(30);
 /// How long nobody is let in after the system could not: it has run out of something.
 const BREATHER: Duration = Duration::from_millis(100);
 
@@ -114,9 +117,9 @@ impl Guest {
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
         let served = match self.tls.clone() {
-            None => self.converse(stream).await,
+            None => self.converse(Stall::new(stream, WRITE)).await,
             Some(tls) => match tokio::time::timeout(self.timeout, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.converse(stream).await,
+                Ok(Ok(stream)) => self.converse(Stall::new(stream, WRITE)).await,
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("no TLS handshake in time".to_owned()),
             },
