@@ -5,7 +5,7 @@
 //! purchase over libp2p: [`crate::serve`] sells, and this door is its other counter.
 //!
 //! The door owns its listener, its connections and the sales that began through it. It ends with
-//! its token: no new connection, answers under way have [`GRACE`], and what they delivered is
+//! its token: no new connection, answers under way have twenty seconds, and what they delivered is
 //! charged. Content and payments are in no log.
 
 mod stall;

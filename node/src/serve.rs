@@ -5,7 +5,7 @@
 //! was delivered is charged however the purchase ends; what was refused costs nothing.
 //!
 //! Buyers come over libp2p, and over HTTP ([`crate::http`]): the sale is the same, and what
-//! differs is the [`Counter`] at which it stands.
+//! differs is the counter at which it stands.
 
 mod counter;
 mod till;

@@ -189,6 +189,8 @@ library ReceiptProof {
 
     /// 65 bytes, v 27 or 28, low s; never the zero address.
     function signedBy(address signer, bytes32 digest, bytes calldata signature) private pure returns (bool) {
+        // The third value says why, and a bad signature is bad for any reason.
+        // slither-disable-next-line unused-return
         (address who, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, signature);
         return problem == ECDSA.RecoverError.NoError && who == signer;
     }
