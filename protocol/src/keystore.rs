@@ -5,7 +5,7 @@
 //! disk, and given its name only then; an existing file is never replaced. Files that others may
 //! read are refused, with the command that mends them.
 //!
-//! A guess at the passphrase costs 128 MiB and about 0.3 s ([`Cost::Standard`], scrypt N = 2^17).
+//! A guess at the passphrase costs 128 MiB and about 0.4 s ([`Cost::Standard`], scrypt N = 2^17).
 //! Files of other wallets are read at whatever bearable cost they were made.
 
 mod seal;

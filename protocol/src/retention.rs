@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::amount::Amount;
 use crate::clock::Timestamp;
 use crate::history::BLOCK;
@@ -72,6 +74,18 @@ impl Archive {
     #[must_use]
     pub const fn new(dir: PathBuf) -> Self {
         Self { dir }
+    }
+
+    /// Appends rows as lines of JSON, beside the runtime's threads, and returns when they are on
+    /// disk.
+    ///
+    /// # Errors
+    /// As [`Archive::append`].
+    pub async fn keep<T: Serialize>(&self, day: u64, rows: &[T]) -> io::Result<()> {
+        let lines: Result<Vec<_>, _> = rows.iter().map(serde_json::to_string).collect();
+        let (archive, lines) = (self.clone(), lines.map_err(io::Error::other)?);
+        let written = tokio::task::spawn_blocking(move || archive.append(day, &lines)).await;
+        written.map_err(io::Error::other)?
     }
 
     /// Appends lines to the file of a day, and returns when they are on disk. A crash between this

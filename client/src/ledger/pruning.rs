@@ -48,7 +48,9 @@ impl Ledger {
             if !retention.may_go(&receipts, &reach, full, now) {
                 continue;
             }
-            self.archive(archive, &block, now).await?;
+            if let Some(archive) = archive {
+                archive.keep(now.day(), &block).await?;
+            }
             self.drop_block(&block).await?;
             held = held.saturating_sub(BLOCK);
             pruned = pruned.saturating_add(BLOCK);
@@ -84,22 +86,6 @@ impl Ledger {
             count: account.booked,
             claimed: account.channel.claimed(),
         })
-    }
-
-    async fn archive(
-        &self,
-        archive: Option<&Archive>,
-        block: &[Kept],
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        let Some(archive) = archive.cloned() else {
-            return Ok(());
-        };
-        let lines = block.iter().map(serde_json::to_string);
-        let lines: Result<Vec<_>, _> = lines.collect();
-        let lines = lines.map_err(std::io::Error::other)?;
-        let written = tokio::task::spawn_blocking(move || archive.append(now.day(), &lines)).await;
-        Ok(written.map_err(std::io::Error::other)??)
     }
 
     async fn drop_block(&self, block: &[Kept]) -> Result<(), LedgerError> {

@@ -79,12 +79,17 @@ pub const fn is_once(config: &ChannelConfig) -> bool {
 }
 
 impl Books {
-    /// What a payer's payments come to that are entered and not taken.
+    /// What a payer's payments come to that are entered and not taken. One that ended with nothing
+    /// to take is not among them.
     fn untaken(&self, payer: Address) -> Amount {
         let lanes = self.lanes.get(&payer).into_iter().flatten();
         let entries = lanes.filter_map(|id| self.channels.get(id));
         let open = entries.filter(|entry| {
-            is_once(&entry.record.config) && entry.record.channel.claimed().is_zero()
+            let channel = &entry.record.channel;
+            let free = channel.receipts() > 0
+                && channel.charged().is_zero()
+                && channel.reserved().is_zero();
+            is_once(&entry.record.config) && channel.claimed().is_zero() && !free
         });
         open.map(|entry| entry.record.channel.balance())
             .fold(Amount::ZERO, Amount::saturating_add)
@@ -136,6 +141,8 @@ impl Ledger {
     }
 
     /// Forgets a payment that bought nothing and was not tried to be taken: it may be used again.
+    /// One that bought an answer for which there is nothing to take has its receipt, and is only
+    /// not waited for any more.
     ///
     /// # Errors
     /// The store's.
@@ -147,15 +154,18 @@ impl Ledger {
                 return Ok(());
             };
             let (config, channel) = (entry.record.config, entry.record.channel);
-            let unused = channel.reserved().is_zero()
-                && channel.receipts() == 0
+            let nothing = channel.reserved().is_zero()
                 && channel.charged().is_zero()
                 && channel.claimed().is_zero();
-            if !is_once(&config) || !unused {
+            if !is_once(&config) || !nothing {
                 return Ok(());
             }
-            books.leave(id, config.payer);
-            permit.commit(Batch::new().delete(&CHANNELS, &id.0).delete(&ONCE, &id.0))
+            let mut batch = Batch::new().delete(&ONCE, &id.0);
+            if channel.receipts() == 0 {
+                books.leave(id, config.payer);
+                batch = batch.delete(&CHANNELS, &id.0);
+            }
+            permit.commit(batch)
         };
         Ok(durable.await?)
     }
@@ -192,3 +202,6 @@ impl Ledger {
             .collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,9 @@ impl Ledger {
             if !retention.may_go(&block, &reach, full, now) {
                 continue;
             }
-            self.archive(archive, &block, now).await?;
+            if let Some(archive) = archive {
+                archive.keep(now.day(), &block).await?;
+            }
             self.drop_block(&block).await?;
             held = held.saturating_sub(BLOCK);
             pruned = pruned.saturating_add(BLOCK);
@@ -78,22 +80,6 @@ impl Ledger {
             count: channel.receipts(),
             claimed: channel.claimed(),
         })
-    }
-
-    async fn archive(
-        &self,
-        archive: Option<&Archive>,
-        block: &[Receipt],
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        let Some(archive) = archive.cloned() else {
-            return Ok(());
-        };
-        let lines = block.iter().map(serde_json::to_string);
-        let lines: Result<Vec<_>, _> = lines.collect();
-        let lines = lines.map_err(std::io::Error::other)?;
-        let written = tokio::task::spawn_blocking(move || archive.append(now.day(), &lines)).await;
-        Ok(written.map_err(std::io::Error::other)??)
     }
 
     async fn drop_block(&self, block: &[Receipt]) -> Result<(), LedgerError> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::store::Order;
+use farthing_protocol::testing;
 
+use crate::ledger::Observation;
 use crate::ledger::records::{HEADS, MINED, Purpose};
 use crate::settlement::tests::world::{Office, World, atoms, claim_key, config, eventually};
 use crate::settlement::{Policy, SettlementError, journal};
@@ -472,6 +474,31 @@ async fn two_lanes_of_one_payer_are_independent() {
     office.sell(0, 60).await;
     office.settlement.claim().await.expect("claims");
     assert_eq!(office.claimed(0), atoms(160));
+    world.close(office).await;
+}
+
+#[tokio::test]
+async fn regression_a_payment_for_one_purchase_has_no_rest_that_is_returned_at_our_gas() {
+    let world = World::new();
+    let office = world.open(Policy::default()).await;
+    let mut terms = config(0);
+    terms.withdraw_delay = 1;
+    let id = terms.id(&testing::network());
+    let seen = Observation {
+        balance: atoms(1_000),
+        claimed: Amount::ZERO,
+        armed: Amount::ZERO,
+    };
+    let entered = office.ledger.observe(terms, id, seen).await;
+    entered.expect("is entered");
+    let sent = world.nonces().await;
+    let refund = office.settlement.refund(id, None).await;
+    assert!(
+        matches!(refund, Err(SettlementError::Nothing)),
+        "{refund:?}"
+    );
+    world.chain.mine(1);
+    assert_eq!(world.nonces().await, sent);
     world.close(office).await;
 }
 

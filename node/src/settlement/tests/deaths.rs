@@ -94,14 +94,18 @@ async fn die_after(polls: u32) -> bool {
         world.close(office).await;
     }
     let office = world.open(policy()).await;
-    for _ in 0..20 {
-        match live(&world, &office).await {
-            Ok(()) => break,
-            // A refund of the life before is still on its way.
-            Err(SettlementError::InUse) => tokio::time::sleep(Duration::from_millis(5)).await,
-            Err(error) => panic!("after {polls} polls: {error}"),
+    let lives = async {
+        loop {
+            match live(&world, &office).await {
+                Ok(()) => break,
+                // A refund of the life before is still on its way.
+                Err(SettlementError::InUse) => tokio::task::yield_now().await,
+                Err(error) => panic!("after {polls} polls: {error}"),
+            }
         }
-    }
+    };
+    let lived = tokio::time::timeout(Duration::from_secs(60), lives).await;
+    assert!(lived.is_ok(), "after {polls} polls: the refund never ends");
     world.chain.mine(4);
     world.close(office).await;
     let (office, actor) = world.build(policy()).await;
