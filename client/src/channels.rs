@@ -288,7 +288,7 @@ impl Channels {
                 self.submit(offer, &pending).await?;
                 self.forget(id, pending.deposit.salt).await?;
             }
-            let base = self.base(offer, id).await?;
+            let base = self.base(offer, config).await?;
             self.enter(offer.offer().seller, config, base).await?;
             return Ok(id);
         }

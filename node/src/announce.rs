@@ -1,14 +1,14 @@
 //! Our voice and ear on the network: keeps our offer fresh, and the book of everybody's.
 //!
-//! An offer is published when its content changes (never twice in ten seconds) and at least every
-//! [`Rhythm::refresh`]. Its number only rises, also across restarts: it is on disk before it is
+//! An offer is published when its content changes or the clock was set (never twice in ten
+//! seconds), and at least every [`Rhythm::refresh`]. Its number only rises, also across restarts: it is on disk before it is
 //! signed. Offers made before we were there are read from the books of the peers we meet.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use farthing_protocol::book::{Book, Heard};
-use farthing_protocol::clock::Clock;
+use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::eip712::{EvmKey, EvmSignature};
 use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::NodeKey;
@@ -44,6 +44,14 @@ pub struct Rhythm {
     pub lifetime: Duration,
     /// How often one is published although nothing changed.
     pub refresh: Duration,
+}
+
+impl Rhythm {
+    /// Whether an offer issued then is neither of the future nor due to be renewed, by a clock
+    /// that somebody may have set meanwhile.
+    fn is_in_time(&self, issued: Timestamp, now: Timestamp) -> bool {
+        issued <= now && now.since(issued) < self.refresh
+    }
 }
 
 /// What never changes in our offers while the node runs.
@@ -225,15 +233,24 @@ impl Announcer {
         if self.ground.upstream.health() != Health::Up || self.ground.catalog.offers().is_empty() {
             return;
         }
-        let age = self.published.map(|at| at.elapsed());
-        let due = match age {
+        let due = match self.published.map(|at| at.elapsed()) {
             None => true,
             Some(age) if age >= self.rhythm.refresh => true,
-            Some(age) => age >= GAP && !self.ground.shelf.says(&self.offer(0)),
+            Some(age) => age >= GAP && self.is_outdated(),
         };
         if due && let Err(error) = self.issue().await {
             tracing::error!(%error, "no offer could be made");
         }
+    }
+
+    /// Whether the newest offer says something else than is true now, or, because the clock was
+    /// set since, is one of the past or of the future to whoever hears it.
+    fn is_outdated(&self) -> bool {
+        let (shelf, now) = (&self.ground.shelf, self.ground.clock.now());
+        let newest = shelf.newest();
+        let is_in_time =
+            newest.is_some_and(|offer| self.rhythm.is_in_time(offer.offer().issued, now));
+        !is_in_time || !shelf.says(&self.offer(0))
     }
 
     /// Signs and publishes a new offer.
@@ -323,5 +340,24 @@ impl Announcer {
                 .collect(),
             binding: self.binding,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_an_offer_is_renewed_when_the_clock_was_set() {
+        let rhythm = Rhythm {
+            lifetime: Duration::from_secs(900),
+            refresh: Duration::from_secs(300),
+        };
+        let noon = Timestamp(1_790_000_000_000);
+        let hour = Duration::from_secs(3_600);
+        assert!(rhythm.is_in_time(noon, noon));
+        assert!(rhythm.is_in_time(noon, noon.plus(Duration::from_secs(299))));
+        assert!(!rhythm.is_in_time(noon, noon.plus(hour)), "of the past");
+        assert!(!rhythm.is_in_time(noon.plus(hour), noon), "of the future");
     }
 }

@@ -79,7 +79,8 @@ impl Desk {
         match call {
             Call::Book { from } => Ok(Answer::Book(self.page(from))),
             Call::Deposit { config, deposit } => self.deposit(config, deposit).await,
-            Call::Channel { channel, proof } => {
+            Call::Channel { config, proof } => {
+                let channel = self.known(config, &proof).await?;
                 self.proven(caller, channel, &proof)?;
                 let statement = self.shop.ledger.statement(channel);
                 let statement = statement.map_err(|error| unavailable(&error))?;
@@ -109,6 +110,40 @@ impl Desk {
         book.page(from as usize, BOOK_PAGE, self.shop.clock.now())
     }
 
+    /// A channel that our books do not know is taken in from the chain: our disk was lost, or
+    /// somebody else submitted the deposit. Only who holds its key makes us look.
+    async fn known(
+        &self,
+        config: ChannelConfig,
+        proof: &SignedVoucher,
+    ) -> Result<ChannelId, CallRefusal> {
+        let id = config.id(&self.terms.network);
+        if self.shop.ledger.channel(id).is_some() {
+            return Ok(id);
+        }
+        self.terms.check(&config)?;
+        self.holds_key(id, config.payer_authorizer, proof)?;
+        match self.settlement.adopt(config, id).await {
+            Ok(_) => Ok(id),
+            Err(SettlementError::Ledger(LedgerError::NoChannel)) => Err(CallRefusal::NoChannel),
+            Err(error) => Err(CallRefusal::Unavailable(error.to_string())),
+        }
+    }
+
+    fn holds_key(
+        &self,
+        id: ChannelId,
+        key: Address,
+        proof: &SignedVoucher,
+    ) -> Result<(), CallRefusal> {
+        let about = proof.message.channel == id && proof.message.ceiling.is_zero();
+        if about && proof.verify(&self.shop.domain, key).is_ok() {
+            Ok(())
+        } else {
+            Err(CallRefusal::Proof)
+        }
+    }
+
     /// Whoever proves to hold the channel's key may buy on it from then on.
     fn proven(
         &self,
@@ -121,14 +156,7 @@ impl Desk {
             // A payment made for one purchase over HTTP: its payer's key opens nothing else.
             return Err(CallRefusal::NoChannel);
         }
-        let honest = proof.message.channel == id
-            && proof.message.ceiling.is_zero()
-            && proof
-                .verify(&self.shop.domain, view.config.payer_authorizer)
-                .is_ok();
-        if !honest {
-            return Err(CallRefusal::Proof);
-        }
+        self.holds_key(id, view.config.payer_authorizer, proof)?;
         self.shop.ledger.own(id, caller);
         Ok(())
     }

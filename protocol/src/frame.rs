@@ -113,10 +113,10 @@ pub enum Call {
         /// The payer's authorization.
         deposit: Deposit,
     },
-    /// What you hold of this channel.
+    /// What you hold of this channel; look on the chain if your books do not know it.
     Channel {
-        /// The channel.
-        channel: ChannelId,
+        /// The channel's terms, which name it.
+        config: ChannelConfig,
         /// A voucher over 0 atoms: proves that the asker holds the channel's key.
         proof: SignedVoucher,
     },

@@ -410,7 +410,7 @@ async fn a_stranger_cannot_spend_what_is_left_on_a_channel_that_is_not_its_own()
 async fn a_stranger_learns_and_moves_nothing() {
     let street = street().await;
     let victim = forger(&street).await;
-    let channel = victim.id();
+    let (channel, config) = (victim.id(), victim.config);
     let strangers = [
         victim.voucher_by(&testing::evm_key(9), channel, Amount::ZERO),
         victim.voucher_by(&victim.payer, channel, Amount::ZERO),
@@ -421,7 +421,7 @@ async fn a_stranger_learns_and_moves_nothing() {
     ];
     for proof in strangers {
         for call in [
-            Call::Channel { channel, proof },
+            Call::Channel { config, proof },
             Call::Receipts {
                 channel,
                 proof,
@@ -433,16 +433,28 @@ async fn a_stranger_learns_and_moves_nothing() {
             assert_eq!(answer, Answer::Refused(CallRefusal::Proof));
         }
     }
-    let nowhere = ChannelId(B256::repeat_byte(1));
-    let proof = victim.voucher_by(&victim.authorizer, nowhere, Amount::ZERO);
-    let call = Call::Channel {
-        channel: nowhere,
-        proof,
-    };
-    let answer = victim.call(&call).await.expect("answers");
-    assert_eq!(answer, Answer::Refused(CallRefusal::NoChannel));
+    let mut empty = config;
+    empty.salt = B256::repeat_byte(1);
+    let nowhere = empty.id(&victim.network);
+    let by = |key| victim.voucher_by(key, nowhere, Amount::ZERO);
+    let mut foreign = empty;
+    foreign.receiver = Address::repeat_byte(9);
+    let elsewhere = foreign.id(&victim.network);
+    let there = victim.voucher_by(&victim.authorizer, elsewhere, Amount::ZERO);
+    let asked = [
+        (empty, by(&victim.authorizer), CallRefusal::NoChannel),
+        // The chain is not asked for whoever has no key.
+        (empty, by(&victim.payer), CallRefusal::Proof),
+        (foreign, there, CallRefusal::Terms("receiver".to_owned())),
+    ];
+    for (config, proof, refusal) in asked {
+        let call = Call::Channel { config, proof };
+        let answer = victim.call(&call).await.expect("answers");
+        assert_eq!(answer, Answer::Refused(refusal));
+    }
+    assert_eq!(street.sellers[0].channels().len(), 1);
     let proof = victim.voucher(Amount::ZERO);
-    let answer = victim.call(&Call::Channel { channel, proof }).await;
+    let answer = victim.call(&Call::Channel { config, proof }).await;
     let Answer::Channel(statement) = answer.expect("answers") else {
         panic!("the owner is told");
     };

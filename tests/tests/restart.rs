@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use farthing_node::ledger::OPEN;
 use farthing_protocol::amount::{Amount, Cost};
+use farthing_protocol::frame::{Answer, Call};
 use farthing_protocol::pricing;
 use farthing_protocol::purchase::{Ending, Usage};
 use farthing_protocol::store::Order;
-use farthing_tests::street::{Buyer, Street, TestNet, eventually, listen};
+use farthing_tests::street::{Buyer, Forger, Street, TestNet, WEALTH, eventually, listen};
 use farthing_tests::upstream::Behaviour;
 
 const PACE: Duration = Duration::from_millis(2);
@@ -305,4 +306,53 @@ async fn buy_once_known(street: &Street) {
         tokio::task::yield_now().await;
     }
     panic!("the seller is not used again");
+}
+
+/// The seller crashes, and starts again on an empty disk.
+async fn bereft(street: &mut Street) {
+    let seller = &mut street.sellers[0];
+    seller.crash().expect("crashes");
+    std::fs::remove_dir_all(&seller.config.data_dir).expect("is lost");
+    street.start_seller(0).await.expect("starts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_lost_its_disk_returns_the_rest_and_sells_on_the_next_lane() {
+    let mut street = TestNet::new().crashable().start().await.expect("starts");
+    for _ in 0..3 {
+        let bought = street.buyers[0].buy(Buyer::chat(16)).await;
+        bought.expect("answers");
+    }
+    let (old, _) = street.sellers[0].channels()[0];
+    bereft(&mut street).await;
+    let heard = street.buyers[0].buy(Buyer::chat(16)).await;
+    let receipt = heard.expect("answers").bill.receipt.receipt;
+    assert_ne!(receipt.channel, old);
+    assert_eq!(receipt.seq, 0, "the books begin anew");
+    let chain = street.ledgers.chain().expect("a chain");
+    let left = chain.channel(old).await.expect("answers");
+    assert_eq!(left.balance, left.claimed, "the rest was returned");
+    assert_eq!(left.claimed, Amount::ZERO, "what was not claimed is lost");
+    let payer = street.buyers[0].wallet_keys().payer.address();
+    let wealth = chain.token_balance(payer).await.expect("answers");
+    let deposit = street.buyers[0].config.spend.deposit;
+    assert_eq!(wealth.saturating_add(deposit), WEALTH);
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_lost_its_disk_finds_a_channel_on_chain_for_who_holds_its_key() {
+    let mut street = TestNet::new().crashable().start().await.expect("starts");
+    let rich = Amount::atoms(100_000);
+    let forger = Forger::funded(&street, 1, rich).await.expect("opens");
+    bereft(&mut street).await;
+    assert!(street.sellers[0].channels().is_empty());
+    let (config, proof) = (forger.config, forger.voucher(Amount::ZERO));
+    let answer = forger.call(&Call::Channel { config, proof }).await;
+    let Answer::Channel(statement) = answer.expect("answers") else {
+        panic!("it is told");
+    };
+    assert_eq!(statement.balance, rich);
+    assert_eq!(statement.receipts, 0);
+    street.stop().await;
 }

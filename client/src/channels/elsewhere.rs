@@ -134,7 +134,7 @@ impl Channels {
         self.carry(offer, pending).await?;
         let base = match self.ledger.account(pending.channel) {
             Some(_) => crate::ledger::Base::default(),
-            None => self.base(offer, pending.channel).await?,
+            None => self.base(offer, pending.config).await?,
         };
         self.enter(pending.seller, pending.config, base).await
     }

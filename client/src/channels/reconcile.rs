@@ -7,7 +7,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::frame::{Answer, Call, RECEIPT_PAGE, Statement};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::VerifiedOffer;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::x402::{ChannelConfig, ChannelId};
 
 use crate::channels::{CALL_WAIT, ChannelError, Channels};
 use crate::ledger::{Account, Base, LedgerError, Note, Standing};
@@ -24,7 +24,8 @@ impl Channels {
     ) -> Result<(), ChannelError> {
         // What comes into doubt later, the statement may not know yet.
         let doubts = self.ledger.doubts(id);
-        let statement = self.statement(offer, id).await?;
+        let account = self.ledger.account(id).ok_or(LedgerError::NoChannel)?;
+        let statement = self.statement(offer, account.config).await?;
         let proven = self.proven(id, &statement)?;
         if statement.receipts < self.ledger.booked(id) {
             return self.leave(offer, id).await;
@@ -56,9 +57,10 @@ impl Channels {
     pub(in crate::channels) async fn base(
         &self,
         offer: &VerifiedOffer,
-        id: ChannelId,
+        config: ChannelConfig,
     ) -> Result<Base, ChannelError> {
-        let statement = self.statement(offer, id).await?;
+        let id = config.id(self.chain.network());
+        let statement = self.statement(offer, config).await?;
         let ceiling = self.proven(id, &statement)?;
         if statement.charged > ceiling {
             return Err(ChannelError::Liar("charges that no voucher of ours covers"));
@@ -101,12 +103,10 @@ impl Channels {
     async fn statement(
         &self,
         offer: &VerifiedOffer,
-        id: ChannelId,
+        config: ChannelConfig,
     ) -> Result<Statement, ChannelError> {
-        let call = Call::Channel {
-            channel: id,
-            proof: self.wallet.proof(id),
-        };
+        let proof = self.wallet.proof(config.id(self.chain.network()));
+        let call = Call::Channel { config, proof };
         match self.call(offer, &call, CALL_WAIT).await? {
             Answer::Channel(statement) => Ok(*statement),
             Answer::Refused(refusal) => Err(ChannelError::Refused(refusal)),

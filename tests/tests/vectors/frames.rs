@@ -210,10 +210,11 @@ pub fn call() -> Vec<FrameVector<Call>> {
         proof,
         from: 5,
     };
+    let config = testing::channel_config();
     vec![
         FrameVector::new("book", Call::Book { from: 48 }),
         FrameVector::new("deposit", deposit),
-        FrameVector::new("channel", Call::Channel { channel, proof }),
+        FrameVector::new("channel", Call::Channel { config, proof }),
         FrameVector::new("receipts", receipts),
         FrameVector::new("refund", Call::Refund { channel, proof }),
         FrameVector::new("root", Call::Root(samples::signed_root())),
