@@ -219,7 +219,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn receipts(&self, query: &ReceiptQuery) -> Result<ReceiptPage, ActionError> {
-        inside!(self, it => Ok(it.records().page(query)?), it.receipts(query).await)
+        inside!(self, it => Ok(it.records().await?.page(query)?), it.receipts(query).await)
     }
 
     /// The receipts of a channel from `from` on, in order: some of them, none at the end.
@@ -231,7 +231,7 @@ impl Client {
         channel: ChannelId,
         from: u64,
     ) -> Result<Vec<ReceiptReport>, ActionError> {
-        inside!(self, it => Ok(it.records().stretch(channel, from)?), it.stretch(channel, from).await)
+        inside!(self, it => Ok(it.records().await?.stretch(channel, from)?), it.stretch(channel, from).await)
     }
 
     /// What is needed to check the receipts elsewhere, for each channel.
@@ -239,7 +239,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn books(&self) -> Result<Vec<ReceiptBook>, ActionError> {
-        inside!(self, it => Ok(it.records().books()?), it.books().await)
+        inside!(self, it => Ok(it.records().await?.books()?), it.books().await)
     }
 
     /// The evidence of one receipt.
@@ -255,7 +255,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, ActionError> {
-        inside!(self, it => it.records().one(request), it.receipt(request).await)
+        inside!(self, it => it.records().await?.one(request), it.receipt(request).await)
     }
 
     /// Ends what lives, in order. Purchases under way lose their streams; what is in doubt is

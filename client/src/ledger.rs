@@ -373,7 +373,9 @@ impl Ledger {
         Ok(Some(approval))
     }
 
-    /// Books a receipt, once. It settles the purchase it names.
+    /// Books a receipt, once. It settles the purchase it names. It is on its way to the disk when
+    /// this returns ([`Ledger::written`] waits for it): a crash before it arrives loses nothing, for
+    /// its seller shows it again when the books are compared.
     ///
     /// # Errors
     /// [`LedgerError`]; [`Rejected::OverReserved`] when it charges more than was set aside.
@@ -386,46 +388,51 @@ impl Ledger {
         let (id, seq) = (receipt.receipt().channel, receipt.receipt().seq);
         self.read_tree(id)?;
         let permit = self.store.reserve().await?;
-        let (durable, fate, booked) = {
-            let mut books = self.books();
-            let lesson = match kept.dispute {
-                None => Lesson::of(receipt.receipt().ending),
-                Some(_) => Lesson::Anew,
-            };
-            let Booked {
-                account,
-                fate,
-                nodes,
-            } = books.book(receipt.receipt(), lesson)?;
-            if fate == Fate::Known {
-                return Ok(fate);
-            }
-            let (model, charged) = (receipt.receipt().model_hash, receipt.receipt().charged);
-            let spent = books.models.charge(model, charged, now.day());
-            let signed: SignedReceipt = receipt.signed().clone();
-            let request = signed.receipt.request;
-            let Note {
-                model: name,
-                endpoint,
-                dispute,
-            } = kept;
-            let kept = Kept {
-                receipt: signed,
-                model: name,
-                endpoint,
-                dispute,
-            };
-            let batch = Batch::new()
-                .put(&MODEL_DAYS, &(now.day(), model), &spent)?
-                .put(&CHANNELS, &id.0, &account)?
-                .put(&RECEIPTS, &(id.0, seq), &kept)?
-                .put(&REQUESTS, &request.0, &(id.0, seq))?;
-            let batch = keep(id, &nodes, batch)?;
-            (permit.commit(batch), fate, account.booked)
+        let mut books = self.books();
+        let lesson = match kept.dispute {
+            None => Lesson::of(receipt.receipt().ending),
+            Some(_) => Lesson::Anew,
         };
-        durable.await?;
-        self.books().land(id, booked);
+        let Booked {
+            account,
+            fate,
+            nodes,
+        } = books.book(receipt.receipt(), lesson)?;
+        if fate == Fate::Known {
+            return Ok(fate);
+        }
+        let (model, charged) = (receipt.receipt().model_hash, receipt.receipt().charged);
+        let spent = books.models.charge(model, charged, now.day());
+        let signed: SignedReceipt = receipt.signed().clone();
+        let request = signed.receipt.request;
+        let Note {
+            model: name,
+            endpoint,
+            dispute,
+        } = kept;
+        let kept = Kept {
+            receipt: signed,
+            model: name,
+            endpoint,
+            dispute,
+        };
+        let batch = Batch::new()
+            .put(&MODEL_DAYS, &(now.day(), model), &spent)?
+            .put(&CHANNELS, &id.0, &account)?
+            .put(&RECEIPTS, &(id.0, seq), &kept)?
+            .put(&REQUESTS, &request.0, &(id.0, seq))?;
+        let batch = keep(id, &nodes, batch)?;
+        // A write that fails stops all others, and says so.
+        drop(permit.commit(batch));
         Ok(fate)
+    }
+
+    /// Waits until all that was booked before is on disk, where readers find it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn written(&self) -> Result<(), LedgerError> {
+        Ok(self.store.commit(Batch::new()).await?)
     }
 
     /// Changes a channel's record and waits until it is on disk.

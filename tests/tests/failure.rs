@@ -43,8 +43,8 @@ fn cost(usage: &Usage, prices: &Prices) -> Amount {
 }
 
 /// The one receipt, checked to charge what it counts.
-fn only_receipt(street: &Street) -> Receipt {
-    let mut receipts = street.buyers[0].receipts();
+async fn only_receipt(street: &Street) -> Receipt {
+    let mut receipts = street.buyers[0].receipts().await;
     assert_eq!(receipts.len(), 1, "{receipts:?}");
     let receipt = receipts.remove(0);
     assert!(receipt.charged <= cost(&receipt.usage, &prices(street, 0)));
@@ -62,7 +62,7 @@ async fn a_seller_whose_model_server_breaks_mid_stream_is_paid_for_what_it_deliv
     assert!(matches!(end, Err(InferError::Interrupted(_))), "{end:?}");
     assert_eq!(data.len(), 11, "the role and ten tokens");
     let charged = street.settled().await.expect("agrees");
-    let receipt = only_receipt(&street);
+    let receipt = only_receipt(&street).await;
     assert_eq!(receipt.ending, Ending::UpstreamFailed);
     assert_eq!(receipt.usage.completion, 10);
     assert_eq!(receipt.charged, charged);
@@ -85,7 +85,7 @@ async fn a_model_server_that_falls_silent_ends_the_answer_and_is_paid_until_then
     let (_, end) = listen(&mut answer).await;
     assert!(matches!(end, Err(InferError::Interrupted(_))), "{end:?}");
     street.settled().await.expect("agrees");
-    assert_eq!(only_receipt(&street).usage.completion, 5);
+    assert_eq!(only_receipt(&street).await.usage.completion, 5);
     street.stop().await;
 }
 
@@ -130,7 +130,7 @@ async fn a_buyer_that_loses_patience_cancels_pays_and_knows_what_it_paid() {
     assert_eq!(data.len(), 6);
     street.sellers[0].upstream.disconnected(1).await;
     street.settled().await.expect("agrees");
-    let receipt = only_receipt(&street);
+    let receipt = only_receipt(&street).await;
     assert_eq!(receipt.ending, Ending::Cancelled);
     assert_eq!(receipt.usage.completion, 5);
     street.stop().await;
@@ -147,7 +147,7 @@ async fn a_chunk_nobody_can_read_ends_the_answer_and_what_came_before_is_paid() 
     assert!(matches!(end, Err(InferError::Interrupted(_))), "{end:?}");
     assert_eq!(data.len(), 4, "the role and three tokens");
     let charged = street.settled().await.expect("agrees");
-    let receipt = only_receipt(&street);
+    let receipt = only_receipt(&street).await;
     assert_eq!(receipt.ending, Ending::UpstreamFailed);
     assert_eq!(receipt.usage.completion, 3);
     assert_eq!(receipt.charged, charged);

@@ -31,7 +31,7 @@ async fn a_buyer_that_hangs_up_mid_stream_pays_exactly_what_was_delivered() {
     drop(answer);
     let seen = street.sellers[0].upstream.disconnected(1).await;
     let charged = street.settled().await.expect("agrees");
-    let receipts = street.buyers[0].receipts();
+    let receipts = street.buyers[0].receipts().await;
     let receipt = &receipts[0];
     assert_eq!(receipt.ending, Ending::Cancelled);
     let delivered = u64::from(receipt.usage.completion);
@@ -54,7 +54,7 @@ async fn ten_buyers_requests_given_up_at_once_leave_the_books_agreed() {
     });
     futures::future::join_all(giving_up).await;
     let charged = street.settled().await.expect("agrees");
-    let receipts = buyer.receipts();
+    let receipts = buyer.receipts().await;
     assert_eq!(receipts.len(), 10);
     let sum = receipts.iter().map(|receipt| receipt.charged);
     assert_eq!(sum.fold(Amount::ZERO, Amount::saturating_add), charged);

@@ -34,8 +34,8 @@ async fn buy(street: &Street, times: u32) {
 }
 
 /// The buyer's purchases in the order of their receipts.
-fn requests(street: &Street) -> Vec<RequestId> {
-    let mut receipts = street.buyers[0].receipts();
+async fn requests(street: &Street) -> Vec<RequestId> {
+    let mut receipts = street.buyers[0].receipts().await;
     receipts.sort_by_key(|receipt| receipt.seq);
     receipts
         .into_iter()
@@ -155,7 +155,7 @@ fn verify(file: Option<&std::path::Path>, proof: Option<&std::path::Path>) -> Re
 async fn what_is_exported_can_be_checked_by_anybody_and_a_change_is_found() {
     let mut street = street(TestNet::new()).await;
     buy(&street, 5).await;
-    let requests = requests(&street);
+    let requests = requests(&street).await;
     street.buyers[0].stop().await;
     let own = said(&street, verify(None, None)).await.expect("no fault");
     assert!(own.contains("UNDER A ROOT"), "{own}");
@@ -221,13 +221,13 @@ async fn what_is_exported_can_be_checked_by_anybody_and_a_change_is_found() {
 async fn a_receipt_that_no_root_covers_is_shown_to_its_seller_before_it_is_proven() {
     let mut street = street(TestNet::new()).await;
     buy(&street, 3).await;
-    let last = requests(&street)[2];
+    let last = requests(&street).await[2];
     let evidence = street.buyers[0].client().evidence(last).await;
     let evidence = evidence.expect("the seller signs");
     assert_eq!(evidence.root.root.count, 3);
     assert_eq!(evidence.verify(), Ok(()));
     buy(&street, 1).await;
-    let newest = requests(&street)[3];
+    let newest = requests(&street).await[3];
     street.sellers[0].stop().await;
     let error = street.buyers[0].client().evidence(newest).await;
     assert!(error.is_err(), "a seller that is away signs nothing");
@@ -289,7 +289,7 @@ async fn a_contract_believes_a_proof_of_a_real_receipt_and_no_changed_one() {
     };
     anvil.place_verifier(VERIFIER).await.expect("is placed");
     buy(&street, 5).await;
-    for request in requests(&street).into_iter().rev() {
+    for request in requests(&street).await.into_iter().rev() {
         let evidence = street.buyers[0].client().evidence(request).await;
         let good = evidence.expect("is proven");
         assert!(believed(anvil.url(), &good.calldata()).await);

@@ -99,7 +99,7 @@ async fn a_restarted_buyer_goes_on_with_the_same_channel_and_deposits_nothing_mo
     let heard = street.buyers[0].buy(Buyer::chat(16)).await;
     assert_eq!(heard.expect("answers").bill.receipt.receipt.seq, 1);
     street.settled().await.expect("agrees");
-    assert_eq!(street.buyers[0].receipts().len(), 2);
+    assert_eq!(street.buyers[0].receipts().await.len(), 2);
     assert_eq!(deposited(&street).await, before);
     street.stop().await;
 }
@@ -127,7 +127,7 @@ async fn a_seller_that_crashes_mid_stream_charges_its_last_checkpoint_once() {
     let interrupted = street.sellers[0].charged();
     assert!(!interrupted.is_zero());
     buy_and_agree(&street).await;
-    let receipts = street.buyers[0].receipts();
+    let receipts = street.buyers[0].receipts().await;
     assert_eq!(receipts.len(), 2);
     let cut = &receipts[1];
     assert_eq!(cut.ending, Ending::Interrupted);
@@ -180,7 +180,7 @@ async fn a_buyer_that_crashes_mid_stream_finds_out_what_it_paid() {
     let charged = street.sellers[0].charged();
     street.start_buyer(0).await.expect("starts");
     buy_and_agree(&street).await;
-    let receipts = street.buyers[0].receipts();
+    let receipts = street.buyers[0].receipts().await;
     assert_eq!(receipts.len(), 3);
     assert_eq!(receipts[1].ending, Ending::Cancelled);
     assert!(receipts[1].usage.completion >= 59);

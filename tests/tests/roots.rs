@@ -61,7 +61,7 @@ async fn with_each_purchase_both_sign_the_root_over_all_earlier_receipts() {
     let signed = ledger.root(id).expect("signed");
     let config = ledger.account(id).expect("known").config;
     assert_eq!(signed.verify(&config, &street.network), Ok(()));
-    let receipts = street.buyers[0].receipts();
+    let receipts = street.buyers[0].receipts().await;
     let last = receipts
         .iter()
         .find(|receipt| receipt.seq + 1 == signed.root.count);
@@ -241,6 +241,7 @@ impl Desk {
         let verified = signed.verify(testing::node_key(1).id()).expect("signed");
         let note = Note::default();
         self.ledger.book(verified, note, NOW).await.expect("books");
+        self.ledger.written().await.expect("writes");
     }
 
     fn standing(&self) -> Standing {

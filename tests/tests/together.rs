@@ -18,8 +18,12 @@ async fn street(behaviour: Behaviour) -> Street {
     net.start().await.expect("starts")
 }
 
-fn total(street: &Street) -> Amount {
-    let charged = street.buyers[0].receipts().into_iter().map(|r| r.charged);
+async fn total(street: &Street) -> Amount {
+    let charged = street.buyers[0]
+        .receipts()
+        .await
+        .into_iter()
+        .map(|r| r.charged);
     charged.fold(Amount::ZERO, Amount::saturating_add)
 }
 
@@ -46,7 +50,7 @@ async fn a_reader_that_pauses_does_not_break_the_answers_of_others() {
         assert_eq!(usage.completion, 1000);
     }
     let charged = street.settled().await.expect("agrees");
-    assert_eq!(charged, total(&street));
+    assert_eq!(charged, total(&street).await);
     street.stop().await;
 }
 
@@ -77,7 +81,7 @@ async fn a_hundred_answers_at_once_in_every_manner_leave_the_books_agreed() {
         }
     }
     let charged = street.settled().await.expect("agrees");
-    assert_eq!(charged, total(&street));
+    assert_eq!(charged, total(&street).await);
     assert_eq!(buyer.accounts().len(), 1);
     street.stop().await;
 }

@@ -267,6 +267,10 @@ impl Delivery {
         self.purchase.cover(receipt.receipt().charged).await?;
         let now = self.parts.clock.now();
         self.parts.ledger.book(receipt.clone(), note, now).await?;
+        if dispute.is_some() {
+            // Evidence: no seller shows it again.
+            self.parts.ledger.written().await?;
+        }
         self.purchase.settled();
         self.purchase.heard_root().await
     }

@@ -8,7 +8,7 @@ use farthing_protocol::x402::ChannelId;
 
 use crate::channels::ChannelError;
 use crate::client::parts::{self, Parts};
-use crate::ledger::Account;
+use crate::ledger::{Account, LedgerError};
 use crate::receipts::Receipts;
 use crate::report::{
     ActionError, ActionReport, ChannelAction, ChannelPhase, ChannelReport, HealthReport, Spending,
@@ -192,9 +192,10 @@ impl Parts {
         })
     }
 
-    /// The receipts in the books.
-    pub(in crate::client) fn records(&self) -> Receipts<'_> {
-        Receipts::new(&self.ledger, self.chain.network())
+    /// The receipts in the books, with those that were on their way to the disk.
+    pub(in crate::client) async fn records(&self) -> Result<Receipts<'_>, LedgerError> {
+        self.ledger.written().await?;
+        Ok(Receipts::new(&self.ledger, self.chain.network()))
     }
 
     /// The evidence of one receipt. One that no root of both covers yet is shown to its seller
@@ -203,7 +204,7 @@ impl Parts {
         &self,
         request: RequestId,
     ) -> Result<Evidence, ActionError> {
-        let receipt = self.records().one(request)?.signed.receipt;
+        let receipt = self.records().await?.one(request)?.signed.receipt;
         let covered = self.ledger.root(receipt.channel);
         if covered.is_none_or(|root| root.root.count <= receipt.seq)
             && let Some(account) = self.ledger.account(receipt.channel)
@@ -211,7 +212,7 @@ impl Parts {
         {
             self.channels.cover(&offer, receipt.channel).await?;
         }
-        self.records().evidence(request)
+        self.records().await?.evidence(request)
     }
 }
 

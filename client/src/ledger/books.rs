@@ -51,8 +51,6 @@ struct Entry {
     root: Option<CoSigned>,
     /// Of so many receipts a root was asked for, and when.
     asked: (u64, Timestamp),
-    /// All receipts before this one are on disk.
-    landed: u64,
 }
 
 impl Entry {
@@ -151,7 +149,6 @@ impl Books {
                 tree: Tree::default(),
                 root: None,
                 asked: (0, Timestamp(0)),
-                landed: account.booked,
             },
         );
     }
@@ -477,18 +474,6 @@ impl Books {
         {
             entry.tree = tree;
         }
-    }
-
-    /// The receipts before `booked` are on disk.
-    pub(in crate::ledger) fn land(&mut self, id: ChannelId, booked: u64) {
-        if let Some(entry) = self.channels.get_mut(&id) {
-            entry.landed = entry.landed.max(booked);
-        }
-    }
-
-    pub(in crate::ledger) fn has_landed(&self, root: &ReceiptRoot) -> bool {
-        let entry = self.channels.get(&root.channel);
-        entry.is_some_and(|entry| entry.landed >= root.count)
     }
 
     /// The root to have signed now, if it is time.

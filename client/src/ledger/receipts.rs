@@ -193,10 +193,8 @@ impl Ledger {
 
     /// Waits until the receipts under a root are on disk.
     async fn landed(&self, root: Option<ReceiptRoot>) -> Result<Option<ReceiptRoot>, LedgerError> {
-        if let Some(root) = &root
-            && !self.books().has_landed(root)
-        {
-            self.store.commit(Batch::new()).await?;
+        if root.is_some() {
+            self.written().await?;
         }
         Ok(root)
     }

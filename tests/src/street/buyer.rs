@@ -246,9 +246,10 @@ impl Buyer {
     ///
     /// # Panics
     /// When its store cannot be read.
-    #[must_use]
     #[allow(clippy::expect_used, reason = "a test without a disk is lost")]
-    pub fn receipts(&self) -> Vec<Receipt> {
+    pub async fn receipts(&self) -> Vec<Receipt> {
+        let written = self.ledger().written().await;
+        written.expect("the store writes");
         let accounts = self.accounts().into_iter();
         accounts
             .flat_map(|(id, _)| {

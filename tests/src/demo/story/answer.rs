@@ -12,6 +12,7 @@ use farthing_protocol::purchase::{Endpoint, RequestId};
 use futures::future::try_join_all;
 
 use crate::demo::ask::{Answer, Question};
+use crate::demo::books::BooksError;
 use crate::demo::story::{MORE, QUESTION, Story, StoryError};
 use crate::llama::MODEL;
 use crate::show::{Table, per_million, shorten, usdc};
@@ -50,7 +51,7 @@ impl Story<'_> {
             ),
             answer.seller == expected.to_string(),
         )?;
-        let kept = self.receipt_of(&answer)?;
+        let kept = self.receipt_of(&answer).await?;
         self.windows(&answer, &kept)?;
         self.receipt(&question, &answer, &kept)
     }
@@ -97,13 +98,14 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn receipt_of(&self, answer: &Answer) -> Result<Kept, StoryError> {
+    async fn receipt_of(&self, answer: &Answer) -> Result<Kept, StoryError> {
         let missing = StoryError::Missing("receipt of the purchase");
         let Ok(request) = answer.request.parse().map(RequestId) else {
             return Err(missing);
         };
-        let kept = self.stage.street.buyers[0].ledger().receipt(request);
-        let kept = kept.map_err(crate::demo::books::BooksError::from)?;
+        let ledger = self.stage.street.buyers[0].ledger();
+        ledger.written().await.map_err(BooksError::from)?;
+        let kept = ledger.receipt(request).map_err(BooksError::from)?;
         kept.ok_or(missing)
     }
 
@@ -230,7 +232,7 @@ impl Story<'_> {
             .iter()
             .map(|question| self.application.ask(question, |_| {}));
         let answers = try_join_all(asking).await?;
-        let channels = self.answers(&answers)?;
+        let channels = self.answers(&answers).await?;
         let raised = self.raised(&answers);
         let highest = raised.last().copied().unwrap_or(self.ceiling);
         self.page.aside(&format!(
@@ -247,11 +249,11 @@ impl Story<'_> {
     }
 
     /// Shows them in the order of their receipts; returns how many channels paid.
-    fn answers(&self, answers: &[Answer]) -> Result<usize, StoryError> {
+    async fn answers(&self, answers: &[Answer]) -> Result<usize, StoryError> {
         let mut channels = BTreeSet::new();
         let mut rows = Vec::new();
         for ((text, ..), answer) in MORE.iter().zip(answers) {
-            let kept = self.receipt_of(answer)?;
+            let kept = self.receipt_of(answer).await?;
             let receipt = &kept.receipt.receipt;
             let usage = receipt.usage;
             channels.insert(receipt.channel);
