@@ -10,6 +10,7 @@
 //! A second thread watches the first: after a failed write the engine can leave its caller asleep
 //! for ever, and a disk can stop answering.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::mpsc as blocking;
@@ -290,10 +291,13 @@ pub(in crate::store) fn watch_over(
     }
 }
 
-/// Batches written together, and who waits for them.
+/// Batches written together, and who waits for them. Of several changes to one row only the last
+/// is written: purchases made together on one channel all change its record.
 #[derive(Default)]
 struct Group {
-    changes: Batch,
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Bytes of the rows.
+    size: usize,
     answers: Vec<Answer>,
 }
 
@@ -326,7 +330,7 @@ impl Committer {
                 // What was sent or promised a place before still arrives; nothing new does.
                 Message::Stop => self.inbox.close(),
             }
-            if group.changes.size() >= GROUP_BYTES {
+            if group.size >= GROUP_BYTES {
                 break;
             }
             next = self.inbox.try_recv().ok();
@@ -335,11 +339,11 @@ impl Committer {
     }
 
     fn settle(&mut self, group: Group) {
-        let (bytes, count) = (group.changes.size(), group.answers.len());
+        let (bytes, count) = (group.size, group.answers.len());
         if let Err(reason) = self.monitor.begin(group.answers) {
             return self.monitor.answer(&Err(CommitError::Poisoned { reason }));
         }
-        match self.write(group.changes) {
+        match self.write(group.rows.into_iter().collect()) {
             Ok((apply, sync)) => {
                 self.count(bytes, count, apply, sync);
                 self.monitor.answer(&Ok(()));
@@ -349,9 +353,9 @@ impl Committer {
     }
 
     /// Writes; a panic of the engine is one more way to fail.
-    fn write(&mut self, changes: Batch) -> Result<(Duration, Duration), Fault> {
+    fn write(&mut self, changes: Vec<Change>) -> Result<(Duration, Duration), Fault> {
         let (engine, journal) = (&self.engine, &mut self.journal);
-        let work = AssertUnwindSafe(|| force(engine, journal, changes.into_changes()));
+        let work = AssertUnwindSafe(|| force(engine, journal, changes));
         catch_unwind(work).unwrap_or_else(|_| Err(Fault("the storage engine panicked".to_owned())))
     }
 
@@ -400,7 +404,12 @@ fn force(
 impl Group {
     fn add(&mut self, batch: Batch, answer: Answer) {
         for (row, value) in batch.into_changes() {
-            self.changes.push(row, value);
+            let (key, bytes) = (row.len(), value.as_ref().map_or(0, Vec::len));
+            self.size = self.size.saturating_add(key).saturating_add(bytes);
+            if let Some(older) = self.rows.insert(row, value) {
+                let older = older.map_or(0, |bytes| bytes.len());
+                self.size = self.size.saturating_sub(key).saturating_sub(older);
+            }
         }
         self.answers.push(answer);
     }
@@ -408,4 +417,32 @@ impl Group {
 
 fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::table::Table;
+
+    const NOTES: Table<u64, String> = Table::new("notes", 1);
+
+    #[test]
+    fn of_several_changes_to_one_row_a_group_writes_the_last() {
+        let note = |text: &str| Batch::new().put(&NOTES, &1, &text.to_owned());
+        let mut group = Group::default();
+        let mut add = |batch| {
+            let (answer, _) = oneshot::channel();
+            group.add(batch, answer);
+            (group.rows.len(), group.size)
+        };
+        let one = add(note("as long").expect("fits"));
+        assert_eq!(add(note("as this").expect("fits")), one);
+        let (rows, size) = add(note("longer than that").expect("fits"));
+        assert_eq!((rows, size), (1, one.1 + 9));
+        let other = Batch::new().put(&NOTES, &2, &"as long".to_owned());
+        assert_eq!(add(other.expect("fits")), (2, size + one.1));
+        let deleted = add(Batch::new().delete(&NOTES, &2));
+        assert_eq!(deleted.0, 2, "a row that goes is a change, too");
+        assert_eq!(group.answers.len(), 5);
+    }
 }
