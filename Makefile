@@ -46,6 +46,10 @@ gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks
 	@$(SETUP) anvil
 	@$(CARGO) run --quiet --locked -p farthing-tests --bin gas -- --write
 
+.PHONY: ledger
+ledger: ## Measure signatures, the disk and the books by themselves; writes docs/benchmarks.md; RECEIPTS=1000000
+	@$(CARGO) run --locked --release -p farthing-tests --bin ledger -- --write --receipts $(or $(RECEIPTS),1000000) $(ARGS)
+
 .PHONY: chaos
 chaos: ## Let faults of every kind strike paid traffic and audit every book; FAULTS=1000
 	@$(SETUP) anvil

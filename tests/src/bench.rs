@@ -10,6 +10,7 @@ pub mod figures;
 pub mod fleet;
 pub mod load;
 pub mod machine;
+pub mod parts;
 pub mod receipts;
 pub mod report;
 pub mod roles;

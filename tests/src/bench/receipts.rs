@@ -159,22 +159,38 @@ impl Books {
     /// # Errors
     /// [`BooksError`].
     pub async fn sell(&mut self, count: u64) -> Result<(), BooksError> {
+        self.sell_by(count, TOGETHER).await.map(drop)
+    }
+
+    /// Sells so many, so many of them at once; returns how long each took until it was on disk.
+    ///
+    /// # Errors
+    /// [`BooksError`].
+    pub async fn sell_by(
+        &mut self,
+        count: u64,
+        at_once: usize,
+    ) -> Result<Vec<Duration>, BooksError> {
         let end = self.sold + count;
-        let mut running = FuturesUnordered::new();
-        for n in self.sold..end {
-            if running.len() >= TOGETHER
-                && let Some(done) = running.next().await
+        let (mut running, mut times) = (FuturesUnordered::new(), Vec::new());
+        let books = &*self;
+        for n in books.sold..end {
+            if running.len() >= at_once
+                && let Some(time) = running.next().await
             {
-                done?;
+                times.push(time?);
             }
-            running.push(self.one(n));
+            running.push(async move {
+                let begun = Instant::now();
+                books.one(n).await.map(|()| begun.elapsed())
+            });
         }
-        while let Some(done) = running.next().await {
-            done?;
+        while let Some(time) = running.next().await {
+            times.push(time?);
         }
         drop(running);
         self.sold = end;
-        Ok(())
+        Ok(times)
     }
 
     /// Goes on after so many purchases, on books that were opened again.
