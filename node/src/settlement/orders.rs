@@ -173,6 +173,10 @@ impl Actor {
             // No such channel is on the chain, where to return nothing costs gas all the same.
             return Err(SettlementError::Nothing);
         }
+        if self.outlook().short.contains_key(&id) {
+            // All that is there is owed.
+            return Err(SettlementError::Nothing);
+        }
         if !view.channel.reserved().is_zero() {
             return Err(SettlementError::InUse);
         }
