@@ -74,7 +74,11 @@ impl Sight {
                 armed,
             });
         }
-        // All as of one block: a deposit between two answers is in both of them or in none.
+        Box::pin(self.look_deep(id)).await
+    }
+
+    /// All as of one block: a deposit between two answers is in both of them or in none.
+    async fn look_deep(&self, id: ChannelId) -> Result<Observation, ChainError> {
         let tip = self.chain.latest().await?.number;
         let deep = tip.checked_sub(self.depth.saturating_sub(1));
         let (now, then, pending, deposited) = tokio::try_join!(

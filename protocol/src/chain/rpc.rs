@@ -129,7 +129,7 @@ impl Rpc {
     {
         let mut last = ChainError::Unavailable("no node configured".into());
         for (place, endpoint) in self.in_order() {
-            let told = match self.keeps_up(place, endpoint).await {
+            let told = match Box::pin(self.keeps_up(place, endpoint)).await {
                 Ok(()) => self.ask_one(endpoint, &question).await,
                 Err(error) => Err(error),
             };
