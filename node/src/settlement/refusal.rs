@@ -52,7 +52,7 @@ mod tests {
             let again = Refusal::after(refusal.as_ref(), now);
             assert!(again.rests(now));
             let mut rest = 0;
-            while again.rests(now) {
+            while again.rests(now) && rest < 100 {
                 now = now.plus(FIRST_REST);
                 rest += 1;
             }
