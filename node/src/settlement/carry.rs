@@ -312,6 +312,7 @@ impl Actor {
         }
         tracing::warn!(nonce, purpose = ?errand.purpose, "another transaction of the claim key has taken this place; is the key used elsewhere?");
         let raw = errand.newest().map(|newest| newest.raw.clone());
+        let hash = errand.newest().map(|newest| newest.hash);
         match (errand.purpose, raw) {
             // What is unclaimed is claimed anew; a refund is asked for anew.
             (Purpose::Claim | Purpose::Settle | Purpose::Refund(_) | Purpose::Filler, _)
@@ -321,8 +322,17 @@ impl Actor {
                 match self.chain.moved(&raw, &self.key, place).await {
                     Ok(prepared) => self.move_to(nonce, prepared).await,
                     Err(error) if error.is_unavailable() => Err(error.into()),
-                    // It has happened, or cannot happen any more.
-                    Err(error) => self.abandon(nonce, error.into()).await,
+                    Err(error @ ChainError::GasShort { .. }) => {
+                        tracing::debug!(nonce, %error, "it moves when there is gas for it");
+                        Ok(())
+                    }
+                    // It has happened, or cannot happen any more. Who asked is not told that
+                    // nothing was sent: it was.
+                    Err(error) => {
+                        tracing::warn!(nonce, %error, "it cannot be made in another place");
+                        let told = hash.map_or(error, ChainError::Unconfirmed);
+                        self.abandon(nonce, told.into()).await
+                    }
                 }
             }
         }

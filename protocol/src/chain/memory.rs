@@ -53,6 +53,7 @@ struct State {
     mute: bool,
     receipts: Receipts,
     contrary: bool,
+    asked: u64,
     most_behind: u64,
     base_fee: u128,
     /// The latest blocks, the newest last.
@@ -116,6 +117,7 @@ impl MemoryChain {
             mute: false,
             receipts: Receipts::Shown,
             contrary: false,
+            asked: 0,
             most_behind: 0,
             base_fee: BASE_FEE,
             past: VecDeque::new(),
@@ -190,6 +192,12 @@ impl MemoryChain {
         self.lock().contrary = contrary;
     }
 
+    /// How many questions it was asked.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.lock().asked
+    }
+
     /// Behaves like several nodes whose answers may be so many blocks apart.
     pub fn set_most_behind(&self, blocks: u64) {
         self.lock().most_behind = blocks;
@@ -252,7 +260,8 @@ impl MemoryChain {
     }
 
     fn answer(&self) -> Result<MutexGuard<'_, State>, ChainError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.asked = state.asked.saturating_add(1);
         if state.line == Line::Away {
             return Err(ChainError::Unavailable("the twin is away".into()));
         }

@@ -125,6 +125,54 @@ async fn regression_a_payment_is_not_given_up_before_the_slowest_node_must_know_
 }
 
 #[tokio::test]
+async fn regression_a_payment_that_was_sent_is_never_said_to_be_untouched() {
+    let world = World::new();
+    let office = world.open(Policy::default()).await;
+    let (id, once) = world.exact(700, 1);
+    world.chain.set_held(true);
+    let settlement = office.settlement.clone();
+    let taking = tokio::spawn(async move { settlement.take(id, once, atoms(700)).await });
+    under_way(&office, 1).await;
+    let sent = office.settlement.outlook().in_flight[0].clone();
+    world.takes_place(sent.nonce).await;
+    world.cancels(&once);
+    world.chain.set_held(false);
+    world.chain.mine(1);
+    // Who hears that the contract refuses lets the same payment buy again.
+    let told = taking.await.expect("runs");
+    let unknown = matches!(told, Err(SettlementError::Chain(ChainError::Unconfirmed(hash))) if hash == sent.hash);
+    assert!(unknown, "{told:?}");
+    world.close(office).await;
+}
+
+#[tokio::test]
+async fn regression_a_place_that_is_taken_while_there_is_no_gas_is_left_when_there_is() {
+    let world = World::new();
+    let office = world.open(Policy::default()).await;
+    let (id, once) = world.exact(700, 1);
+    world.chain.set_held(true);
+    let settlement = office.settlement.clone();
+    let taking = tokio::spawn(async move { settlement.take(id, once, atoms(700)).await });
+    under_way(&office, 1).await;
+    let nonce = office.settlement.outlook().in_flight[0].nonce;
+    world.takes_place(nonce).await;
+    world.chain.set_held(false);
+    world.chain.set_funds(claim_key().address(), 0);
+    world.chain.mine(1);
+    // It looks a hundred times and keeps what cannot be moved yet.
+    let looks = world.chain.asked();
+    eventually("it was looked after", || world.chain.asked() > looks + 500).await;
+    under_way(&office, 1).await;
+    world
+        .chain
+        .set_funds(claim_key().address(), 1_000_000_000_000_000_000);
+    let moved = taking.await.expect("runs");
+    assert!(!moved.expect("is made").transaction.is_zero());
+    assert_eq!(world.nonces().await, nonce + 2);
+    world.close(office).await;
+}
+
+#[tokio::test]
 async fn regression_when_the_dearest_is_refused_the_next_dearest_is_handed_in() {
     let world = World::new();
     let office = world.open(eager()).await;
