@@ -2,7 +2,7 @@
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{Prepared, Write};
+use farthing_protocol::chain::{ChainError, Prepared, Write};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 
 use crate::ledger::LedgerError;
@@ -109,6 +109,11 @@ impl Actor {
                 true => Ok(None),
                 false => Err(SettlementError::Shallow),
             };
+        }
+        if seen.balance.is_zero() && self.ledger.channel(id).is_none() {
+            // Its payer has cancelled it, or has taken all of it back: nothing is there to enter.
+            let name = "the deposit's authorization is used up, and nothing is deposited".into();
+            return Err(ChainError::Reverted { name }.into());
         }
         self.ledger.observe(*config, id, seen).await?;
         Ok(Some(Moved {

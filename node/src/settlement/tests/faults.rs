@@ -6,7 +6,7 @@ use farthing_protocol::store::Order;
 
 use crate::ledger::records::{MINED, Purpose};
 use crate::settlement::sight::Sight;
-use crate::settlement::tests::world::{World, atoms, claim_key, config, eventually};
+use crate::settlement::tests::world::{World, atoms, claim_key, config, eventually, payer};
 use crate::settlement::tests::{MINUTE, deep, eager, under_way};
 use crate::settlement::{Fate, Policy, SettlementError, journal};
 
@@ -225,6 +225,19 @@ async fn regression_a_payment_that_its_payer_cancelled_is_not_one_that_we_took()
         taking.await.expect("runs").expect("is taken");
         assert_eq!(fate().await, Fate::Taken);
     }
+    world.close(office).await;
+}
+
+#[tokio::test]
+async fn regression_a_deposit_that_its_payer_cancelled_is_not_said_to_be_made() {
+    let world = World::new();
+    let office = world.open(Policy::default()).await;
+    let deposit = world.deposit(0, 1_000, 1);
+    let nonce = deposit.nonce(world.id(0));
+    world.chain.cancel_authorization(payer().address(), nonce);
+    let made = office.settlement.deposit(config(0), deposit).await;
+    assert!(made.is_err(), "{made:?}");
+    assert!(office.find(0).is_none(), "it takes no room");
     world.close(office).await;
 }
 
