@@ -145,7 +145,8 @@ pub fn scrape(node: &Node) -> String {
         .set(count(outlook.in_flight.len()));
     let replaced = outlook.in_flight.iter().filter(|one| one.attempts > 1);
     metrics.settlement_raised.set(count(replaced.count()));
-    metrics.settlement_refused.set(count(outlook.refused.len()));
+    let unpaid = outlook.refused.len() + outlook.short.len();
+    metrics.settlement_refused.set(count(unpaid));
     let unconfirmed = outlook.unconfirmed.values().copied();
     let unconfirmed = unconfirmed.fold(Amount::ZERO, Amount::saturating_add);
     metrics.settlement_unconfirmed_atoms.set(atoms(unconfirmed));

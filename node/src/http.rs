@@ -228,9 +228,10 @@ impl Shared {
             }
             break;
         }
-        once::resume(self, left).await;
+        let mut left = once::resume(self, left).await;
         loop {
             tokio::time::sleep(COLLECT_AGAIN).await;
+            left = once::resume(self, left).await;
             once::collect(self).await;
         }
     }

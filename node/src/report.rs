@@ -140,6 +140,8 @@ pub struct Sums {
     pub at_risk: Amount,
     /// Of that, what claims on their way are about.
     pub in_flight: Amount,
+    /// Charged, and not there any more to be claimed: not counted as at risk.
+    pub lost: Amount,
 }
 
 impl Sums {
@@ -151,6 +153,7 @@ impl Sums {
             claimed: self.claimed.saturating_add(other.claimed),
             at_risk: self.at_risk.saturating_add(other.at_risk),
             in_flight: self.in_flight.saturating_add(other.in_flight),
+            lost: self.lost.saturating_add(other.lost),
         }
     }
 }
@@ -208,7 +211,15 @@ pub enum Why {
         /// Why: no gas, as a rule.
         why: String,
     },
-    /// The contract refuses the channel's row, or says that less is there than was charged.
+    /// The channel holds less than was charged: the buyer withdrew while nobody claimed, or the
+    /// chain took a deposit back.
+    Short {
+        /// What it holds: all that can be claimed.
+        holds: Amount,
+        /// What cannot be claimed unless more is deposited.
+        lost: Amount,
+    },
+    /// The contract refuses the channel's row; it is tried again.
     Refused {
         /// In its words.
         why: String,

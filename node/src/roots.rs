@@ -5,6 +5,7 @@
 
 use farthing_protocol::eip712::Signed;
 use farthing_protocol::root::{CoSigned, RootWord, SignedRoot};
+use farthing_protocol::store::Batch;
 use farthing_protocol::x402::ChannelId;
 
 use crate::ledger::once::is_once;
@@ -51,6 +52,8 @@ async fn compared(
                 count = own.count,
                 "a buyer has signed another root over our receipts; keep both books"
             );
+            // It may cover a receipt that is only on its way to disk: behind that.
+            shop.ledger.store().commit(Batch::new()).await?;
             Ok(RootWord::Differs(Signed::sign(
                 own,
                 &shop.roots,

@@ -12,11 +12,13 @@
 mod sight;
 mod errand;
 mod claims;
+mod refusal;
 mod journal;
 mod news;
 mod carry;
 mod orders;
 mod actor;
+mod fate;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +38,7 @@ use crate::ledger::records::Purpose;
 use crate::ledger::{ChannelView, Ledger, LedgerError};
 use crate::settlement::actor::{Actor, Message};
 use crate::settlement::errand::Errand;
+pub use crate::settlement::fate::Fate;
 use crate::settlement::sight::Sight;
 
 /// Questions that may wait for the actor.
@@ -126,6 +129,18 @@ pub enum SettlementError {
     Stopped,
 }
 
+impl Outlook {
+    /// Atoms of a channel's charges that cannot be claimed, because it does not hold them.
+    #[must_use]
+    pub fn lost(&self, id: ChannelId, view: &ChannelView) -> Amount {
+        let held = self.short.get(&id);
+        held.map_or(Amount::ZERO, |held| {
+            let payable = (*held).max(view.channel.claimed());
+            view.channel.charged().saturating_sub(payable)
+        })
+    }
+}
+
 impl From<farthing_protocol::store::CommitError> for SettlementError {
     fn from(error: farthing_protocol::store::CommitError) -> Self {
         Self::Ledger(error.into())
@@ -171,8 +186,11 @@ pub struct Ground {
 pub struct Outlook {
     /// Since when each channel has something unclaimed.
     pub since: HashMap<ChannelId, Timestamp>,
-    /// Channels that the contract refuses to pay from, or whose books it contradicts, and why.
+    /// Channels that the contract refuses to pay from, and why. Each is tried again after a while.
     pub refused: HashMap<ChannelId, String>,
+    /// Channels that hold less on chain than was charged, and what they hold: no more than that
+    /// can be claimed, and the rest is lost unless more is deposited.
+    pub short: HashMap<ChannelId, Amount>,
     /// Channels with a claim on its way, and its latest transaction.
     pub claiming: HashMap<ChannelId, B256>,
     /// What is under way.

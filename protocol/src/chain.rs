@@ -26,9 +26,11 @@ mod carriage;
 pub mod local;
 
 pub use carriage::claimed_in;
+#[cfg(any(test, feature = "testing"))]
+pub use carriage::gas_of;
 pub use error::ChainError;
 #[cfg(any(test, feature = "testing"))]
-pub use memory::MemoryChain;
+pub use memory::{MemoryChain, Receipts};
 pub use rpc::RpcConfig;
 pub use words::{
     Block, Change, Event, Fees, Nonces, OnChain, Outcome, Payouts, PendingWithdrawal, Withdrawal,
@@ -350,8 +352,21 @@ impl Chain {
     /// # Errors
     /// [`ChainError::Unavailable`].
     pub async fn events(&self, blocks: RangeInclusive<u64>) -> Result<Vec<Event>, ChainError> {
-        let logs = self.logs(abi::channel_topics(), blocks).await?;
+        let logs = self.logs(abi::channel_topics(), None, blocks).await?;
         Ok(logs.iter().filter_map(logs::event).collect())
+    }
+
+    /// As [`Chain::events`], of one channel.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn events_of(
+        &self,
+        id: ChannelId,
+        blocks: RangeInclusive<u64>,
+    ) -> Result<Vec<Event>, ChainError> {
+        let logs = self.logs(abi::channel_topics(), Some(id.0), blocks);
+        Ok(logs.await?.iter().filter_map(logs::event).collect())
     }
 
     /// The withdrawals started in these blocks, oldest first.
@@ -363,7 +378,7 @@ impl Chain {
         blocks: RangeInclusive<u64>,
     ) -> Result<Vec<Withdrawal>, ChainError> {
         let topics = vec![ISettlement::WithdrawInitiated::SIGNATURE_HASH];
-        let logs = self.logs(topics, blocks).await?;
+        let logs = self.logs(topics, None, blocks).await?;
         Ok(logs
             .iter()
             .filter_map(logs::event)
@@ -374,11 +389,13 @@ impl Chain {
     async fn logs(
         &self,
         topics: Vec<B256>,
+        about: Option<B256>,
         blocks: RangeInclusive<u64>,
     ) -> Result<Vec<Log>, ChainError> {
         let query = LogQuery {
             address: self.network.settlement,
             topics,
+            about,
             blocks,
         };
         self.door.logs(&query).await

@@ -309,3 +309,65 @@ async fn one_balance_does_not_back_two_payments_at_once() {
     assert_eq!(holds(&street, payout).await, price.amount);
     street.stop().await;
 }
+
+/// A stream that was delivered and could not be paid for; its seller is stopped. Returns the
+/// nonce of its permit.
+async fn unpaid_stream(street: &mut Street, agent: &Agent) -> U256 {
+    let body = Agent::stream("hello", 50);
+    let mut offered = agent.ask(&body, None).await.expect("answers");
+    // The door asks the chain for the contracts while it opens.
+    while offered.way(scheme::UPTO).is_none() {
+        tokio::task::yield_now().await;
+        offered = agent.ask(&body, None).await.expect("answers");
+    }
+    let price = offered.way(scheme::UPTO).cloned().expect("offered");
+    let memory = street.ledgers.memory();
+    memory.approve(agent.payer.address(), PERMIT2, WEALTH);
+    memory.set_contrary(true);
+    let reply = ask(agent, &body, &upto(street, agent, &price, 5)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    quiet(street).await;
+    street.sellers[0].stop().await;
+    street.ledgers.memory().set_contrary(false);
+    U256::from(5)
+}
+
+/// What was charged and claimed when nothing is waited for any more.
+async fn ended(street: &Street) -> (Amount, Amount) {
+    let ledger = street.sellers[0].node().ledger();
+    let ended = eventually("it is settled one way or the other", || {
+        ledger.untaken().is_ok_and(|left| left.is_empty())
+    });
+    ended.await.expect("it ends");
+    let channels = street.sellers[0].channels();
+    let channel = channels[0].1.channel;
+    (channel.charged(), channel.claimed())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_upto_stream_owes_is_taken_at_the_next_start() {
+    let (mut street, agent) = street().await;
+    unpaid_stream(&mut street, &agent).await;
+    street.start_seller(0).await.expect("starts");
+    let (charged, claimed) = ended(&street).await;
+    assert!(!charged.is_zero());
+    assert_eq!(claimed, charged);
+    paid(&street, &agent, charged).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_permit_cancelled_while_the_seller_was_down_is_owed_and_not_booked_as_taken() {
+    let (mut street, agent) = street().await;
+    let nonce = unpaid_stream(&mut street, &agent).await;
+    let memory = street.ledgers.memory();
+    memory.cancel_permit(agent.payer.address(), nonce);
+    street.start_seller(0).await.expect("starts");
+    let (charged, claimed) = ended(&street).await;
+    assert!(!charged.is_zero());
+    assert_eq!(claimed, Amount::ZERO);
+    let owed = street.sellers[0].node().ledger();
+    assert_eq!(owed.exposure(agent.payer.address()), charged);
+    paid(&street, &agent, Amount::ZERO).await;
+    street.stop().await;
+}

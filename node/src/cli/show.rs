@@ -105,6 +105,12 @@ pub(super) fn earnings(earnings: &Earnings, now: Timestamp) -> String {
     if let Some(trouble) = &earnings.trouble {
         text.push_str(&format!("\nClaims must wait: {trouble}\n"));
     }
+    if !total.lost.is_zero() {
+        let lost = token.show(total.lost);
+        text.push_str(&format!(
+            "\n{lost} was charged on channels that do not hold it any more.\n"
+        ));
+    }
     if earnings.reorganisations > 0 {
         let times = earnings.reorganisations;
         text.push_str(&format!(
@@ -169,11 +175,11 @@ fn channel_row(channel: &ChannelEarnings, token: &Token, now: Timestamp) -> [Str
         bare(channel.sums.charged),
         bare(channel.sums.claimed),
         bare(channel.sums.at_risk),
-        why(&channel.why, now),
+        why(&channel.why, token, now),
     ]
 }
 
-fn why(why: &Why, now: Timestamp) -> String {
+fn why(why: &Why, token: &Token, now: Timestamp) -> String {
     match why {
         Why::Safe => "all claimed".into(),
         Why::Small { claim_by } => {
@@ -188,6 +194,10 @@ fn why(why: &Why, now: Timestamp) -> String {
         }
         Why::ChainAway => "the chain does not answer; claimed when it does".into(),
         Why::Held { why } => format!("claims must wait: {why}"),
+        Why::Short { holds, lost } => {
+            let (holds, lost) = (token.show(*holds), token.show(*lost));
+            format!("the channel holds {holds} only: {lost} cannot be claimed")
+        }
         Why::Refused { why } => format!("the contract refuses: {why}"),
         Why::Uncovered => "no voucher covers it: the buyer left without paying".into(),
     }
@@ -244,6 +254,7 @@ mod tests {
                 claimed: Amount::atoms(claimed),
                 at_risk: Amount::atoms(charged - claimed),
                 in_flight: Amount::ZERO,
+                lost: Amount::ZERO,
             },
             armed: Amount::ZERO,
             unconfirmed: Amount::ZERO,

@@ -81,7 +81,8 @@ impl Desk {
     ) -> ChannelEarnings {
         let channel = view.channel;
         let claiming = outlook.claiming.contains_key(&id);
-        let at_risk = channel.unclaimed();
+        let lost = outlook.lost(id, view);
+        let at_risk = channel.unclaimed().saturating_sub(lost);
         ChannelEarnings {
             channel: id,
             payer: view.config.payer,
@@ -91,6 +92,7 @@ impl Desk {
                 claimed: channel.claimed(),
                 at_risk,
                 in_flight: if claiming { at_risk } else { Amount::ZERO },
+                lost,
             },
             ceiling: view
                 .voucher
@@ -107,6 +109,10 @@ impl Desk {
         let channel = view.channel;
         if let Some(why) = outlook.refused.get(&id) {
             return Why::Refused { why: why.clone() };
+        }
+        if let Some(holds) = outlook.short.get(&id).copied() {
+            let lost = outlook.lost(id, view);
+            return Why::Short { holds, lost };
         }
         if let Some(at) = self.leaving(id, view).await {
             return Why::Leaving { at };

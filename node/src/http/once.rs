@@ -25,6 +25,7 @@ use crate::http::quote::Quote;
 use crate::http::sale;
 use crate::http::window::Means;
 use crate::ledger::once::Once;
+use crate::settlement::Fate;
 
 /// How long before a payment ends its sale does: until it is mined.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -247,13 +248,23 @@ async fn fresh_permit(
 }
 
 /// Ends what a crash left: what is owed is taken, what was not used is forgotten. `left` is what
-/// was there before the door opened.
-pub(in crate::http) async fn resume(shared: &Shared, left: Vec<(ChannelId, Once)>) {
+/// was there before the door opened. Returns those for which nothing is owed and of which it is not
+/// known yet whether they were taken, to be looked at again.
+pub(in crate::http) async fn resume(
+    shared: &Shared,
+    left: Vec<(ChannelId, Once)>,
+) -> Vec<(ChannelId, Once)> {
+    let mut unknown = Vec::new();
     for (id, once) in left {
         let charged = shared.desk.shop.ledger.channel(id);
         let charged = charged.map(|view| view.channel.charged());
-        try_end(shared, (id, once), charged.unwrap_or_default()).await;
+        let charged = charged.unwrap_or_default();
+        let ended = try_end(shared, (id, once), charged).await;
+        if !ended && charged.is_zero() {
+            unknown.push((id, once));
+        }
     }
+    unknown
 }
 
 /// Takes what is owed for sales that are over.
@@ -274,40 +285,40 @@ pub(in crate::http) async fn collect(shared: &Shared) {
     }
 }
 
-async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount) {
-    if let Err(error) = end(shared, (id, once), charged).await {
+/// Whether it has ended.
+async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount) -> bool {
+    let ended = end(shared, (id, once), charged).await;
+    ended.unwrap_or_else(|error| {
         tracing::warn!(channel = %id.short(), %error, "a payment is not taken; it is tried again");
-    }
+        false
+    })
 }
 
 async fn end(
     shared: &Shared,
     (id, once): (ChannelId, Once),
     charged: Amount,
-) -> Result<(), crate::settlement::SettlementError> {
-    let ledger = &shared.desk.shop.ledger;
-    let used = match &once {
-        Once::Exact(Signed { message, .. }) => {
-            let used = shared.chain.authorization_used(message.from, message.nonce);
-            used.await?
-        }
-        Once::Upto(Signed { message, .. }) => {
-            let used = shared.chain.permit_used(message.owner, message.nonce);
-            used.await?
-        }
-    };
-    match (used, charged.is_zero()) {
-        (true, nothing) => {
+) -> Result<bool, crate::settlement::SettlementError> {
+    let (ledger, settlement) = (&shared.desk.shop.ledger, &shared.desk.settlement);
+    let nothing = charged.is_zero();
+    match settlement.fate(id, &once).await? {
+        Fate::UnderWay => return Ok(false),
+        Fate::Taken => {
             if nothing {
                 tracing::warn!(channel = %id.short(), "a payment was taken for a purchase that a crash cut off");
             }
             let taken = if nothing { once.ceiling() } else { charged };
-            Ok(ledger.took_once(id, taken).await?)
+            ledger.took_once(id, taken).await?;
         }
-        (false, true) => Ok(ledger.void_once(id).await?),
-        (false, false) => {
-            shared.desk.settlement.take(id, once, charged).await?;
-            Ok(ledger.took_once(id, charged).await?)
+        Fate::Open | Fate::Cancelled if nothing => ledger.void_once(id).await?,
+        Fate::Open => {
+            settlement.take(id, once, charged).await?;
+            ledger.took_once(id, charged).await?;
+        }
+        Fate::Cancelled => {
+            tracing::error!(channel = %id.short(), %charged, "a payer has cancelled a payment after it was used: it stays owed");
+            ledger.lose_once(id).await?;
         }
     }
+    Ok(true)
 }

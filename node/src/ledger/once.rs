@@ -190,6 +190,16 @@ impl Ledger {
         Ok(durable.await?)
     }
 
+    /// Waits no longer for a payment that its payer has cancelled. What was charged for it stays
+    /// owed, and counts against the payer.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn lose_once(&self, id: ChannelId) -> Result<(), LedgerError> {
+        let batch = Batch::new().delete(&ONCE, &id.0);
+        Ok(self.store.commit(batch).await?)
+    }
+
     /// The payments that are not known to be taken.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use crate::ledger::records::{OWED, Purpose};
 use crate::ledger::{ChannelView, Ledger};
 use crate::settlement::errand::{Attempt, Errand};
 use crate::settlement::news::Trail;
+use crate::settlement::refusal::Refusal;
 use crate::settlement::sight::Sight;
 use crate::settlement::{
     Answer, Ground, InFlight, Moved, Outlook, Policy, SettlementError, claims, journal,
@@ -83,6 +84,8 @@ pub(in crate::settlement) struct Actor {
     pub(in crate::settlement) stale: HashSet<ChannelId>,
     /// Channels whose refund is under way: frozen, whatever the chain says, until it has ended.
     pub(in crate::settlement) refunding: HashSet<ChannelId>,
+    /// Channels whose rows the contract has refused.
+    pub(in crate::settlement) refusals: HashMap<ChannelId, Refusal>,
     /// Claims that were mined and failed, in a row; and until when no other is tried.
     pub(in crate::settlement) failures: u32,
     pub(in crate::settlement) holds_until: Option<Instant>,
@@ -124,6 +127,7 @@ impl Actor {
             recent: Vec::new(),
             trail: Trail::default(),
             refunding: HashSet::new(),
+            refusals: HashMap::new(),
             failures: 0,
             holds_until: None,
         }
@@ -239,6 +243,13 @@ impl Actor {
                     self.errands.insert(nonce, errand);
                     return Ok(nonce);
                 }
+                // Somebody has used up the nonce, which is all that was wanted.
+                Err(error @ (ChainError::NonceUsed | ChainError::Underpriced))
+                    if purpose == Purpose::Filler =>
+                {
+                    journal::close(&store, &[attempt], None).await?;
+                    return Err(error.into());
+                }
                 Err(ChainError::NonceUsed | ChainError::Underpriced) => {
                     journal::close(&store, &[attempt], None).await?;
                     let nonce = self.free_nonce(prepared.nonce.saturating_add(1)).await?;
@@ -301,13 +312,15 @@ impl Actor {
         })
     }
 
-    /// All channels but those whose rows the contract refuses.
+    /// All channels but those whose rows the contract refused a short while ago.
     pub(in crate::settlement) fn claimable(&self) -> Vec<(ChannelId, ChannelView)> {
-        let outlook = self.outlook();
+        let now = self.clock.now();
+        let rests = |id: &ChannelId| {
+            let refusal = self.refusals.get(id);
+            refusal.is_some_and(|refusal| refusal.rests(now))
+        };
         let channels = self.ledger.channels().into_iter();
-        channels
-            .filter(|(id, _)| !outlook.refused.contains_key(id))
-            .collect()
+        channels.filter(|(id, _)| !rests(id)).collect()
     }
 
     /// What claims on their way are about.
@@ -336,6 +349,9 @@ impl Actor {
             match self.submit(&write, Purpose::Claim).await {
                 Ok(nonce) => {
                     self.moves(nonce, self.fresh(&rows));
+                    for row in &rows {
+                        self.forgive(row.config.id(self.chain.network()));
+                    }
                     sent.push(nonce);
                 }
                 Err(SettlementError::Chain(ChainError::Reverted { name })) if rows.len() == 1 => {
@@ -368,20 +384,31 @@ impl Actor {
         }
     }
 
-    fn refuse(&self, rows: &[ClaimRow], name: &str) {
-        let mut outlook = self.outlook();
+    fn refuse(&mut self, rows: &[ClaimRow], name: &str) {
+        let now = self.clock.now();
         for row in rows {
             let id = row.config.id(self.chain.network());
-            tracing::error!(channel = %id.short(), %name, "the contract refuses a claim");
-            outlook.refused.insert(id, name.to_owned());
+            tracing::error!(channel = %id.short(), %name, "the contract refuses a claim; it is tried again later");
+            let refusal = Refusal::after(self.refusals.get(&id), now);
+            self.refusals.insert(id, refusal);
+            self.outlook().refused.insert(id, name.to_owned());
+        }
+    }
+
+    /// What the contract refused before, it takes now or may take.
+    pub(in crate::settlement) fn forgive(&mut self, id: ChannelId) {
+        if self.refusals.remove(&id).is_some() {
+            self.outlook().refused.remove(&id);
         }
     }
 
     /// Everything that can be claimed now.
     fn everything(&self) -> Vec<Vec<ClaimRow>> {
+        let short = self.outlook().short.clone();
         let standing = claims::Standing {
             channels: &self.claimable(),
             in_flight: &self.on_their_way(),
+            short: &short,
             since: &claims::Since::new(),
             row_cost: Amount::ZERO,
             now: self.clock.now(),
@@ -441,7 +468,11 @@ impl Actor {
     pub(in crate::settlement) async fn note_owed(&self) -> Result<(), SettlementError> {
         let channels = self.ledger.channels();
         let now = self.clock.now();
-        let changed = claims::note(&mut self.outlook().since, &channels, now);
+        let changed = {
+            let mut outlook = self.outlook();
+            let outlook = &mut *outlook;
+            claims::note(&mut outlook.since, (&channels, &outlook.short), now)
+        };
         if changed.is_empty() {
             return Ok(());
         }

@@ -68,6 +68,17 @@ impl Actor {
         Ok(None)
     }
 
+    /// As [`Actor::found`], but every node is asked: before anything is given up.
+    async fn found_anywhere(&self, nonce: u64) -> Result<Found, ChainError> {
+        let attempts = self.errands.get(&nonce).map(|errand| &errand.attempts);
+        for attempt in attempts.into_iter().flatten().rev() {
+            if let Some(outcome) = self.chain.outcome_anywhere(attempt.hash).await? {
+                return Ok(Some((attempt.hash, outcome)));
+            }
+        }
+        Ok(None)
+    }
+
     async fn mined(
         &mut self,
         nonce: u64,
@@ -196,11 +207,11 @@ impl Actor {
         let mut sent = Ok(());
         if errand.lost.is_some() || errand.sent.elapsed() >= again(self.chain.poll_interval()) {
             errand.sent = Instant::now();
-            sent = self.chain.spread(&newest.raw).await;
+            sent = self.hand_in_again(nonce).await;
         }
         match sent {
             Err(ChainError::NonceUsed) => self.place_taken(nonce, head).await,
-            _ if waited >= self.policy.bump_after => self.bump(nonce, &newest).await,
+            _ if waited >= self.policy.bump_after => self.bump(nonce, &newest, head).await,
             Err(error) => {
                 tracing::debug!(hash = %newest.hash, %error, "a transaction was not taken again");
                 Ok(())
@@ -209,12 +220,40 @@ impl Actor {
         }
     }
 
+    /// Hands the dearest in again; if every node refuses it, the next dearest that one takes. (Our
+    /// purse may not reach for the dearest.)
+    async fn hand_in_again(&mut self, nonce: u64) -> Result<(), ChainError> {
+        let attempts = self.errands.get(&nonce).map(|errand| &errand.attempts);
+        let raws = attempts.into_iter().flatten().rev();
+        let raws: Vec<_> = raws.map(|attempt| attempt.raw.clone()).collect();
+        let mut sent = Ok(());
+        for (place, raw) in raws.iter().enumerate() {
+            sent = self.chain.spread(raw).await;
+            let refused = matches!(sent, Err(ChainError::Refused(_) | ChainError::Underpriced));
+            if place == 0
+                && let Some(errand) = self.errands.get_mut(&nonce)
+            {
+                errand.refused = refused;
+            }
+            if !refused {
+                break;
+            }
+        }
+        sent
+    }
+
     /// Signs the same anew, dearer, in the same place.
-    async fn bump(&mut self, nonce: u64, newest: &Attempt) -> Result<(), SettlementError> {
+    async fn bump(
+        &mut self,
+        nonce: u64,
+        newest: &Attempt,
+        head: Block,
+    ) -> Result<(), SettlementError> {
         let Some(errand) = self.errands.get(&nonce) else {
             return Ok(());
         };
-        if errand.attempts.len() >= MOST_ATTEMPTS {
+        // One that is refused does not become welcome by being dearer.
+        if errand.refused || errand.attempts.len() >= MOST_ATTEMPTS {
             return Ok(());
         }
         let purpose = errand.purpose;
@@ -222,6 +261,10 @@ impl Actor {
             tracing::debug!(nonce, "settlement.max_fee allows no higher fee: waiting");
             return Ok(());
         };
+        // The node that was asked may only not know yet.
+        if let Some(found) = self.found_anywhere(nonce).await? {
+            return self.mined(nonce, found, head).await;
+        }
         let now = self.clock.now();
         journal::record(self.ledger.store(), &dearer, purpose, now).await?;
         tracing::info!(
@@ -239,24 +282,37 @@ impl Actor {
             Ok(_) | Err(ChainError::NonceUsed | ChainError::Unavailable(_)) => Ok(()),
             Err(error) => {
                 tracing::warn!(nonce, %error, "the dearer transaction was not taken");
+                if let Some(errand) = self.errands.get_mut(&nonce) {
+                    errand.refused = true;
+                }
                 Ok(())
             }
         }
     }
 
-    /// The claim key has sent another transaction with this nonce. When that is as deep as we ask,
-    /// ours will never be mined.
+    /// The claim key has sent another transaction with this nonce, or ours is mined and the node
+    /// that was asked does not know it. When no node knows it and that is as deep as we ask, ours
+    /// will never be mined. What cannot be made anew (a buyer's payment) waits until also the
+    /// slowest node must know.
     async fn place_taken(&mut self, nonce: u64, head: Block) -> Result<(), SettlementError> {
+        if let Some(found) = self.found_anywhere(nonce).await? {
+            return self.mined(nonce, found, head).await;
+        }
         let Some(errand) = self.errands.get_mut(&nonce) else {
             return Ok(());
         };
         let first_seen = *errand.lost.get_or_insert(head.number);
         let depth = head.number.saturating_sub(first_seen).saturating_add(1);
-        if depth < self.policy.confirmations.max(1) {
+        let mut wanted = self.policy.confirmations.max(1);
+        if matches!(errand.purpose, Purpose::Deposit { .. } | Purpose::Once(_)) {
+            wanted = wanted.saturating_add(self.chain.most_behind());
+        }
+        if depth < wanted {
             return Ok(());
         }
         tracing::warn!(nonce, purpose = ?errand.purpose, "another transaction of the claim key has taken this place; is the key used elsewhere?");
         let raw = errand.newest().map(|newest| newest.raw.clone());
+        let hash = errand.newest().map(|newest| newest.hash);
         match (errand.purpose, raw) {
             // What is unclaimed is claimed anew; a refund is asked for anew.
             (Purpose::Claim | Purpose::Settle | Purpose::Refund(_) | Purpose::Filler, _)
@@ -266,8 +322,17 @@ impl Actor {
                 match self.chain.moved(&raw, &self.key, place).await {
                     Ok(prepared) => self.move_to(nonce, prepared).await,
                     Err(error) if error.is_unavailable() => Err(error.into()),
-                    // It has happened, or cannot happen any more.
-                    Err(error) => self.abandon(nonce, error.into()).await,
+                    Err(error @ ChainError::GasShort { .. }) => {
+                        tracing::debug!(nonce, %error, "it moves when there is gas for it");
+                        Ok(())
+                    }
+                    // It has happened, or cannot happen any more. Who asked is not told that
+                    // nothing was sent: it was.
+                    Err(error) => {
+                        tracing::warn!(nonce, %error, "it cannot be made in another place");
+                        let told = hash.map_or(error, ChainError::Unconfirmed);
+                        self.abandon(nonce, told.into()).await
+                    }
                 }
             }
         }
@@ -332,7 +397,11 @@ impl Actor {
         }
         tracing::warn!(nonce = nonces.free, "a gap in the nonces is filled");
         let filler = self.chain.filler(&self.key, nonces.free).await?;
-        self.send(filler, Purpose::Filler).await.map(drop)
+        match self.send(filler, Purpose::Filler).await {
+            // Somebody else was faster: there is no gap any more.
+            Err(SettlementError::Chain(ChainError::NonceUsed | ChainError::Underpriced)) => Ok(()),
+            sent => sent.map(drop),
+        }
     }
 
     /// Those who have waited long enough are told that it is not known.

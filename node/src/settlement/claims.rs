@@ -14,6 +14,8 @@ use crate::settlement::Policy;
 
 /// Since when each channel has something unclaimed.
 pub(in crate::settlement) type Since = HashMap<ChannelId, Timestamp>;
+/// Channels that hold less than was charged, and what they hold.
+pub(in crate::settlement) type Short = HashMap<ChannelId, Amount>;
 
 /// Gas of one more row in a claim, rounded up (measured: 21 500, and 480 bytes of data).
 const GAS_OF_A_ROW: u128 = 25_000;
@@ -27,6 +29,8 @@ pub(in crate::settlement) struct Standing<'a> {
     pub(in crate::settlement) channels: &'a [(ChannelId, ChannelView)],
     /// Totals that claims on their way are about.
     pub(in crate::settlement) in_flight: &'a HashMap<ChannelId, Amount>,
+    /// Channels that hold less than was charged.
+    pub(in crate::settlement) short: &'a Short,
     /// Since when each channel has something unclaimed.
     pub(in crate::settlement) since: &'a Since,
     /// What one more row costs now, in atoms; zero when gas has no price.
@@ -37,9 +41,16 @@ pub(in crate::settlement) struct Standing<'a> {
 
 /// The row that claims all of a channel's charges, if there is something to claim.
 pub(in crate::settlement) fn row(view: &ChannelView) -> Option<ClaimRow> {
+    row_within(view, None)
+}
+
+/// As [`row`], where the channel may hold less than was charged: the contract pays out what is
+/// there, and refuses a row that asks for more.
+fn row_within(view: &ChannelView, held: Option<Amount>) -> Option<ClaimRow> {
     let voucher = view.voucher?;
     // Never more than was signed, and never more than was charged.
-    let total_claimed = view.channel.charged().min(voucher.message.ceiling);
+    let charged = view.channel.charged().min(voucher.message.ceiling);
+    let total_claimed = charged.min(held.unwrap_or(charged));
     let more = total_claimed > view.channel.claimed();
     more.then_some(ClaimRow {
         config: view.config,
@@ -59,12 +70,12 @@ pub(in crate::settlement) fn row_cost(wei_per_gas: u128, coin_price: Amount) -> 
 /// Remembers since when channels are owed something; returns what changed.
 pub(in crate::settlement) fn note(
     since: &mut Since,
-    channels: &[(ChannelId, ChannelView)],
+    (channels, short): (&[(ChannelId, ChannelView)], &Short),
     now: Timestamp,
 ) -> Vec<(ChannelId, Option<Timestamp>)> {
     let mut changed = Vec::new();
     for (id, view) in channels {
-        let owed = row(view).is_some();
+        let owed = row_within(view, short.get(id).copied()).is_some();
         if owed && !since.contains_key(id) {
             since.insert(*id, now);
             changed.push((*id, Some(now)));
@@ -128,7 +139,7 @@ impl Standing<'_> {
     /// What can be claimed, the largest first.
     fn owed(&self) -> Vec<Owed<'_>> {
         let owed = self.channels.iter().filter_map(|(id, view)| {
-            let row = row(view)?;
+            let row = row_within(view, self.short.get(id).copied())?;
             let on_its_way = self.in_flight.get(id).copied().unwrap_or_default();
             let covered = on_its_way.max(view.channel.claimed());
             let fresh = row.total_claimed.saturating_sub(covered);
@@ -259,10 +270,11 @@ mod tests {
         channels: &[(ChannelId, ChannelView)],
         change: impl FnOnce(&mut Standing<'_>),
     ) -> Vec<Vec<u128>> {
-        let (since, in_flight) = (Since::new(), HashMap::new());
+        let (since, in_flight, short) = (Since::new(), HashMap::new(), Short::new());
         let mut standing = Standing {
             channels,
             in_flight: &in_flight,
+            short: &short,
             since: &since,
             row_cost: Amount::ZERO,
             now: NOW,
@@ -285,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_that_holds_less_than_was_charged_is_claimed_as_far_as_it_holds() {
+        let mut channels = [view(600, 1)];
+        let id = channels[0].0;
+        let short: &'static Short = Box::leak(Box::new(Short::from([(id, Amount::atoms(250))])));
+        let holds = |standing: &mut Standing<'_>| standing.short = short;
+        channels[0].1.channel.arm(Amount::atoms(1));
+        assert_eq!(due(&channels, holds), [[250]]);
+        let mut since = Since::new();
+        assert_eq!(note(&mut since, (&channels, short), NOW).len(), 1);
+        // What was there is claimed: nothing is left to ask for, and nothing is owed by age.
+        let channel = &mut channels[0].1.channel;
+        let balance = channel.balance();
+        let claimed = channel.observe(balance, Amount::atoms(250));
+        claimed.expect("follows");
+        assert!(due(&channels, holds).is_empty());
+        let changed = note(&mut since, (&channels, short), NOW.plus(HOUR));
+        assert_eq!(changed, [(id, None)]);
+    }
+
+    #[test]
     fn each_armed_channel_is_claimed_alone_and_first_then_the_others_by_value() {
         let (mut armed, mut other) = (view(5, 1), view(7, 2));
         armed.1.channel.arm(Amount::atoms(100));
@@ -300,8 +332,8 @@ mod tests {
         let none: [Vec<u128>; 0] = [];
         assert_eq!(due(&channels, |_| {}), none);
         let mut since = Since::new();
-        assert_eq!(note(&mut since, &channels, NOW).len(), 1);
-        assert!(note(&mut since, &channels, NOW.plus(HOUR)).is_empty());
+        assert_eq!(note(&mut since, (&channels, &Short::new()), NOW).len(), 1);
+        assert!(note(&mut since, (&channels, &Short::new()), NOW.plus(HOUR)).is_empty());
         let later = |standing: &mut Standing<'_>| standing.now = NOW.plus(HOUR);
         assert_eq!(due(&channels, later), none);
         let (id, _) = channels[0];

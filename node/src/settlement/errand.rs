@@ -64,6 +64,8 @@ pub(in crate::settlement) struct Errand {
     pub(in crate::settlement) mined: Option<u64>,
     /// The block at which its nonce was first seen used by another transaction.
     pub(in crate::settlement) lost: Option<u64>,
+    /// Whether the dearest transaction was refused when it was last handed in.
+    pub(in crate::settlement) refused: bool,
     /// When it was begun, and when it was last handed in.
     pub(in crate::settlement) begun: Instant,
     pub(in crate::settlement) sent: Instant,
@@ -93,12 +95,13 @@ impl Errand {
             waiting: Vec::new(),
             mined: None,
             lost: None,
+            refused: false,
             begun: now,
             sent: now,
         }
     }
 
-    /// The latest transaction: the one that is handed in.
+    /// The latest transaction: the one that is handed in first.
     pub(in crate::settlement) fn newest(&self) -> Option<&Attempt> {
         self.attempts.last()
     }

@@ -105,10 +105,14 @@ impl Actor {
             Amount::ZERO
         };
         let now = self.clock.now();
-        let since = self.outlook().since.clone();
+        let (since, short) = {
+            let outlook = self.outlook();
+            (outlook.since.clone(), outlook.short.clone())
+        };
         let standing = claims::Standing {
             channels: &channels,
             in_flight: &self.on_their_way(),
+            short: &short,
             since: &since,
             row_cost,
             now,
@@ -299,27 +303,46 @@ impl Actor {
         match self.ledger.observe(view.config, id, seen).await {
             Ok(after) => {
                 self.stale.remove(&id);
+                if self.outlook().short.remove(&id).is_some() {
+                    tracing::info!(channel = %id.short(), "the channel holds again what was charged");
+                }
                 if after.channel != view.channel {
-                    // What the contract refused before, it may take now.
-                    self.outlook().refused.remove(&id);
+                    self.forgive(id);
                 }
                 if view.channel.armed().is_zero() && !after.channel.armed().is_zero() {
                     tracing::warn!(channel = %id.short(), armed = %after.channel.armed(), "a withdrawal is armed: what is owed is claimed now");
                 }
                 Ok(())
             }
-            Err(LedgerError::Rejected(error)) => {
-                // Less is there than was charged: money lost, on this channel and no other; or a
-                // node that lags behind. It stays stale, and is looked at again.
-                let told = error.to_string();
-                let known = self.outlook().refused.insert(id, told.clone());
-                if known.as_ref() != Some(&told) {
-                    tracing::error!(channel = %id.short(), %error, "the chain contradicts the books");
-                }
-                self.freeze(id, &view).await
-            }
+            // Less is there than was charged: money lost, on this channel and no other; or a node
+            // that lags behind. It stays stale, and is looked at again.
+            Err(LedgerError::Rejected(_)) => self.fall_short(id, &view, seen).await,
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A channel holds less than was charged. What it holds is claimed before the payer takes that
+    /// too; it lends nothing, and the books go on saying what was charged.
+    async fn fall_short(
+        &mut self,
+        id: ChannelId,
+        view: &ChannelView,
+        seen: Observation,
+    ) -> Result<(), SettlementError> {
+        let known = self.outlook().short.insert(id, seen.balance);
+        if known != Some(seen.balance) {
+            let charged = view.channel.charged();
+            tracing::error!(channel = %id.short(), holds = %seen.balance, %charged, "the channel holds less than was charged: what it holds is claimed, the rest is lost unless more is deposited");
+            self.forgive(id);
+        }
+        let balance = view.channel.balance();
+        let frozen = Observation {
+            balance,
+            claimed: seen.claimed.min(balance),
+            armed: balance,
+        };
+        self.ledger.observe(view.config, id, frozen).await?;
+        Ok(())
     }
 
     /// Gives no more credit on a channel until the chain reports on it again.

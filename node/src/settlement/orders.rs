@@ -2,7 +2,7 @@
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{Prepared, Write};
+use farthing_protocol::chain::{ChainError, Prepared, Write};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 
 use crate::ledger::LedgerError;
@@ -110,6 +110,11 @@ impl Actor {
                 false => Err(SettlementError::Shallow),
             };
         }
+        if seen.balance.is_zero() && self.ledger.channel(id).is_none() {
+            // Its payer has cancelled it, or has taken all of it back: nothing is there to enter.
+            let name = "the deposit's authorization is used up, and nothing is deposited".into();
+            return Err(ChainError::Reverted { name }.into());
+        }
         self.ledger.observe(*config, id, seen).await?;
         Ok(Some(Moved {
             transaction: B256::ZERO,
@@ -171,6 +176,10 @@ impl Actor {
         let view = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
         if is_once(&view.config) {
             // No such channel is on the chain, where to return nothing costs gas all the same.
+            return Err(SettlementError::Nothing);
+        }
+        if self.outlook().short.contains_key(&id) {
+            // All that is there is owed.
             return Err(SettlementError::Nothing);
         }
         if !view.channel.reserved().is_zero() {

@@ -5,10 +5,11 @@
 //! most that a reorganisation can take. A claim counts as made when it is as deep.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::{Chain, ChainError};
+use farthing_protocol::chain::{Chain, ChainError, Change, OnChain};
 use farthing_protocol::x402::ChannelId;
 
 use crate::ledger::Observation;
@@ -62,29 +63,63 @@ impl Sight {
         &self,
         id: ChannelId,
     ) -> Result<Observation, ChainError> {
-        let (now, pending) =
-            tokio::try_join!(self.chain.channel(id), self.chain.pending_withdrawal(id))?;
-        let armed = pending.map(|pending| pending.amount).unwrap_or_default();
         if self.depth <= 1 {
+            let (now, pending) =
+                tokio::try_join!(self.chain.channel(id), self.chain.pending_withdrawal(id))?;
             let (balance, claimed) = (now.balance, now.claimed);
+            let armed = pending.map(|pending| pending.amount).unwrap_or_default();
             return Ok(Observation {
                 balance,
                 claimed,
                 armed,
             });
         }
+        Box::pin(self.look_deep(id)).await
+    }
+
+    /// All as of one block: a deposit between two answers is in both of them or in none.
+    async fn look_deep(&self, id: ChannelId) -> Result<Observation, ChainError> {
         let tip = self.chain.latest().await?.number;
-        let deep = match tip.checked_sub(self.depth.saturating_sub(1)) {
-            Some(block) => self.chain.channel_at(id, block).await?,
-            None => Default::default(),
-        };
-        let fresh = now.balance.saturating_sub(deep.balance);
+        let deep = tip.checked_sub(self.depth.saturating_sub(1));
+        let (now, then, pending, deposited) = tokio::try_join!(
+            self.chain.channel_at(id, tip),
+            self.deep(id, deep),
+            self.chain.pending_withdrawal(id),
+            self.deposited(id, deep.map_or(0, |deep| deep.saturating_add(1))..=tip)
+        )?;
+        let armed = pending.map(|pending| pending.amount).unwrap_or_default();
+        // A withdrawal within the depth may hide a deposit that followed it: the deposits are
+        // counted, and what the balance rose by in case a node keeps its events to itself.
+        let rise = now.balance.saturating_sub(then.balance);
+        let fresh = rise.max(deposited).min(now.balance);
         let early = self.allow(id, fresh);
         Ok(Observation {
-            balance: deep.balance.min(now.balance).saturating_add(early),
-            claimed: deep.claimed.min(now.claimed),
+            balance: now.balance.saturating_sub(fresh).saturating_add(early),
+            claimed: then.claimed.min(now.claimed),
             armed,
         })
+    }
+
+    /// What was there when it was as deep as we ask; nothing when the chain is not that long.
+    async fn deep(&self, id: ChannelId, block: Option<u64>) -> Result<OnChain, ChainError> {
+        match block {
+            Some(block) => self.chain.channel_at(id, block).await,
+            None => Ok(OnChain::default()),
+        }
+    }
+
+    /// What was deposited in these blocks.
+    async fn deposited(
+        &self,
+        id: ChannelId,
+        blocks: RangeInclusive<u64>,
+    ) -> Result<Amount, ChainError> {
+        let events = self.chain.events_of(id, blocks).await?;
+        let deposits = events.into_iter().filter_map(|event| match event.change {
+            Change::Deposited { amount, .. } => Some(amount),
+            _ => None,
+        });
+        Ok(deposits.fold(Amount::ZERO, Amount::saturating_add))
     }
 
     /// How much of a fresh deposit counts.

@@ -3,6 +3,8 @@
 
 mod world;
 mod deaths;
+mod faults;
+mod anvil;
 
 use std::time::Duration;
 
@@ -274,21 +276,15 @@ async fn a_deposit_that_a_reorganisation_takes_back_lowers_what_may_be_promised_
         office.view(0).channel.available().is_zero()
     })
     .await;
-    assert!(
-        office
-            .settlement
-            .outlook()
-            .refused
-            .contains_key(&world.id(0))
-    );
+    assert!(office.settlement.outlook().short.contains_key(&world.id(0)));
     under_way(&office, 1).await;
     world.chain.set_held(false);
     eventually("it is back", || {
         office.view(0).channel.available() == atoms(1_000)
     })
     .await;
-    eventually("it is not refused any more", || {
-        office.settlement.outlook().refused.is_empty()
+    eventually("it holds what was charged", || {
+        office.settlement.outlook().short.is_empty()
     })
     .await;
     office.settlement.claim().await.expect("claims");

@@ -3,11 +3,11 @@
 
 use alloy::consensus::{TxEip1559, TxEnvelope};
 use alloy::eips::Decodable2718;
-use alloy::primitives::{Address, Bytes, TxKind, keccak256};
+use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
 use alloy::sol_types::{SolCall, SolInterface};
 
 use super::abi::{self, ISettlement};
-use super::words::{Block, Call, Fees, Nonces, OnChain};
+use super::words::{Block, Call, Fees, Nonces, OnChain, Outcome};
 use super::write::{self, Prepared, Terms};
 use super::{Chain, ChainError};
 use crate::amount::Amount;
@@ -32,6 +32,21 @@ impl Chain {
     #[must_use]
     pub fn poll_interval(&self) -> std::time::Duration {
         self.door.poll_interval()
+    }
+
+    /// Blocks by which two answers may be apart, because different nodes gave them: what one of
+    /// them shows only once may not be so until it is deeper.
+    #[must_use]
+    pub fn most_behind(&self) -> u64 {
+        self.door.most_behind()
+    }
+
+    /// As [`Chain::outcome`], but asked of every node there is: before a transaction is given up.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`] when none answers.
+    pub async fn outcome_anywhere(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
+        self.door.outcome_anywhere(hash).await
     }
 
     /// How many transactions an account has sent.
@@ -169,6 +184,13 @@ pub fn claimed_in(raw: &Bytes) -> Vec<(ChannelConfig, Amount)> {
         (config, Amount::atoms(row.totalClaimed))
     };
     rows.iter().map(total).collect()
+}
+
+/// The most gas that a signed transaction of ours may use.
+#[cfg(any(test, feature = "testing"))]
+#[must_use]
+pub fn gas_of(raw: &Bytes) -> Option<u64> {
+    read(raw).ok().map(|transaction| transaction.gas_limit)
 }
 
 fn call(transaction: &TxEip1559, from: Address) -> Call {

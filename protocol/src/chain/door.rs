@@ -84,6 +84,12 @@ impl Door {
         ask!(self, outcome(hash))
     }
 
+    /// As [`Door::outcome`], but of every node that there is: one that knows it is enough, and one
+    /// that answers.
+    pub(super) async fn outcome_anywhere(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
+        ask!(self, outcome_anywhere(hash))
+    }
+
     pub(super) async fn latest(&self) -> Result<Block, ChainError> {
         ask!(self, latest())
     }
@@ -102,6 +108,15 @@ impl Door {
             Self::Rpc(rpc) => rpc.poll_interval(),
             #[cfg(any(test, feature = "testing"))]
             Self::Memory(_) => std::time::Duration::from_millis(2),
+        }
+    }
+
+    /// Blocks by which two answers may be apart.
+    pub(super) fn most_behind(&self) -> u64 {
+        match self {
+            Self::Rpc(rpc) => rpc.most_behind(),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(memory) => memory.most_behind(),
         }
     }
 }

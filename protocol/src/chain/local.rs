@@ -334,6 +334,26 @@ impl LocalChain {
         Ok(())
     }
 
+    /// Makes the next block ask so much per gas, in wei.
+    ///
+    /// # Errors
+    /// [`LocalError::Rpc`].
+    pub async fn set_base_fee(&self, wei: u128) -> Result<(), LocalError> {
+        let method = "anvil_setNextBlockBaseFeePerGas";
+        self.ask::<_, Value>(method, (U256::from(wei),)).await?;
+        Ok(())
+    }
+
+    /// Forgets a transaction that waits, as nodes do under pressure.
+    ///
+    /// # Errors
+    /// [`LocalError::Rpc`].
+    pub async fn forget(&self, transaction: B256) -> Result<(), LocalError> {
+        self.ask::<_, Value>("anvil_dropTransaction", (transaction,))
+            .await?;
+        Ok(())
+    }
+
     /// Moves the chain's time forward, with a block. Deposits signed by the wall clock may
     /// then count as too late.
     ///

@@ -51,6 +51,10 @@ struct State {
     line: Line,
     held: bool,
     mute: bool,
+    receipts: Receipts,
+    contrary: bool,
+    asked: u64,
+    most_behind: u64,
     base_fee: u128,
     /// The latest blocks, the newest last.
     past: VecDeque<Past>,
@@ -85,6 +89,17 @@ enum Line {
     Deaf,
 }
 
+/// Who knows of mined transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipts {
+    /// Whoever is asked.
+    Shown,
+    /// Not the node that is asked first, but another.
+    Elsewhere,
+    /// Nobody.
+    Hidden,
+}
+
 impl MemoryChain {
     /// A chain that carries `network`'s contracts, its time given by `clock`.
     #[must_use]
@@ -100,6 +115,10 @@ impl MemoryChain {
             line: Line::Up,
             held: false,
             mute: false,
+            receipts: Receipts::Shown,
+            contrary: false,
+            asked: 0,
+            most_behind: 0,
             base_fee: BASE_FEE,
             past: VecDeque::new(),
             names: vec![B256::ZERO],
@@ -163,6 +182,42 @@ impl MemoryChain {
         self.lock().mute = mute;
     }
 
+    /// Says who knows of mined transactions from now on.
+    pub fn set_receipts(&self, receipts: Receipts) {
+        self.lock().receipts = receipts;
+    }
+
+    /// Refuses in simulation what the contract would do, as a node does that lags behind.
+    pub fn set_contrary(&self, contrary: bool) {
+        self.lock().contrary = contrary;
+    }
+
+    /// How many questions it was asked.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.lock().asked
+    }
+
+    /// Behaves like several nodes whose answers may be so many blocks apart.
+    pub fn set_most_behind(&self, blocks: u64) {
+        self.lock().most_behind = blocks;
+    }
+
+    /// Sets what an account has for gas.
+    pub fn set_funds(&self, account: Address, wei: u128) {
+        self.lock().gas.insert(account, wei);
+    }
+
+    /// A payer cancels an authorization (EIP-3009), as its own transaction would.
+    pub fn cancel_authorization(&self, payer: Address, nonce: B256) {
+        self.lock().alter(|model| model.cancel(payer, nonce));
+    }
+
+    /// An owner uses up a nonce of Permit2, as its own transaction would.
+    pub fn cancel_permit(&self, owner: Address, nonce: U256) {
+        self.lock().alter(|model| model.invalidate(owner, nonce));
+    }
+
     /// Holds transactions back until [`MemoryChain::mine`], or mines them at once again.
     pub fn set_held(&self, held: bool) {
         self.lock().held = held;
@@ -205,7 +260,8 @@ impl MemoryChain {
     }
 
     fn answer(&self) -> Result<MutexGuard<'_, State>, ChainError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.asked = state.asked.saturating_add(1);
         if state.line == Line::Away {
             return Err(ChainError::Unavailable("the twin is away".into()));
         }
@@ -241,6 +297,9 @@ impl MemoryChain {
 
     pub(super) fn estimate(&self, call: &Call) -> Result<u64, ChainError> {
         self.call(call)?;
+        if self.answer()?.contrary {
+            return Err(ChainError::reverted("ClaimExceedsBalance"));
+        }
         Ok(gas_used(&call.data))
     }
 
@@ -307,7 +366,19 @@ impl MemoryChain {
     }
 
     pub(super) fn outcome(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
-        Ok(self.answer()?.outcomes.get(&hash).copied())
+        let state = self.answer()?;
+        let shown = state.receipts == Receipts::Shown;
+        Ok(state.outcomes.get(&hash).copied().filter(|_| shown))
+    }
+
+    pub(super) fn outcome_anywhere(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
+        let state = self.answer()?;
+        let hidden = state.receipts == Receipts::Hidden;
+        Ok(state.outcomes.get(&hash).copied().filter(|_| !hidden))
+    }
+
+    pub(super) fn most_behind(&self) -> u64 {
+        self.lock().most_behind
     }
 
     pub(super) fn latest(&self) -> Result<Block, ChainError> {
@@ -322,8 +393,12 @@ impl MemoryChain {
     pub(super) fn logs(&self, query: &LogQuery) -> Result<Vec<Log>, ChainError> {
         let matches = |log: &&Log| {
             let block = log.block_number.unwrap_or_default();
-            let topic = log.inner.topics().first();
+            let topics = log.inner.topics();
+            let topic = topics.first();
             log.inner.address == query.address
+                && query
+                    .about
+                    .is_none_or(|about| topics.get(1) == Some(&about))
                 && query.blocks.contains(&block)
                 && topic.is_some_and(|topic| query.topics.contains(topic))
         };
@@ -386,8 +461,9 @@ impl State {
 
     /// The pool's door: the same refusals as a node's.
     fn admit(&mut self, new: Waiting) -> Result<(), ChainError> {
-        let known = self.waiting.iter().any(|w| w.hash == new.hash);
-        if known || self.outcomes.contains_key(&new.hash) {
+        let waits = self.waiting.iter().any(|w| w.hash == new.hash);
+        let shown = self.receipts == Receipts::Shown;
+        if waits || shown && self.outcomes.contains_key(&new.hash) {
             return Ok(());
         }
         let transaction = &new.transaction;

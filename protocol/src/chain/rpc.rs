@@ -2,14 +2,17 @@
 //!
 //! Each attempt has a deadline. A node that fails hands over to the next and rests, longer each
 //! time; then it is asked first again. When all rest, all are asked all the same. One whose head
-//! is far behind what another has shown hands over too. No node is believed before it has named
-//! the chain it serves. Addresses often carry an API key, so errors and logs show their host only.
+//! is behind what others have shown hands over too, whatever it is asked (`heads.rs`): with several
+//! nodes each shows its head before it is believed, and again every few seconds. No node is
+//! believed before it has named the chain it serves. Addresses often carry an API key, so errors
+//! and logs show their host only.
 
 mod endpoint;
+mod heads;
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::eips::BlockId;
@@ -23,12 +26,13 @@ use tokio::time::Instant;
 use crate::chain::abi;
 use crate::chain::error::ChainError;
 use crate::chain::rpc::endpoint::Endpoint;
+use crate::chain::rpc::heads::{Heads, MOST_BEHIND};
 use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome};
 
 /// A chain on this machine mines at once and is asked for nothing: do not let it wait.
 const LOCAL_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Blocks that a node may be behind another before that one is believed instead.
-const MOST_BEHIND: u64 = 20;
+/// How long a node is waited for that is asked for its head for the sake of others only.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// How to reach chain nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +66,8 @@ pub(super) struct Rpc(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     endpoints: Vec<Endpoint>,
-    /// The highest block that any node has shown.
-    highest: AtomicU64,
+    /// The heads that nodes have shown.
+    heads: Mutex<Heads>,
     chain_id: u64,
     config: RpcConfig,
 }
@@ -75,10 +79,11 @@ impl Rpc {
             return Err(ChainError::Config("name at least one node url".into()));
         }
         let endpoint = |url: &String| Endpoint::new(url, config.timeout);
-        let endpoints = config.urls.iter().map(endpoint).collect::<Result<_, _>>()?;
+        let endpoints = config.urls.iter().map(endpoint);
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         Ok(Self(Arc::new(Inner {
+            heads: Mutex::new(Heads::of(endpoints.len())),
             endpoints,
-            highest: AtomicU64::new(0),
             chain_id,
             config,
         })))
@@ -92,12 +97,27 @@ impl Rpc {
         interval
     }
 
-    /// The nodes in the order in which to ask: by preference, those that rest last.
-    fn in_order(&self) -> Vec<&Endpoint> {
+    /// Blocks by which two answers may be apart: none if one node gives all.
+    pub(super) fn most_behind(&self) -> u64 {
+        if self.0.endpoints.len() > 1 {
+            MOST_BEHIND
+        } else {
+            0
+        }
+    }
+
+    fn heads(&self) -> MutexGuard<'_, Heads> {
+        // Plain data, whole at every step.
+        self.0.heads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The nodes and their places, in the order in which to ask: by preference, those that rest
+    /// last.
+    fn in_order(&self) -> Vec<(usize, &Endpoint)> {
         let now = Instant::now();
-        let mut order: Vec<_> = self.0.endpoints.iter().collect();
+        let mut order: Vec<_> = self.0.endpoints.iter().enumerate().collect();
         // Stable: preference decides between those that are awake.
-        order.sort_by_key(|endpoint| endpoint.rests_until().filter(|until| *until > now));
+        order.sort_by_key(|(_, endpoint)| endpoint.rests_until().filter(|until| *until > now));
         order
     }
 
@@ -108,8 +128,12 @@ impl Rpc {
         A: Future<Output = Result<T, Fault>>,
     {
         let mut last = ChainError::Unavailable("no node configured".into());
-        for endpoint in self.in_order() {
-            match self.ask_one(endpoint, &question).await {
+        for (place, endpoint) in self.in_order() {
+            let told = match Box::pin(self.keeps_up(place, endpoint)).await {
+                Ok(()) => self.ask_one(endpoint, &question).await,
+                Err(error) => Err(error),
+            };
+            match told {
                 Err(error @ (ChainError::Unavailable(_) | ChainError::WrongChain { .. })) => {
                     tracing::debug!(node = endpoint.host(), %error, "chain node is of no use");
                     endpoint.failed(Instant::now());
@@ -122,6 +146,42 @@ impl Rpc {
             }
         }
         Err(last)
+    }
+
+    /// A node that is behind the others is of no use, whatever it is asked.
+    async fn keeps_up(&self, place: usize, endpoint: &Endpoint) -> Result<(), ChainError> {
+        if self.heads().is_trusted(place, Instant::now()) {
+            return Ok(());
+        }
+        self.glance_at_others(place).await;
+        let head = self.ask_one(endpoint, &head_of).await?;
+        let behind = self.heads().show(place, head, Instant::now());
+        behind.map_or(Ok(()), |blocks| {
+            let host = endpoint.host();
+            let why = format!("{host} is at block {head}, {blocks} behind another");
+            Err(ChainError::Unavailable(why))
+        })
+    }
+
+    /// Asks those for their heads who have not shown them for long: else one that stands still
+    /// would be found out only when another is needed.
+    async fn glance_at_others(&self, but: usize) {
+        let now = Instant::now();
+        let silent = self.heads().silent(but, now);
+        let awake = silent.into_iter().filter_map(|place| {
+            let endpoint = self.0.endpoints.get(place)?;
+            let rests = endpoint.rests_until().is_some_and(|until| until > now);
+            (!rests).then_some((place, endpoint))
+        });
+        let looks = awake.map(|(place, endpoint)| async move {
+            let limit = GLANCE.min(self.0.config.timeout);
+            let head = tokio::time::timeout(limit, self.ask_one(endpoint, &head_of)).await;
+            match head {
+                Ok(Ok(head)) => drop(self.heads().show(place, head, Instant::now())),
+                Ok(Err(_)) | Err(_) => endpoint.failed(Instant::now()),
+            }
+        });
+        futures::future::join_all(looks).await;
     }
 
     async fn ask_one<T, F, A>(&self, endpoint: &Endpoint, question: &F) -> Result<T, ChainError>
@@ -212,8 +272,25 @@ impl Rpc {
 
     /// As [`super::door::Door::send`].
     pub(super) async fn send(&self, raw: &Bytes) -> Result<(), ChainError> {
-        let sent = self.ask(|node| hand_in(node, raw.clone())).await;
-        self.or_mined(raw, sent).await
+        // Whether a node that was given it has said nothing: it may have taken it.
+        let open = AtomicBool::new(false);
+        let open = &open;
+        let sent = self.ask(|node| async move {
+            // Also if nobody waits for the answer any more.
+            let before = open.swap(true, Ordering::Relaxed);
+            let told = hand_in(node, raw.clone()).await;
+            if !may_have_arrived(&told) {
+                open.store(before, Ordering::Relaxed);
+            }
+            told
+        });
+        match self.or_mined(raw, sent.await).await {
+            Err(word) if !word.is_unavailable() && open.load(Ordering::Relaxed) => {
+                let why = format!("one node fell silent and may have it; another says: {word}");
+                Err(ChainError::Unavailable(why))
+            }
+            told => told,
+        }
     }
 
     /// As [`super::door::Door::spread`].
@@ -235,52 +312,40 @@ impl Rpc {
 
     /// A mined transaction answers "nonce too low" when it is sent again.
     async fn or_mined(&self, raw: &Bytes, sent: Result<(), ChainError>) -> Result<(), ChainError> {
-        if sent == Err(ChainError::NonceUsed) && self.outcome(keccak256(raw)).await?.is_some() {
+        let mined = async || self.outcome_anywhere(keccak256(raw)).await;
+        if sent == Err(ChainError::NonceUsed) && mined().await?.is_some() {
             return Ok(());
         }
         sent
     }
 
     pub(super) async fn outcome(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
-        let receipt = self
-            .ask(|node| async move { Ok(node.get_transaction_receipt(hash).await?) })
-            .await?;
-        Ok(receipt.and_then(|receipt| {
-            Some(Outcome {
-                block: receipt.block_number?,
-                success: receipt.status(),
-                gas: receipt.gas_used,
-                gas_price: receipt.effective_gas_price,
-            })
-        }))
+        self.ask(|node| outcome_of(node, hash)).await
+    }
+
+    /// As [`super::door::Door::outcome_anywhere`].
+    pub(super) async fn outcome_anywhere(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
+        let question = |node| outcome_of(node, hash);
+        let all = self.0.endpoints.iter();
+        let all = all.map(|endpoint| self.ask_one(endpoint, &question));
+        let mut known = Err(ChainError::Unavailable("no node configured".into()));
+        for told in futures::future::join_all(all).await {
+            match told {
+                Ok(Some(outcome)) => return Ok(Some(outcome)),
+                Ok(None) => known = Ok(None),
+                Err(error) if known.is_err() => known = Err(error),
+                Err(_) => {}
+            }
+        }
+        known
     }
 
     pub(super) async fn latest(&self) -> Result<Block, ChainError> {
-        let shown = AtomicU64::new(0);
-        let is_late = |number: u64| {
-            shown.fetch_max(number, Ordering::Relaxed);
-            let highest = self.0.highest.load(Ordering::Relaxed);
-            self.0.endpoints.len() > 1 && number.saturating_add(MOST_BEHIND) < highest
-        };
-        let is_late = &is_late;
-        let latest = self.ask(|node| async move {
-            let Some(block) = block_of(&node, BlockNumberOrTag::Latest).await? else {
-                return Err(unavailable("it has no latest block".into()));
-            };
-            if is_late(block.number) {
-                return Err(unavailable(format!("it is at block {} only", block.number)));
-            }
-            Ok(block)
-        });
-        let latest = latest.await;
-        let shown = shown.load(Ordering::Relaxed);
-        match &latest {
-            Ok(_) => drop(self.0.highest.fetch_max(shown, Ordering::Relaxed)),
-            // All are behind: then that is where the chain is now.
-            Err(_) if shown > 0 => self.0.highest.store(shown, Ordering::Relaxed),
-            Err(_) => {}
-        }
-        latest
+        self.ask(|node| async move {
+            let block = block_of(&node, BlockNumberOrTag::Latest).await?;
+            block.ok_or_else(|| unavailable("it has no latest block".into()))
+        })
+        .await
     }
 
     pub(super) async fn block(&self, number: u64) -> Result<Option<Block>, ChainError> {
@@ -294,11 +359,14 @@ impl Rpc {
         let (mut from, end) = (*query.blocks.start(), *query.blocks.end());
         while from <= end {
             let to = end.min(from.saturating_add(step - 1));
-            let filter = Filter::new()
+            let mut filter = Filter::new()
                 .address(query.address)
                 .event_signature(query.topics.clone())
                 .from_block(from)
                 .to_block(to);
+            if let Some(about) = query.about {
+                filter = filter.topic1(about);
+            }
             let filter = &filter;
             let ask = |node: RootProvider| async move { Ok(node.get_logs(filter).await?) };
             logs.extend(self.ask(ask).await?);
@@ -318,6 +386,30 @@ async fn block_of(
         hash: block.header.hash,
         timestamp: block.header.timestamp,
     }))
+}
+
+async fn head_of(node: RootProvider) -> Result<u64, Fault> {
+    Ok(node.get_block_number().await?)
+}
+
+async fn outcome_of(node: RootProvider, hash: B256) -> Result<Option<Outcome>, Fault> {
+    let receipt = node.get_transaction_receipt(hash).await?;
+    Ok(receipt.and_then(|receipt| {
+        Some(Outcome {
+            block: receipt.block_number?,
+            success: receipt.status(),
+            gas: receipt.gas_used,
+            gas_price: receipt.effective_gas_price,
+        })
+    }))
+}
+
+/// Whether a node that was given a transaction may have it although it did not say so.
+fn may_have_arrived(told: &Result<(), Fault>) -> bool {
+    match told {
+        Ok(()) | Err(Fault::Answer(_)) => false,
+        Err(Fault::Transport(error)) => !endpoint::is_unreached(error),
+    }
 }
 
 async fn hand_in(node: RootProvider, raw: Bytes) -> Result<(), Fault> {
@@ -386,66 +478,4 @@ fn pool_reply(reply: &ErrorPayload) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reply(code: i64, message: &'static str) -> ErrorPayload {
-        ErrorPayload {
-            code,
-            message: message.into(),
-            data: None,
-        }
-    }
-
-    #[test]
-    fn a_pools_answer_is_read_by_its_words() {
-        let read = |code, message| match pool_reply(&reply(code, message)) {
-            Ok(()) => Ok(()),
-            Err(Fault::Answer(error)) => Err(error),
-            Err(Fault::Transport(_)) => Err(ChainError::Unavailable("transport".into())),
-        };
-        assert_eq!(read(-32000, "already known"), Ok(()));
-        assert_eq!(read(-32003, "transaction already imported"), Ok(()));
-        assert_eq!(
-            read(-32000, "nonce too low: next nonce 5, tx nonce 4"),
-            Err(ChainError::NonceUsed)
-        );
-        assert_eq!(
-            read(-32000, "replacement transaction underpriced"),
-            Err(ChainError::Underpriced)
-        );
-        assert!(matches!(
-            read(-32000, "gas limit too high"),
-            Err(ChainError::Refused(_))
-        ));
-        assert!(matches!(
-            read(-32005, "rate limit"),
-            Err(ChainError::Unavailable(_))
-        ));
-    }
-
-    #[test]
-    fn a_key_in_an_address_is_not_shown() {
-        let url = "https://node.example/v2/SECRET";
-        let endpoint = Endpoint::new(url, Duration::from_secs(1)).expect("a url");
-        let error =
-            RpcError::ErrorResp(reply(-32603, "no route for https://node.example/v2/SECRET"));
-        assert!(!endpoint.classify(&error).to_string().contains("SECRET"));
-    }
-
-    #[tokio::test]
-    async fn nobody_at_home_is_unavailable() {
-        let config = RpcConfig {
-            urls: vec!["http://127.0.0.1:1".into(), "http://127.0.0.1:2".into()],
-            timeout: Duration::from_secs(1),
-            ..RpcConfig::default()
-        };
-        let rpc = Rpc::new(config, 31337).expect("a valid configuration");
-        assert!(rpc.latest().await.is_err_and(|e| e.is_unavailable()));
-        assert!(
-            rpc.check_chain(31337)
-                .await
-                .is_err_and(|e| e.is_unavailable())
-        );
-    }
-}
+mod tests;

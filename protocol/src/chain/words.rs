@@ -22,6 +22,8 @@ pub(super) struct LogQuery {
     pub(super) address: Address,
     /// Any of these as the first topic.
     pub(super) topics: Vec<B256>,
+    /// This as the second, if it matters.
+    pub(super) about: Option<B256>,
     pub(super) blocks: RangeInclusive<u64>,
 }
 

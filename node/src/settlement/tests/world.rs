@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use alloy::primitives::{B256, keccak256};
+use alloy::primitives::{B256, U256, keccak256};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::{Chain, ClaimRow, MemoryChain, OnChain, Write};
 use farthing_protocol::clock::{Clock, Timestamp};
@@ -14,10 +14,13 @@ use farthing_protocol::purchase::{Ending, RequestId, Usage};
 use farthing_protocol::store::Store;
 use farthing_protocol::testing;
 use farthing_protocol::voucher::Voucher;
-use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, DepositTerms};
+use farthing_protocol::x402::{
+    ChannelConfig, ChannelId, Deposit, DepositTerms, PERMIT2, Permit, Transfer,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use crate::ledger::once::Once;
 use crate::ledger::{ChannelView, Ledger, OpenPurchase, Served, schema};
 use crate::settlement::actor::Actor;
 use crate::settlement::{Ground, Moved, Policy, Settlement, SettlementError, claims};
@@ -34,7 +37,7 @@ pub(super) fn claim_key() -> EvmKey {
     testing::evm_key(1)
 }
 
-fn payer() -> EvmKey {
+pub(super) fn payer() -> EvmKey {
     testing::evm_key(9)
 }
 
@@ -194,12 +197,75 @@ impl World {
     /// The buyer gets all of its deposit back.
     pub(super) async fn withdraws_all(&self, lane: u8) {
         let all = self.balance(lane).await;
-        self.initiates(lane, all.get()).await;
+        self.withdraws(lane, all.get()).await;
+    }
+
+    /// The buyer gets so much of its deposit back.
+    pub(super) async fn withdraws(&self, lane: u8, amount: u128) {
+        self.initiates(lane, amount).await;
         let config = config(lane);
         self.clock
             .advance(Duration::from_secs(config.withdraw_delay + 1));
         self.run(&Write::FinalizeWithdraw { config }, &payer())
             .await;
+    }
+
+    /// Somebody else hands a deposit in.
+    pub(super) async fn deposits(&self, lane: u8, amount: u128, salt: u8) {
+        let (config, deposit) = (config(lane), self.deposit(lane, amount, salt));
+        self.run(&Write::Deposit { config, deposit }, &payer())
+            .await;
+    }
+
+    /// A payment in full for one purchase, and the name the books give it.
+    pub(super) fn exact(&self, amount: u128, nonce: u8) -> (ChannelId, Once) {
+        let now = self.clock.now().seconds();
+        let transfer = Transfer {
+            from: payer().address(),
+            to: testing::payout(),
+            amount: atoms(amount),
+            valid_after: now - 60,
+            valid_before: now + 600,
+            nonce: B256::repeat_byte(nonce),
+        };
+        let domain = testing::network().token_domain();
+        let once = Once::Exact(Signed::sign(transfer, &domain, &payer()));
+        let id = once.terms(claim_key().address()).id(&testing::network());
+        (id, once)
+    }
+
+    /// A permit to take up to so much for one purchase, and the name the books give it.
+    pub(super) fn upto(&self, ceiling: u128, nonce: u64) -> (ChannelId, Once) {
+        self.chain
+            .approve(payer().address(), PERMIT2, atoms(WEALTH));
+        let permit = Permit {
+            owner: payer().address(),
+            token: testing::network().token,
+            ceiling: atoms(ceiling),
+            nonce: U256::from(nonce),
+            deadline: self.clock.now().seconds() + 600,
+            to: testing::payout(),
+            facilitator: claim_key().address(),
+            valid_after: 0,
+        };
+        let domain = Permit::domain(testing::network().chain_id);
+        let once = Once::Upto(Signed::sign(permit, &domain, &payer()));
+        let id = once.terms(claim_key().address()).id(&testing::network());
+        (id, once)
+    }
+
+    /// The payer takes a payment back.
+    pub(super) fn cancels(&self, once: &Once) {
+        match once {
+            Once::Exact(transfer) => {
+                let nonce = transfer.message.nonce;
+                self.chain.cancel_authorization(payer().address(), nonce);
+            }
+            Once::Upto(permit) => {
+                let nonce = permit.message.nonce;
+                self.chain.cancel_permit(payer().address(), nonce);
+            }
+        }
     }
 
     pub(super) async fn tokens(&self, account: alloy::primitives::Address) -> u128 {

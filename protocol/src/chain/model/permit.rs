@@ -34,6 +34,14 @@ impl Model {
         }
     }
 
+    /// An owner takes a permit back: its nonce counts as used.
+    pub(in crate::chain) fn invalidate(&mut self, owner: Address, nonce: U256) {
+        let (word, bit) = permit_place(nonce);
+        let mut bits = self.permits(owner, word);
+        bits.set_bit(bit, true);
+        self.permits.insert((owner, word), bits);
+    }
+
     fn permits(&self, owner: Address, word: U256) -> U256 {
         let bits = self.permits.get(&(owner, word));
         bits.copied().unwrap_or_default()

@@ -31,6 +31,11 @@ impl Model {
         self.allowances.insert((owner, spender), value);
     }
 
+    /// A payer takes an authorization back: it cannot be used any more.
+    pub(in crate::chain) fn cancel(&mut self, payer: Address, nonce: B256) {
+        self.used.insert((payer, nonce));
+    }
+
     fn held(&self, account: Address) -> u128 {
         self.tokens.get(&account).copied().unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alloy::providers::{Provider, RootProvider};
 use alloy::rpc::client::RpcClient;
-use alloy::transports::{RpcError, TransportError};
+use alloy::transports::{RpcError, TransportError, TransportErrorKind};
 use reqwest::Url;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -143,6 +143,15 @@ impl Endpoint {
         let text: String = text.chars().take(200).collect();
         ChainError::Unavailable(format!("{}: {text}", self.host()))
     }
+}
+
+/// Whether nothing was said to a node at all: no connection was made.
+pub(super) fn is_unreached(error: &TransportError) -> bool {
+    let RpcError::Transport(TransportErrorKind::Custom(cause)) = error else {
+        return false;
+    };
+    let cause = cause.downcast_ref::<reqwest::Error>();
+    cause.is_some_and(reqwest::Error::is_connect)
 }
 
 fn is_loopback(url: &Url) -> bool {
