@@ -6,6 +6,8 @@
 //! checked against the spend policy and the store has on disk. Signing the same ceiling again
 //! gives the same bytes and is harmless: vouchers are cumulative.
 
+pub mod once;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -133,17 +135,6 @@ impl Wallet {
         want: Want,
         order: Order<'_>,
     ) -> Result<(Hold, SignedVoucher), LedgerError> {
-        let allowed = self.0.limits.per_purchase;
-        let max_cost = order.wish.max_cost;
-        if max_cost > allowed {
-            let spent = Amount::ZERO;
-            return Err(LedgerError::Limit {
-                limit: "per_purchase",
-                allowed,
-                spent,
-                more: max_cost,
-            });
-        }
         // First the guard: whoever asked may go while the promise is being written.
         let mut hold = Hold {
             wallet: self.clone(),
@@ -154,18 +145,41 @@ impl Wallet {
             approval: None,
             end: End::Release,
         };
-        if self
-            .0
-            .limits
-            .approve_above
-            .is_some_and(|above| max_cost > above)
-        {
-            let (id, now) = (order.subject(), self.0.clock.now());
-            self.0.ledger.take_approval(id, order.wish, now).await?;
-            hold.approval = Some(id);
-        }
+        hold.approval = self.allowed(order).await?;
         let voucher = self.promise(want).await?;
         Ok((hold, voucher))
+    }
+
+    /// Checks what one purchase may cost, and takes a person's word if it wants one.
+    async fn allowed(&self, order: Order<'_>) -> Result<Option<B256>, LedgerError> {
+        let limits = &self.0.limits;
+        let (allowed, max_cost) = (limits.per_purchase, order.wish.max_cost);
+        if max_cost > allowed {
+            let spent = Amount::ZERO;
+            return Err(LedgerError::Limit {
+                limit: "per_purchase",
+                allowed,
+                spent,
+                more: max_cost,
+            });
+        }
+        if limits.approve_above.is_none_or(|above| max_cost <= above) {
+            return Ok(None);
+        }
+        let (id, now) = (order.subject(), self.0.clock.now());
+        self.0.ledger.take_approval(id, order.wish, now).await?;
+        Ok(Some(id))
+    }
+
+    /// The voucher over what a channel's purchases have charged and no more: what a refund is
+    /// asked for with.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoChannel`], the store's.
+    pub async fn charged(&self, channel: ChannelId) -> Result<SignedVoucher, LedgerError> {
+        let account = self.0.ledger.account(channel);
+        let charged = account.ok_or(LedgerError::NoChannel)?.channel.charged();
+        self.sign(channel, charged).await
     }
 
     /// Checks, records, signs.
