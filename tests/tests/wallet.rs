@@ -374,16 +374,13 @@ async fn two_machines_with_the_same_keys_sign_on_channels_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regression_what_waits_to_be_signed_elsewhere_counts_against_max_deposit() {
-    let half = Amount::atoms(600_000);
-    let net = TestNet::new().buyer_config(|_, config| {
-        config.spend.deposit = Amount::atoms(600_000);
-        config.spend.max_deposit = Amount::atoms(1_000_000);
-    });
-    let street = with_a_contract(net).await;
-    prepared(&street, Some(half)).await;
+    let street = with_a_contract(TestNet::new()).await;
+    let most = street.buyers[0].config.spend.max_deposit;
+    let large = Amount::atoms(most.get() / 5 * 3);
+    prepared(&street, Some(large)).await;
     let wish = DepositWish {
         seller: street.sellers[0].id(),
-        amount: Some(half),
+        amount: Some(large),
         valid: 3600,
     };
     let second = street.buyers[0].client().prepare_deposit(wish).await;
@@ -391,8 +388,7 @@ async fn regression_what_waits_to_be_signed_elsewhere_counts_against_max_deposit
         panic!("{second:?}");
     };
     assert!(why.contains("max_deposit"), "{why}");
-    let rest = Some(Amount::atoms(400_000));
-    prepared(&street, rest).await;
+    prepared(&street, Some(most.saturating_sub(large))).await;
     street.stop().await;
 }
 
@@ -409,7 +405,7 @@ async fn regression_a_lane_whose_seller_lost_its_books_stays_left_after_its_mone
     let (id, _) = street.buyers[0].accounts()[0];
     // The seller is set back to an older copy of its books.
     street.sellers[0].stop().await;
-    let books = street.sellers[0].config.data_dir.join("db");
+    let books = street.sellers[0].config.data_dir.clone();
     let copy = books.with_extension("old");
     copy_dir(&books, &copy);
     street.start_seller(0).await.expect("starts");
