@@ -218,6 +218,7 @@ impl Parts {
                 seller: offer.offer().seller,
                 max_cost: deal.max_cost,
             },
+            endpoint: terms.endpoint,
             body: &terms.body,
         };
         let held = self.wallet.hold(want, order).await;

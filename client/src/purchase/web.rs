@@ -375,7 +375,8 @@ impl WebPurchase {
         if let Some(Paid::Once(_)) = &self.paid {
             let moved = settlement.amount.as_deref();
             let moved = moved.and_then(|moved| moved.parse::<Amount>().ok());
-            let moved = moved.filter(|_| settlement.success);
+            let vague = |moved: &Amount| self.deal.mode == Mode::Stream && moved.is_zero();
+            let moved = moved.filter(|moved| settlement.success && !vague(moved));
             let charged = full.map(|full| moved.map_or(full, |moved| moved.max(full)));
             return (charged.or(moved), None, receipt);
         }

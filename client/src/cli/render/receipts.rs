@@ -277,3 +277,79 @@ pub fn json_line(value: &impl Serialize) -> String {
 fn unknown() -> String {
     "unknown".to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, B256};
+    use farthing_protocol::amount::Amount;
+    use farthing_protocol::clock::Timestamp;
+    use farthing_protocol::purchase::RequestId;
+    use farthing_protocol::testing;
+
+    use super::*;
+    use crate::report::{Payment, Token};
+
+    fn view() -> View {
+        View {
+            json: false,
+            token: Token {
+                address: Address::ZERO,
+                symbol: "USDC".into(),
+                decimals: 6,
+            },
+        }
+    }
+
+    fn held(words: Option<&str>) -> PaymentReport {
+        let payment = Payment {
+            request: RequestId(B256::repeat_byte(7)),
+            seller: testing::node_key(1).id(),
+            url: "https://seller.example/v1".to_owned(),
+            scheme: Scheme::Upto,
+            model: "a/b".to_owned(),
+            signed: Amount::atoms(500),
+            charged: Amount::atoms(120),
+            at: Timestamp(1_767_225_600_000),
+            dispute: None,
+            receipt: None,
+            words: words.map(str::to_owned),
+        };
+        PaymentReport {
+            channel: None,
+            payment,
+        }
+    }
+
+    #[test]
+    fn a_payment_over_http_is_shown_with_its_seller_its_price_and_what_proves_it() {
+        let page = ReceiptPage {
+            payments: vec![held(None)],
+            ..ReceiptPage::default()
+        };
+        let text = view().receipts(&page);
+        for part in ["https://seller.example/v1", "0.000120 USDC", "upto", "a/b"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let words = r#"{"success":true,"transaction":"0x12"}"#;
+        let text = view().payment(&held(Some(words)));
+        assert!(text.contains(words) && text.contains("own words"), "{text}");
+        let text = view().payment(&held(None));
+        assert!(text.contains("the chain"), "{text}");
+    }
+
+    #[test]
+    fn a_payment_has_the_columns_of_a_receipt_and_no_formula() {
+        let mut held = held(None);
+        held.payment.url = "=cmd".to_owned();
+        let line = csv_payment(&held);
+        assert_eq!(line.split(',').count(), CSV_HEAD.split(',').count());
+        assert!(line.contains("'=cmd") && line.contains(",120,"), "{line}");
+    }
+
+    #[test]
+    fn a_payment_is_the_same_after_it_was_written_and_read() {
+        let held = held(Some("{}"));
+        let read = serde_json::from_str(&json_line(&held));
+        assert_eq!(read.ok(), Some(held));
+    }
+}

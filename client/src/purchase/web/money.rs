@@ -206,9 +206,13 @@ impl WebShop {
             seller: deal.offer.id,
             max_cost: amount,
         };
-        let body = &deal.body;
+        let order = Order {
+            wish,
+            endpoint: deal.endpoint,
+            body: &deal.body,
+        };
         let earlier = self.promised(id);
-        let (mut hold, _) = wallet.hold(want, Order { wish, body }).await?;
+        let (mut hold, _) = wallet.hold(want, order).await?;
         let before = base.unwrap_or_else(|| self.charged(id));
         let ceiling = before.saturating_add(amount);
         let voucher = hold.exactly(ceiling).await?;

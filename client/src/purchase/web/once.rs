@@ -268,8 +268,12 @@ impl WebShop {
             seller: deal.offer.id,
             max_cost: amount,
         };
-        let body = &deal.body;
-        let (hold, signed) = wallet.once(&opened, Order { wish, body }).await?;
+        let order = Order {
+            wish,
+            endpoint: deal.endpoint,
+            body: &deal.body,
+        };
+        let (hold, signed) = wallet.once(&opened, order).await?;
         let paid = PaidOnce {
             hold,
             amount,
