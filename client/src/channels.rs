@@ -6,6 +6,7 @@
 
 mod deposit;
 mod elsewhere;
+mod once;
 mod reconcile;
 mod web;
 mod withdrawal;

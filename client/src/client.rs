@@ -56,8 +56,8 @@ use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
-    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, ReceiptBook, ReceiptPage,
-    ReceiptQuery, ReceiptReport, Standing, WalletReport, Word,
+    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, ReceiptBook,
+    ReceiptPage, ReceiptQuery, ReceiptReport, Standing, WalletReport, Word,
 };
 
 /// The buyer. Cheap to clone; clones share it.
@@ -256,6 +256,22 @@ impl Client {
     /// [`ActionError`].
     pub async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, ActionError> {
         inside!(self, it => it.records().await?.one(request), it.receipt(request).await)
+    }
+
+    /// The payment of one purchase from a seller met over plain HTTP.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn payment(&self, request: RequestId) -> Result<PaymentReport, ActionError> {
+        inside!(self, it => it.records().payment(request), { let _ = request; it.unknown("payment") })
+    }
+
+    /// All payments to sellers met over plain HTTP that a query is about, newest first.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn payments(&self, query: &ReceiptQuery) -> Result<Vec<PaymentReport>, ActionError> {
+        inside!(self, it => Ok(it.records().payments(query)?), { let _ = (it, query); Ok(Vec::new()) })
     }
 
     /// Ends what lives, in order. Purchases under way lose their streams; what is in doubt is

@@ -10,15 +10,19 @@
 pub mod records;
 mod receipts;
 mod approvals;
+mod days;
 mod models;
 mod pruning;
-mod payments;
+pub mod payments;
+pub mod once;
 mod books;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use farthing_protocol::amount::{Amount, Overflow};
 use farthing_protocol::channel::{Lesson, Rejected};
 use farthing_protocol::clock::Timestamp;
@@ -33,12 +37,14 @@ use farthing_protocol::x402::{ChannelConfig, ChannelId};
 pub use crate::ledger::approvals::{MAX_APPROVALS, Reply, Wish};
 pub use crate::ledger::books::Fate;
 use crate::ledger::books::{Booked, Books};
-pub use crate::ledger::payments::Payment;
+use crate::ledger::once::{NO_CHANNEL, day_rows};
+pub use crate::ledger::payments::{Payment, Scheme};
 pub use crate::ledger::receipts::Gap;
 use crate::ledger::receipts::keep;
 pub use crate::ledger::records::{
-    APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DRAFTS, Kept, MODEL_DAYS, NODES,
-    PAYMENTS, PendingDeposit, RECEIPTS, REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
+    APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DOUBLES, DRAFTS, Kept,
+    MODEL_DAYS, NODES, ONCE, PAYMENTS, PendingDeposit, RECEIPTS, REQUESTS, ROOTS, SELLER_DAYS,
+    Standing, schema,
 };
 use crate::report::{Approval, Word};
 
@@ -80,6 +86,11 @@ pub enum LedgerError {
         /// How things stand.
         reply: Reply,
     },
+    /// The payer's key is elsewhere, and a payment for one purchase needs it at once.
+    #[error(
+        "the payer {0} signs elsewhere: a payment for one purchase cannot be signed here, only a channel's can (`farthing wallet deposit --prepare`)"
+    )]
+    Elsewhere(Address),
     /// The store did not take it. Nothing more is bought until the client is restarted.
     #[error("the ledger cannot be written: {0}")]
     Commit(#[from] CommitError),
@@ -186,12 +197,18 @@ impl Ledger {
             let sellers = sellers
                 .into_iter()
                 .map(|((_, seller), promised)| (seller, promised));
-            books.load_day(day, promised, sellers);
+            books.days.load(day, promised, sellers);
         }
         if let Some(((day, _), _)) = store.last(&MODEL_DAYS)? {
             let models = store.scan_prefix(&MODEL_DAYS, &day, Order::Up, usize::MAX)?;
             let models = models.into_iter().map(|((_, model), sum)| (model, sum));
             books.models.load(day, models);
+        }
+        for (_, counted) in store.scan(&ONCE, .., Order::Up, usize::MAX)? {
+            books.load_once(counted);
+        }
+        for (_, payment) in store.scan_prefix(&PAYMENTS, &NO_CHANNEL, Order::Up, usize::MAX)? {
+            books.once.enter(&payment);
         }
         for (id, approval) in store.scan(&APPROVALS, .., Order::Up, usize::MAX)? {
             books.approvals.load(id, approval);
@@ -258,13 +275,11 @@ impl Ledger {
         let permit = self.store.reserve().await?;
         let (durable, ceiling) = {
             let mut books = self.books();
-            let day = books.day().max(now.day());
+            let day = books.days.day().max(now.day());
             match books.promise(want, limits, day)? {
                 Some(change) => {
-                    let batch = Batch::new()
-                        .put(&CHANNELS, &want.channel.0, &change.account)?
-                        .put(&DAYS, &day, &change.today)?
-                        .put(&SELLER_DAYS, &(day, change.seller), &change.to_seller)?;
+                    let batch = Batch::new().put(&CHANNELS, &want.channel.0, &change.account)?;
+                    let batch = day_rows(batch, &change.row)?;
                     (permit.commit(batch), change.account.channel.ceiling())
                 }
                 // Covered by an older promise.
@@ -318,12 +333,14 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         let permit = self.store.reserve().await?;
-        let (durable, reply) = {
+        let (durable, reply, taken) = {
             let mut books = self.books();
             let (reply, rows) = books.approvals.take(id, wish, now);
-            (permit.commit(approval_rows(rows)?), reply)
+            let taken = Taken(self, (reply == Reply::Go).then_some(id));
+            (permit.commit(approval_rows(rows)?), reply, taken)
         };
         durable.await?;
+        taken.keep();
         let max_cost = wish.max_cost;
         match reply {
             Reply::Go => Ok(()),
@@ -388,42 +405,47 @@ impl Ledger {
         let (id, seq) = (receipt.receipt().channel, receipt.receipt().seq);
         self.read_tree(id)?;
         let permit = self.store.reserve().await?;
-        let mut books = self.books();
-        let lesson = match kept.dispute {
-            None => Lesson::of(receipt.receipt().ending),
-            Some(_) => Lesson::Anew,
+        let fate = {
+            let mut books = self.books();
+            let lesson = match kept.dispute {
+                None => Lesson::of(receipt.receipt().ending),
+                Some(_) => Lesson::Anew,
+            };
+            let Booked {
+                account,
+                fate,
+                nodes,
+            } = books.book(receipt.receipt(), lesson)?;
+            if fate != Fate::Known {
+                let (model, charged) = (receipt.receipt().model_hash, receipt.receipt().charged);
+                let spent = books.models.charge(model, charged, now.day());
+                let signed: SignedReceipt = receipt.signed().clone();
+                let request = signed.receipt.request;
+                let Note {
+                    model: name,
+                    endpoint,
+                    dispute,
+                } = kept;
+                let kept = Kept {
+                    receipt: signed,
+                    model: name,
+                    endpoint,
+                    dispute,
+                };
+                let batch = Batch::new()
+                    .put(&MODEL_DAYS, &(now.day(), model), &spent)?
+                    .put(&CHANNELS, &id.0, &account)?
+                    .put(&RECEIPTS, &(id.0, seq), &kept)?
+                    .put(&REQUESTS, &request.0, &(id.0, seq))?;
+                let batch = keep(id, &nodes, batch)?;
+                // A write that fails stops all others, and says so.
+                drop(permit.commit(batch));
+            }
+            fate
         };
-        let Booked {
-            account,
-            fate,
-            nodes,
-        } = books.book(receipt.receipt(), lesson)?;
         if fate == Fate::Known {
-            return Ok(fate);
+            return self.repeated(&receipt).await;
         }
-        let (model, charged) = (receipt.receipt().model_hash, receipt.receipt().charged);
-        let spent = books.models.charge(model, charged, now.day());
-        let signed: SignedReceipt = receipt.signed().clone();
-        let request = signed.receipt.request;
-        let Note {
-            model: name,
-            endpoint,
-            dispute,
-        } = kept;
-        let kept = Kept {
-            receipt: signed,
-            model: name,
-            endpoint,
-            dispute,
-        };
-        let batch = Batch::new()
-            .put(&MODEL_DAYS, &(now.day(), model), &spent)?
-            .put(&CHANNELS, &id.0, &account)?
-            .put(&RECEIPTS, &(id.0, seq), &kept)?
-            .put(&REQUESTS, &request.0, &(id.0, seq))?;
-        let batch = keep(id, &nodes, batch)?;
-        // A write that fails stops all others, and says so.
-        drop(permit.commit(batch));
         Ok(fate)
     }
 
@@ -485,6 +507,24 @@ impl Ledger {
         };
         durable.await?;
         Ok(account)
+    }
+}
+
+/// A grant on its way to a purchase. Whoever asked may go while it leaves the disk: then nobody
+/// uses it.
+struct Taken<'a>(&'a Ledger, Option<B256>);
+
+impl Taken<'_> {
+    fn keep(mut self) {
+        self.1 = None;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.1 {
+            self.0.end_approval(id, false);
+        }
     }
 }
 

@@ -188,6 +188,13 @@ impl Market {
         peers.chain(web).collect()
     }
 
+    /// A seller met over HTTP, if it is listed.
+    #[must_use]
+    pub fn web_offer(&self, seller: NodeId) -> Option<Arc<WebOffer>> {
+        let state = self.lock();
+        state.web.iter().find(|offer| offer.id == seller).cloned()
+    }
+
     /// Lists a seller met over HTTP, in the place of what it was before.
     pub fn list_web(&self, offer: WebOffer) {
         let mut state = self.lock();

@@ -17,7 +17,9 @@ use farthing_protocol::receipt::model_hash;
 use farthing_protocol::x402::{ChannelId, Network};
 
 use crate::ledger::{Account, Gap, Kept, Ledger, LedgerError};
-use crate::report::{ActionError, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport};
+use crate::report::{
+    ActionError, PaymentReport, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport,
+};
 
 /// The most receipts in one page.
 pub const MOST: usize = 1_000;
@@ -104,7 +106,77 @@ impl<'a> Receipts<'a> {
             }
             order.extend(lane.head()?.map(|finished| (finished, Reverse(place))));
         }
+        self.with_payments(page, query, limit)
+    }
+
+    /// Adds the payments over HTTP of a page's time, and cuts it where both are enough.
+    fn with_payments(
+        &self,
+        mut page: ReceiptPage,
+        query: &ReceiptQuery,
+        limit: usize,
+    ) -> Result<ReceiptPage, LedgerError> {
+        page.payments = self.payments(query)?;
+        // What ended before the oldest receipt of the page is for the next one.
+        if let Some(next) = page.next {
+            page.payments
+                .retain(|held| held.payment.at.0.saturating_add(1) >= next.0);
+        }
+        let receipts = page.receipts.iter();
+        let mut times: Vec<_> = receipts
+            .map(|held| held.signed.receipt.finished)
+            .chain(page.payments.iter().map(|held| held.payment.at))
+            .collect();
+        times.sort_unstable_by_key(|at| Reverse(*at));
+        if times.len() > limit
+            && let Some(oldest) = limit.checked_sub(1).and_then(|last| times.get(last))
+            && times.last().is_some_and(|last| last < oldest)
+        {
+            let kept = |at: Timestamp| at >= *oldest;
+            page.receipts
+                .retain(|held| kept(held.signed.receipt.finished));
+            page.payments.retain(|held| kept(held.payment.at));
+            page.next = Some(*oldest);
+        }
         Ok(page)
+    }
+
+    /// The payments over HTTP that a query is about, newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn payments(&self, query: &ReceiptQuery) -> Result<Vec<PaymentReport>, LedgerError> {
+        let wanted = |held: &PaymentReport| {
+            let (payment, seller) = (&held.payment, held.payment.seller.to_string());
+            query.channel.is_none_or(|only| held.channel == Some(only))
+                && query
+                    .seller
+                    .as_ref()
+                    .is_none_or(|end| seller.ends_with(end.as_str()))
+                && query
+                    .model
+                    .as_ref()
+                    .is_none_or(|model| *model == payment.model)
+                && query.since.is_none_or(|since| payment.at >= since)
+                && query.before.is_none_or(|before| payment.at < before)
+        };
+        let all = self.ledger.all_payments()?.into_iter();
+        let mut all: Vec<_> = all
+            .map(|(channel, payment)| PaymentReport { channel, payment })
+            .filter(wanted)
+            .collect();
+        all.sort_by_key(|held| (Reverse(held.payment.at), held.payment.request));
+        Ok(all)
+    }
+
+    /// The payment over HTTP of one purchase.
+    ///
+    /// # Errors
+    /// [`ActionError::Unknown`] when there is none; the store's.
+    pub fn payment(&self, request: RequestId) -> Result<PaymentReport, ActionError> {
+        let found = self.ledger.payment(request)?;
+        let report = found.map(|(channel, payment)| PaymentReport { channel, payment });
+        report.ok_or_else(|| ActionError::Unknown("payment over HTTP of this request".into()))
     }
 
     /// Where to begin in each channel that a query is about.
@@ -207,6 +279,7 @@ impl<'a> Receipts<'a> {
             count: account.booked,
             root: self.ledger.root(id),
             contradiction: self.ledger.contradiction(id)?,
+            doubles: self.ledger.doubles(id)?,
         })
     }
 

@@ -6,7 +6,7 @@ use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Prices;
-use farthing_protocol::purchase::{Endpoint, Load};
+use farthing_protocol::purchase::{Endpoint, Load, RequestId};
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::root::{CoSigned, SignedRoot};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
@@ -312,6 +312,56 @@ pub struct ReceiptReport {
     pub signed: SignedReceipt,
 }
 
+/// How a purchase over HTTP was paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheme {
+    /// By a voucher on a channel.
+    BatchSettlement,
+    /// By a permit for at most so much.
+    Upto,
+    /// In full.
+    Exact,
+}
+
+/// One payment over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// The purchase.
+    pub request: RequestId,
+    /// The seller.
+    pub seller: NodeId,
+    /// Where it sells.
+    pub url: String,
+    /// How it was paid.
+    pub scheme: Scheme,
+    /// The model.
+    pub model: String,
+    /// What was signed for it alone, in atoms; nothing of what a channel paid.
+    pub signed: Amount,
+    /// What was charged.
+    pub charged: Amount,
+    /// When.
+    pub at: Timestamp,
+    /// What is wrong with it, if we do not agree.
+    pub dispute: Option<String>,
+    /// The seller's receipt, if it signs such.
+    pub receipt: Option<SignedReceipt>,
+    /// What else it said of the payment, as JSON, a few hundred bytes at most.
+    pub words: Option<String>,
+}
+
+/// One payment to a seller met over plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentReport {
+    /// The channel that paid; none for a payment made for this purchase alone.
+    pub channel: Option<ChannelId>,
+    /// What is kept of it: the seller, what it charged, and what proves it, its signed receipt if
+    /// it is a Farthing node, else its own words.
+    #[serde(flatten)]
+    pub payment: Payment,
+}
+
 /// Which receipts are wanted, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptQuery {
@@ -334,6 +384,9 @@ pub struct ReceiptQuery {
 pub struct ReceiptPage {
     /// The receipts.
     pub receipts: Vec<ReceiptReport>,
+    /// Payments to sellers met over plain HTTP, of the same time.
+    #[serde(default)]
+    pub payments: Vec<PaymentReport>,
     /// There may be more: ask for those before this moment.
     pub next: Option<Timestamp>,
 }
@@ -368,6 +421,9 @@ pub struct ReceiptBook {
     pub root: Option<CoSigned>,
     /// A root that the seller has signed against its own receipts.
     pub contradiction: Option<SignedRoot>,
+    /// Receipts that the seller has signed for places that others have.
+    #[serde(default)]
+    pub doubles: Vec<SignedReceipt>,
 }
 
 /// Sums over all channels, for metrics.

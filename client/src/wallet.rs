@@ -2,9 +2,12 @@
 //!
 //! Two keys: the **payer** owns the tokens and signs deposits; the **authorizer** is the hot key
 //! that signs vouchers. The payer may be elsewhere, a hardware wallet or a contract: this machine
-//! then holds the authorizer only, and deposits are signed there ([`Wallet::deposit`]). A voucher is signed only for a ceiling that [`Ledger::promise`] has
-//! checked against the spend policy and the store has on disk. Signing the same ceiling again
-//! gives the same bytes and is harmless: vouchers are cumulative.
+//! then holds the authorizer only, and deposits are signed there ([`Wallet::deposit`]). A voucher is
+//! signed only for a ceiling that [`Ledger::promise`] has checked against the spend policy and the
+//! store has on disk. Signing the same ceiling again gives the same bytes and is harmless: vouchers
+//! are cumulative. Payments for one purchase pass the same checks ([`once`]).
+
+pub mod once;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +17,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{Domain, EvmKey, Signed};
-use farthing_protocol::purchase::RequestId;
+use farthing_protocol::purchase::{Endpoint, RequestId};
 use farthing_protocol::root::{self, CoSigned, ReceiptRoot, RootWord, SignedRoot};
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{
@@ -133,17 +136,6 @@ impl Wallet {
         want: Want,
         order: Order<'_>,
     ) -> Result<(Hold, SignedVoucher), LedgerError> {
-        let allowed = self.0.limits.per_purchase;
-        let max_cost = order.wish.max_cost;
-        if max_cost > allowed {
-            let spent = Amount::ZERO;
-            return Err(LedgerError::Limit {
-                limit: "per_purchase",
-                allowed,
-                spent,
-                more: max_cost,
-            });
-        }
         // First the guard: whoever asked may go while the promise is being written.
         let mut hold = Hold {
             wallet: self.clone(),
@@ -154,18 +146,41 @@ impl Wallet {
             approval: None,
             end: End::Release,
         };
-        if self
-            .0
-            .limits
-            .approve_above
-            .is_some_and(|above| max_cost > above)
-        {
-            let (id, now) = (order.subject(), self.0.clock.now());
-            self.0.ledger.take_approval(id, order.wish, now).await?;
-            hold.approval = Some(id);
-        }
+        hold.approval = self.allowed(order).await?;
         let voucher = self.promise(want).await?;
         Ok((hold, voucher))
+    }
+
+    /// Checks what one purchase may cost, and takes a person's word if it wants one.
+    async fn allowed(&self, order: Order<'_>) -> Result<Option<B256>, LedgerError> {
+        let limits = &self.0.limits;
+        let (allowed, max_cost) = (limits.per_purchase, order.wish.max_cost);
+        if max_cost > allowed {
+            let spent = Amount::ZERO;
+            return Err(LedgerError::Limit {
+                limit: "per_purchase",
+                allowed,
+                spent,
+                more: max_cost,
+            });
+        }
+        if limits.approve_above.is_none_or(|above| max_cost <= above) {
+            return Ok(None);
+        }
+        let (id, now) = (order.subject(), self.0.clock.now());
+        self.0.ledger.take_approval(id, order.wish, now).await?;
+        Ok(Some(id))
+    }
+
+    /// The voucher over what a channel's purchases have charged and no more: what a refund is
+    /// asked for with.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoChannel`], the store's.
+    pub async fn charged(&self, channel: ChannelId) -> Result<SignedVoucher, LedgerError> {
+        let account = self.0.ledger.account(channel);
+        let charged = account.ok_or(LedgerError::NoChannel)?.channel.charged();
+        self.sign(channel, charged).await
     }
 
     /// Checks, records, signs.
@@ -319,6 +334,8 @@ impl Wallet {
 pub struct Order<'a> {
     /// What may be charged, by whom, for which model.
     pub wish: Wish<'a>,
+    /// What is asked.
+    pub endpoint: Endpoint,
     /// The request's body.
     pub body: &'a [u8],
 }
@@ -327,7 +344,8 @@ impl Order<'_> {
     /// The same for the same request, whoever sells.
     fn subject(&self) -> B256 {
         let model = keccak256(self.wish.model);
-        keccak256([model.as_slice(), self.body].concat())
+        let endpoint = keccak256(self.endpoint.to_string());
+        keccak256([model.as_slice(), endpoint.as_slice(), self.body].concat())
     }
 }
 
@@ -481,5 +499,30 @@ impl Drop for Hold {
             End::Doubt => ledger.doubt(self.channel, self.request),
             End::Settled => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farthing_protocol::testing;
+
+    use super::*;
+
+    #[test]
+    fn regression_a_yes_to_one_endpoint_is_none_to_another() {
+        let order = |endpoint, body: &'static [u8]| Order {
+            wish: Wish {
+                model: "a/b",
+                seller: testing::node_key(1).id(),
+                max_cost: Amount::atoms(1),
+            },
+            endpoint,
+            body,
+        };
+        let body = br#"{"messages":[],"prompt":"x"}"#;
+        let chat = order(Endpoint::Chat, body).subject();
+        assert_eq!(chat, order(Endpoint::Chat, body).subject());
+        assert_ne!(chat, order(Endpoint::Completions, body).subject());
+        assert_ne!(chat, order(Endpoint::Chat, b"{}").subject());
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes};
 use farthing_client::client::{Errand, InferError};
+use farthing_client::ledger::Standing;
 use farthing_client::report::{ActionError, ChannelAction, DepositWish, DraftReport, Word};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::{Clock, Timestamp};
@@ -369,4 +370,95 @@ async fn two_machines_with_the_same_keys_sign_on_channels_of_their_own() {
     assert_ne!(accounts[0].0, first);
     assert_eq!(street.sellers[0].channels().len(), 2);
     street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_what_waits_to_be_signed_elsewhere_counts_against_max_deposit() {
+    let street = with_a_contract(TestNet::new()).await;
+    let most = street.buyers[0].config.spend.max_deposit;
+    let large = Amount::atoms(most.get() / 5 * 3);
+    prepared(&street, Some(large)).await;
+    let wish = DepositWish {
+        seller: street.sellers[0].id(),
+        amount: Some(large),
+        valid: 3600,
+    };
+    let second = street.buyers[0].client().prepare_deposit(wish).await;
+    let Err(ActionError::Refused(why)) = second else {
+        panic!("{second:?}");
+    };
+    assert!(why.contains("max_deposit"), "{why}");
+    prepared(&street, Some(most.saturating_sub(large))).await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_lane_whose_seller_lost_its_books_stays_left_after_its_money_is_back() {
+    let clock = Clock::manual(NOON);
+    let net = TestNet::new().clock(clock.clone());
+    let net = net.seller_config(|_, config| config.chain.withdraw_delay = Duration::from_secs(900));
+    let mut street = net.start().await.expect("starts");
+    let key = street.buyers[0].wallet_keys().authorizer.address();
+    street.ledgers.fund(key).await.expect("funds");
+    buy_one(&street).await;
+    street.settled().await.expect("agrees");
+    let (id, _) = street.buyers[0].accounts()[0];
+    // The seller is set back to an older copy of its books.
+    street.sellers[0].stop().await;
+    let books = street.sellers[0].config.data_dir.clone();
+    let copy = books.with_extension("old");
+    copy_dir(&books, &copy);
+    street.start_seller(0).await.expect("starts");
+    street.acquainted().await.expect("meets");
+    buy_one(&street).await;
+    street.settled().await.expect("agrees");
+    street.sellers[0].stop().await;
+    std::fs::remove_dir_all(&books).expect("is gone");
+    copy_dir(&copy, &books);
+    street.buyers[0].stop().await;
+    street.start_seller(0).await.expect("starts");
+    street.start_buyer(0).await.expect("starts");
+    buy_one(&street).await;
+    assert_eq!(street.buyers[0].accounts().len(), 2, "on the next lane");
+    let ledger = street.buyers[0].ledger();
+    let account = |id| ledger.account(id).expect("known");
+    assert_eq!(account(id).standing, Standing::Left);
+    // Such a lane stays left also where the rest must be withdrawn by the contract's clock.
+    let mut lanes = street.buyers[0].accounts().into_iter();
+    let (other, _) = lanes.find(|(lane, _)| *lane != id).expect("the next lane");
+    let leave = ledger.update(other, |account| {
+        account.standing = Standing::Left;
+        Ok(())
+    });
+    leave.await.expect("is left");
+    let client = street.buyers[0].client().clone();
+    let begun = client.channel(other, ChannelAction::Withdraw).await;
+    begun.expect("begins");
+    clock.advance(Duration::from_secs(901));
+    eventually("the withdrawal is completed", || {
+        account(other).channel.armed().is_zero()
+    })
+    .await
+    .expect("is completed");
+    assert_eq!(account(id).standing, Standing::Left);
+    assert_eq!(account(other).standing, Standing::Left);
+    street.stop().await;
+}
+
+async fn buy_one(street: &Street) {
+    let bought = street.buyers[0].buy(Buyer::chat(16)).await;
+    bought.expect("answers");
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("is made");
+    for entry in std::fs::read_dir(from).expect("is read") {
+        let entry = entry.expect("is read");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("is known").is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("is copied");
+        }
+    }
 }

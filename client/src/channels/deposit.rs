@@ -18,7 +18,7 @@ const SKEW: u64 = 60;
 /// Deposits in a row before a channel is short for another reason.
 const TOP_UPS: u32 = 3;
 /// How often we look.
-const LOOK: Duration = Duration::from_millis(200);
+pub(in crate::channels) const LOOK: Duration = Duration::from_millis(200);
 
 /// How large a deposit is to be.
 #[derive(Debug, Clone, Copy)]

@@ -50,6 +50,8 @@ impl Channels {
         };
         let amount = amount.unwrap_or(self.funding.deposit);
         let amount = amount.max(offer.offer().min_deposit);
+        self.landed(&config, config.id(self.chain.network()))
+            .await?;
         self.allowed(&config, amount)?;
         let now = self.clock.now();
         let terms = DepositTerms {
@@ -155,6 +157,14 @@ impl Channels {
     fn allowed(&self, config: &ChannelConfig, amount: Amount) -> Result<(), ChannelError> {
         let account = self.ledger.account(config.id(self.chain.network()));
         let unspent = account.map(|account| unspent(&account)).unwrap_or_default();
+        let (id, now) = (config.id(self.chain.network()), self.clock.now().seconds());
+        // What waits to be signed, and what is signed and not mined yet, may all be deposited.
+        let drafts = self.drafts()?.into_iter().map(|(_, draft)| draft);
+        let waiting = drafts
+            .chain(self.waiting(id)?)
+            .filter(|pending| pending.channel == id && pending.deposit.valid_before > now);
+        let waiting = waiting.map(|pending| pending.deposit.amount);
+        let unspent = waiting.fold(unspent, Amount::saturating_add);
         let needed = unspent.saturating_add(amount);
         let allowed = self.funding.max_deposit;
         if needed > allowed {

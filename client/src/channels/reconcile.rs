@@ -44,7 +44,7 @@ impl Channels {
     async fn leave(&self, offer: &VerifiedOffer, id: ChannelId) -> Result<(), ChannelError> {
         tracing::warn!(channel = %id.short(), "the seller has lost its books; the channel is left");
         let doubts = self.ledger.doubts(id);
-        self.stand(id, Standing::Closing).await?;
+        self.stand(id, Standing::Left).await?;
         self.ledger.settle_doubts(id, &doubts);
         if let Err(error) = self.refunded(offer, id).await {
             tracing::warn!(channel = %id.short(), %error, "the rest was not sent back; `farthing channels withdraw` takes it");

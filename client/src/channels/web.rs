@@ -3,11 +3,13 @@
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::Chain;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::store::Batch;
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
+use tokio::time::Instant;
 
-use crate::channels::deposit::{Size, fresh_salt};
+use crate::channels::deposit::{LOOK, Size, fresh_salt};
 use crate::channels::{ChannelError, Channels, room};
 use crate::ledger::{Account, Base, DEPOSITS, LedgerError, Opened, PendingDeposit, Standing};
 
@@ -19,6 +21,33 @@ impl Channels {
     #[must_use]
     pub fn network(&self) -> &Network {
         self.chain.network()
+    }
+
+    /// The chain.
+    #[must_use]
+    pub const fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// What of `before` a seller has sent back, once our own chain node shows it.
+    ///
+    /// # Errors
+    /// [`ChannelError::Liar`] when it does not in time; the chain's, the books'.
+    pub async fn returned(&self, id: ChannelId, before: Amount) -> Result<Amount, ChannelError> {
+        let end = Instant::now() + self.funding.seen_wait;
+        loop {
+            let balance = self.chain.channel(id).await?.balance;
+            if balance < before {
+                self.refresh(id).await?;
+                return Ok(before.saturating_sub(balance));
+            }
+            if Instant::now() >= end {
+                return Err(ChannelError::Liar(
+                    "it says the rest is sent back, our chain node does not",
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// A channel on these terms on which `needed` can be promised, with the deposit to send along

@@ -25,10 +25,7 @@ impl Channels {
             .balance()
             .saturating_sub(account.channel.claimed());
         let amount = amount.unwrap_or(most);
-        // A frozen channel stays frozen: its seller is not to be trusted again.
-        if account.standing == Standing::Good {
-            self.stand(id, Standing::Closing).await?;
-        }
+        self.stand(id, account.standing.closing()).await?;
         self.write(
             id,
             &Write::InitiateWithdraw {

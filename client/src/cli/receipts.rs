@@ -21,7 +21,9 @@ use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError, schema};
 use crate::receipts::Receipts;
 use crate::receipts::audit::{Audit, Verdict};
-use crate::report::{ActionError, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport};
+use crate::report::{
+    ActionError, PaymentReport, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport,
+};
 
 /// The longest line of a file of receipts.
 const LINE: usize = 64 * 1024;
@@ -156,6 +158,8 @@ pub enum ReceiptsError {
 enum Line {
     Book(Box<ReceiptBook>),
     Receipt(Box<ReceiptReport>),
+    /// At the end, what was paid over plain HTTP.
+    Payment(Box<PaymentReport>),
 }
 
 /// A proof as it is written.
@@ -210,6 +214,26 @@ impl Source {
             Self::Still(ledger, network) => {
                 let one = Receipts::new(ledger, network).one(request);
                 one.map_err(ReceiptsError::from)?
+            }
+        })
+    }
+
+    async fn payment(&self, request: RequestId) -> Result<PaymentReport, Failure> {
+        Ok(match self {
+            Self::Running(remote) => remote.payment(request).await?,
+            Self::Still(ledger, network) => {
+                let one = Receipts::new(ledger, network).payment(request);
+                one.map_err(ReceiptsError::from)?
+            }
+        })
+    }
+
+    async fn payments(&self, query: &ReceiptQuery) -> Result<Vec<PaymentReport>, Failure> {
+        Ok(match self {
+            Self::Running(remote) => remote.payments(query).await?,
+            Self::Still(ledger, network) => {
+                let all = Receipts::new(ledger, network).payments(query);
+                all.map_err(ReceiptsError::from)?
             }
         })
     }
@@ -303,7 +327,14 @@ async fn on(
             };
             write(out, &view.receipts(&source.page(&query).await?))
         }
-        ReceiptsCommand::Show { request } => write(out, &view.receipt(&source.one(request).await?)),
+        ReceiptsCommand::Show { request } => match source.one(request).await {
+            Ok(held) => write(out, &view.receipt(&held)),
+            // One that was bought over HTTP has its own place.
+            Err(error) => match source.payment(request).await {
+                Ok(held) => write(out, &view.payment(&held)),
+                Err(_) => Err(error),
+            },
+        },
         ReceiptsCommand::Export {
             channel,
             format,
@@ -384,6 +415,16 @@ async fn export(
             }
         }
     }
+    let query = ReceiptQuery {
+        channel,
+        ..ReceiptQuery::default()
+    };
+    for held in source.payments(&query).await? {
+        match format {
+            Format::Csv => write(out, &render::csv_payment(&held))?,
+            Format::Jsonl => write(out, &render::json_line(&Line::Payment(Box::new(held))))?,
+        }
+    }
     Ok(())
 }
 
@@ -432,6 +473,15 @@ fn from_file(path: &Path) -> Result<Vec<Verdict>, Failure> {
         }
         match serde_json::from_slice(&line).map_err(|error| wrong(error.to_string()))? {
             Line::Book(book) => verdicts.extend(audit.replace(Audit::of(*book)).map(Audit::end)),
+            // Its receipt stands alone: no root and no order bind it.
+            Line::Payment(held) => {
+                if let Some(signed) = held.payment.receipt
+                    && signed.clone().verify(signed.seller).is_err()
+                {
+                    let reason = "its receipt is not signed by the seller it names";
+                    return Err(wrong(reason.to_owned()).into());
+                }
+            }
             Line::Receipt(held) => audit
                 .as_mut()
                 .ok_or_else(|| wrong("a receipt before its channel".to_owned()))?

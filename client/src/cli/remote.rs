@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::gateway::control::{Fault, SOCKET};
 use crate::report::{
     ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish, DraftReport,
-    HealthReport, ModelListing, OfferReport, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport,
-    StretchQuery, WalletReport, Word,
+    HealthReport, ModelListing, OfferReport, PaymentReport, ReceiptBook, ReceiptPage, ReceiptQuery,
+    ReceiptReport, StretchQuery, WalletReport, Word,
 };
 
 /// How long a report may take. An action may wait for a transaction to be confirmed.
@@ -217,6 +217,23 @@ impl Remote {
     pub async fn evidence(&self, request: RequestId) -> Result<Evidence, RemoteError> {
         let path = format!("/receipts/{request}/evidence");
         self.send(self.request(Method::POST, &path)).await
+    }
+
+    /// Payments over plain HTTP.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn payments(&self, query: &ReceiptQuery) -> Result<Vec<PaymentReport>, RemoteError> {
+        let request = self.request(Method::POST, "/payments");
+        self.send(request.json(query)).await
+    }
+
+    /// One purchase's payment over plain HTTP.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn payment(&self, request: RequestId) -> Result<PaymentReport, RemoteError> {
+        self.get(&format!("/payments/{request}")).await
     }
 
     /// One purchase's receipt.

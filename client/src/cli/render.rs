@@ -10,7 +10,7 @@ use farthing_protocol::clock::Timestamp;
 use serde::Serialize;
 
 use crate::cli::chat::Bill;
-pub use crate::cli::render::receipts::{CSV_HEAD, csv_line, json_line};
+pub use crate::cli::render::receipts::{CSV_HEAD, csv_line, csv_payment, json_line};
 use crate::config::Chain;
 use crate::report::{
     ActionReport, ApprovalReport, ChannelPhase, ChannelReport, DraftReport, InitReport,

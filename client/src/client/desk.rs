@@ -9,6 +9,7 @@ use farthing_protocol::x402::ChannelId;
 use crate::channels::ChannelError;
 use crate::client::parts::{self, Parts};
 use crate::ledger::{Account, LedgerError};
+use crate::purchase::PurchaseError;
 use crate::receipts::Receipts;
 use crate::report::{
     ActionError, ActionReport, ChannelAction, ChannelPhase, ChannelReport, HealthReport, Spending,
@@ -41,6 +42,8 @@ impl Parts {
             sellers: self.market.sellers(),
             ..Standing::default()
         };
+        sum.charged = self.ledger.charged_once();
+        sum.promised = self.ledger.signed_once();
         for (_, account) in self.ledger.accounts() {
             let channel = account.channel;
             let unspent = channel.balance().saturating_sub(channel.charged());
@@ -165,7 +168,10 @@ impl Parts {
                 (format!("deposited {}", self.token().show(amount)), None)
             }
             ChannelAction::Refund => {
-                let amount = self.channels.refund(&*offer()?, id).await?;
+                let amount = match self.market.web_offer(account.seller) {
+                    Some(web) => self.web.refund(&web, id).await?,
+                    None => self.channels.refund(&*offer()?, id).await?,
+                };
                 (
                     format!("the seller returned {}", self.token().show(amount)),
                     None,
@@ -213,6 +219,19 @@ impl Parts {
             self.channels.cover(&offer, receipt.channel).await?;
         }
         self.records().await?.evidence(request)
+    }
+}
+
+impl From<PurchaseError> for ActionError {
+    fn from(error: PurchaseError) -> Self {
+        match error {
+            PurchaseError::Channel(error) => (*error).into(),
+            PurchaseError::Ledger(error) => error.into(),
+            PurchaseError::Unreached(_) | PurchaseError::Late(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            other => Self::Refused(other.to_string()),
+        }
     }
 }
 

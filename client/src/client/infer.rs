@@ -23,6 +23,7 @@ use crate::client::{delivery, web};
 use crate::ledger::{LedgerError, Standing, Want, Wish};
 use crate::market::{Outcome, Source};
 use crate::policy::{Refused, Terms};
+use crate::purchase::web::Unpayable;
 use crate::purchase::{Deal, Purchase, PurchaseError, Step};
 use crate::router::{self, Choice, Plan};
 use crate::wallet::Order;
@@ -122,7 +123,10 @@ impl Parts {
         if candidates.is_empty() {
             return Err(InferError::UnknownModel { model });
         }
-        candidates.retain(|candidate| !self.is_frozen(candidate.seller()));
+        candidates.retain(|candidate| {
+            let seller = candidate.seller();
+            !self.is_frozen(seller) && !self.ledger.is_false(seller)
+        });
         if candidates.is_empty() {
             let reason = "every seller of it has signed a false receipt".to_owned();
             return Err(InferError::NoSeller { model, reason });
@@ -214,6 +218,7 @@ impl Parts {
                 seller: offer.offer().seller,
                 max_cost: deal.max_cost,
             },
+            endpoint: terms.endpoint,
             body: &terms.body,
         };
         let held = self.wallet.hold(want, order).await;
@@ -370,25 +375,35 @@ fn verdict(attempts: Vec<Attempt>, causes: Vec<Failure>) -> InferError {
 /// A cause that lies with the buyer's own money or chain.
 fn ours(cause: &Failure) -> Option<InferError> {
     match cause {
-        Failure::Channel(ChannelError::EmptyWallet {
+        Failure::Channel(error) => our_channel(error),
+        Failure::Purchase(PurchaseError::Channel(error)) => our_channel(error),
+        Failure::Purchase(PurchaseError::Ledger(error)) | Failure::Ledger(error) => match error {
+            LedgerError::Limit { .. } => Some(InferError::SpendLimit(error.to_string())),
+            LedgerError::Elsewhere(_) => Some(Errand::Approval(error.to_string()).into()),
+            _ => None,
+        },
+        Failure::Purchase(PurchaseError::Unpayable(error @ Unpayable::Allowance { .. })) => {
+            Some(Errand::Approval(error.to_string()).into())
+        }
+        Failure::Purchase(_) => None,
+    }
+}
+
+fn our_channel(error: &ChannelError) -> Option<InferError> {
+    match error {
+        ChannelError::EmptyWallet {
             address,
             balance,
             needed,
-        }) => Some(InferError::Errand(Errand::EmptyWallet {
+        } => Some(InferError::Errand(Errand::EmptyWallet {
             address: address.clone(),
             balance: *balance,
             needed: *needed,
         })),
-        Failure::Channel(error @ ChannelError::MaxDeposit { .. }) => {
-            Some(InferError::SpendLimit(error.to_string()))
-        }
-        Failure::Channel(error @ ChannelError::Elsewhere { .. }) => {
-            Some(Errand::Approval(error.to_string()).into())
-        }
-        Failure::Channel(ChannelError::Chain(error)) => Some(InferError::Chain(error.to_string())),
-        Failure::Channel(ChannelError::Ledger(error @ LedgerError::Limit { .. }))
-        | Failure::Purchase(PurchaseError::Ledger(error @ LedgerError::Limit { .. }))
-        | Failure::Ledger(error @ LedgerError::Limit { .. }) => {
+        ChannelError::MaxDeposit { .. } => Some(InferError::SpendLimit(error.to_string())),
+        ChannelError::Elsewhere { .. } => Some(Errand::Approval(error.to_string()).into()),
+        ChannelError::Chain(error) => Some(InferError::Chain(error.to_string())),
+        ChannelError::Ledger(error @ LedgerError::Limit { .. }) => {
             Some(InferError::SpendLimit(error.to_string()))
         }
         _ => None,

@@ -224,6 +224,7 @@ impl Script {
         let receipts = if wanted { vec![receipt()] } else { Vec::new() };
         Ok(ReceiptPage {
             receipts,
+            payments: Vec::new(),
             next: None,
         })
     }
@@ -251,6 +252,7 @@ impl Script {
             count: held.receipt.seq + 1,
             root: None,
             contradiction: None,
+            doubles: Vec::new(),
         }])
     }
 

@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::Channels;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Standing};
 
 /// Channels that wait to be added to; one that finds no place is told of by its next purchase.
 const WAITING: usize = 64;
@@ -25,6 +25,8 @@ const WAITING: usize = 64;
 const WORKING: usize = 8;
 /// How often withdrawals are looked through. The chain is asked only about those that are due.
 const LOOK: Duration = Duration::from_secs(1);
+/// After how long a chain whose time is behind ours is asked again.
+const BEHIND: Duration = Duration::from_secs(5);
 /// After how long a failure is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -51,6 +53,8 @@ pub(in crate::client) struct Keeper {
     busy: HashSet<ChannelId>,
     /// When to look at a withdrawal next.
     next: HashMap<ChannelId, Timestamp>,
+    /// When to look at payments for one purchase next.
+    payments: Timestamp,
 }
 
 impl Upkeep {
@@ -68,6 +72,7 @@ impl Upkeep {
             working: JoinSet::new(),
             busy: HashSet::new(),
             next: HashMap::new(),
+            payments: Timestamp(0),
         };
         let upkeep = Self {
             ledger,
@@ -102,7 +107,10 @@ impl Keeper {
                     Err(error) => tracing::error!(%error, "a top-up was lost"),
                 },
                 Some(low) = self.low.recv(), if room => self.add(low),
-                _ = ticks.tick() => self.complete_withdrawals().await,
+                _ = ticks.tick() => {
+                    self.complete_withdrawals().await;
+                    self.end_payments().await;
+                }
             }
         }
     }
@@ -122,11 +130,30 @@ impl Keeper {
         });
     }
 
+    /// Asks the chain about payments that nobody told the end of, when their time is over.
+    async fn end_payments(&mut self) {
+        let now = self.clock.now();
+        if now < self.payments {
+            return;
+        }
+        match self.channels.end_once().await {
+            Ok(false) => {}
+            Ok(true) => self.payments = now.plus(BEHIND),
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be found out whether payments were taken");
+                self.payments = now.plus(AGAIN);
+            }
+        }
+    }
+
     async fn complete_withdrawals(&mut self) {
         let accounts = self.ledger.accounts();
         let armed: Vec<_> = accounts
             .into_iter()
-            .filter(|(_, account)| !account.channel.armed().is_zero())
+            .filter(|(_, account)| {
+                // One that is short may be good again.
+                !account.channel.armed().is_zero() || account.standing == Standing::Short
+            })
             .map(|(id, _)| id)
             .collect();
         self.next.retain(|id, _| armed.contains(id));

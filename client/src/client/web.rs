@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use farthing_protocol::channel::Lesson;
 use farthing_protocol::offer::MAX_MODELS;
 use farthing_protocol::purchase::Mode;
 use reqwest::redirect::Policy;
@@ -18,7 +17,7 @@ use crate::client::delivery::Order;
 use crate::client::infer::{Failure, blame, broken_off};
 use crate::client::parts::{Parts, request_id};
 use crate::config::X402;
-use crate::ledger::{Payment, Standing};
+use crate::ledger::Standing;
 use crate::market::{Market, Outcome, Served, WebOffer};
 use crate::policy::Terms;
 use crate::purchase::web::{WebDeal, WebEnd, WebPurchase, WebStep};
@@ -170,33 +169,14 @@ impl Delivery {
     /// Books what was charged. A price that is not the agreed one is kept as evidence, and its
     /// channel is used no more. One that was not said stays in doubt until the next purchase.
     async fn book(&mut self, end: &WebEnd) -> Result<(), crate::ledger::LedgerError> {
-        let Some(id) = self.purchase.channel() else {
-            return Ok(());
-        };
-        let Some(said) = end.charged else {
-            return Ok(());
-        };
-        let deal = self.purchase.deal();
-        let payment = Payment {
-            request: deal.request,
-            seller: deal.offer.id,
-            model: deal.model.clone(),
-            charged: said.min(self.purchase.held()),
-            at: self.parts.clock.now(),
-            dispute: end.dispute.map(str::to_owned),
-            receipt: end.receipt.clone(),
-        };
-        let lesson = match (end.dispute, end.whole) {
-            (Some(_), _) => Lesson::Anew,
-            (None, true) => Lesson::Trust,
-            (None, false) => Lesson::Caution,
-        };
-        self.parts.ledger.book_payment(id, &payment, lesson).await?;
-        self.purchase.settled();
+        let now = self.parts.clock.now();
+        self.purchase.book(end, &self.parts.ledger, now).await?;
         if let Some(dispute) = end.dispute {
-            let url = &self.purchase.deal().offer.base;
+            let url = self.purchase.deal().shown();
             tracing::error!(%url, dispute, "a false price; the seller is not used again");
-            if let Err(error) = self.parts.channels.stand(id, Standing::Frozen).await {
+            if let Some(id) = self.purchase.channel()
+                && let Err(error) = self.parts.channels.stand(id, Standing::Frozen).await
+            {
                 tracing::error!(%error, "a channel could not be frozen");
             }
         }

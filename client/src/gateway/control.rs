@@ -100,6 +100,8 @@ fn routes(client: Client) -> Router {
         .route("/receipts/books", get(books))
         .route("/receipts/stretch", post(stretch))
         .route("/receipts/{request}", get(receipt))
+        .route("/payments", post(payments))
+        .route("/payments/{request}", get(payment))
         .route("/receipts/{request}/evidence", post(evidence))
         .with_state(client)
 }
@@ -189,6 +191,14 @@ async fn evidence(State(client): State<Client>, Path(request): Path<String>) -> 
         Ok(request) => told(client.evidence(RequestId(request)).await),
         Err(_) => told::<()>(Err(ActionError::Unknown("such request id".into()))),
     }
+}
+
+async fn payments(State(client): State<Client>, Json(query): Json<ReceiptQuery>) -> Response {
+    told(client.payments(&query).await)
+}
+
+async fn payment(State(client): State<Client>, Path(request): Path<RequestId>) -> Response {
+    told(client.payment(request).await)
 }
 
 async fn receipt(State(client): State<Client>, Path(request): Path<RequestId>) -> Response {

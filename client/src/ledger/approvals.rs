@@ -85,8 +85,10 @@ impl Approvals {
         now: Timestamp,
     ) -> (Reply, Rows) {
         let mut rows = self.sweep(now);
+        // While a grant is in use whatever else wants one waits: in its place another could be
+        // given back, and used twice, by the purchase that has this one.
         if let Some(entry) = self.0.get_mut(&id)
-            && wish.max_cost <= entry.approval.max_cost
+            && (entry.taken || wish.max_cost <= entry.approval.max_cost)
         {
             let reply = match (entry.approval.word, entry.taken) {
                 (Word::Granted, false) => {
@@ -224,6 +226,22 @@ mod tests {
             (approval.word, approval.max_cost),
             (Word::Asked, Amount::atoms(11))
         );
+    }
+
+    #[test]
+    fn regression_a_dearer_try_does_not_let_one_yes_be_used_twice() {
+        let mut approvals = Approvals::default();
+        approvals.take(id(1), wish(10), NOW);
+        approvals.say(id(1), Word::Granted, NOW).expect("is known");
+        assert_eq!(approvals.take(id(1), wish(10), NOW).0, Reply::Go);
+        // The same request, dearer, while the first one runs; a person says yes to it.
+        assert_eq!(approvals.take(id(1), wish(11), NOW).0, Reply::Wait);
+        approvals.say(id(1), Word::Granted, NOW);
+        let second = approvals.take(id(1), wish(11), NOW).0;
+        // The first comes to nothing. That must not hand out the second's yes again.
+        approvals.give_back(id(1));
+        let third = approvals.take(id(1), wish(11), NOW).0;
+        assert_ne!((second, third), (Reply::Go, Reply::Go));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use farthing_protocol::root::{CoSigned, ReceiptRoot};
 use farthing_protocol::x402::ChannelId;
 
 use crate::ledger::approvals::Approvals;
+use crate::ledger::days::{DayRow, Days};
 use crate::ledger::models::Models;
+use crate::ledger::once::Onces;
 use crate::ledger::receipts::Tree;
 use crate::ledger::records::{Account, Standing};
 use crate::ledger::{Base, LedgerError, Limits, Opened, Promised, Want};
@@ -106,25 +108,24 @@ pub enum Fate {
     Recovered,
     /// It was booked before.
     Known,
+    /// The seller has signed another one for the same place: both are kept, and nothing more is
+    /// promised to it.
+    Double,
 }
 
 /// What must be written because a promise was made.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ledger) struct Change {
     pub(in crate::ledger) account: Account,
-    pub(in crate::ledger) today: Amount,
-    pub(in crate::ledger) seller: B256,
-    pub(in crate::ledger) to_seller: Amount,
+    pub(in crate::ledger) row: DayRow,
 }
 
 /// All channels, and what is promised in all.
 #[derive(Debug, Default)]
 pub(in crate::ledger) struct Books {
     channels: HashMap<ChannelId, Entry>,
-    day: u64,
-    today: Amount,
-    /// Of today, by seller.
-    to_sellers: HashMap<B256, Amount>,
+    pub(in crate::ledger) days: Days,
+    pub(in crate::ledger) once: Onces,
     pub(in crate::ledger) models: Models,
     pub(in crate::ledger) approvals: Approvals,
 }
@@ -151,17 +152,6 @@ impl Books {
                 asked: (0, Timestamp(0)),
             },
         );
-    }
-
-    pub(in crate::ledger) fn load_day(
-        &mut self,
-        day: u64,
-        promised: Amount,
-        sellers: impl Iterator<Item = (B256, Amount)>,
-    ) {
-        self.day = day;
-        self.today = promised;
-        self.to_sellers = sellers.collect();
     }
 
     fn entry(&mut self, id: ChannelId) -> Result<&mut Entry, LedgerError> {
@@ -195,33 +185,15 @@ impl Books {
             .collect()
     }
 
-    /// The last day on which something was promised.
-    pub(in crate::ledger) const fn day(&self) -> u64 {
-        self.day
-    }
-
-    /// What counts against `total`: every ceiling we have signed.
+    /// What counts against `total`: all that we have signed.
     pub(in crate::ledger) fn promised(&self, day: u64) -> Promised {
         let ceilings = self
             .channels
             .values()
             .map(|entry| entry.account.channel.ceiling());
         Promised {
-            // A clock that was set back does not begin a day anew.
-            today: if day <= self.day {
-                self.today
-            } else {
-                Amount::ZERO
-            },
-            total: ceilings.fold(Amount::ZERO, Amount::saturating_add),
-        }
-    }
-
-    fn promised_to(&self, seller: B256, day: u64) -> Amount {
-        if day <= self.day {
-            self.to_sellers.get(&seller).copied().unwrap_or_default()
-        } else {
-            Amount::ZERO
+            today: self.days.today(day),
+            total: ceilings.fold(self.once.total(), Amount::saturating_add),
         }
     }
 
@@ -248,12 +220,13 @@ impl Books {
         if account.standing != Standing::Good {
             return Err(LedgerError::NotInUse(account.standing));
         }
-        self.within_model(&want, limits, day)?;
+        self.within_model((want.model, want.more), limits, day)?;
         let mut channel = account.channel;
         let before = channel.ceiling();
         let required = channel.required(want.more)?.max(want.floor);
         if required > before.min(channel.available()) {
-            let ceiling = self.affordable(&channel, required, &want, (limits, day))?;
+            let seller = B256::from(*account.seller.as_bytes());
+            let ceiling = self.affordable(&channel, required, (&want, seller), (limits, day))?;
             channel.issue(ceiling)?;
         }
         channel.reserve(want.more)?;
@@ -272,19 +245,8 @@ impl Books {
             return Ok(None);
         }
         let seller = B256::from(*account.seller.as_bytes());
-        let to_seller = self.promised_to(seller, day).saturating_add(raised);
-        self.today = self.promised(day).today.saturating_add(raised);
-        if day > self.day {
-            self.day = day;
-            self.to_sellers.clear();
-        }
-        self.to_sellers.insert(seller, to_seller);
-        Ok(Some(Change {
-            account,
-            today: self.today,
-            seller,
-            to_seller,
-        }))
+        let row = self.days.add(seller, raised, day);
+        Ok(Some(Change { account, row }))
     }
 
     /// The ceiling to sign: with headroom if the limits and the deposit leave room for it.
@@ -292,7 +254,7 @@ impl Books {
         &self,
         channel: &Channel,
         required: Amount,
-        want: &Want,
+        (want, seller): (&Want, B256),
         (limits, day): (&Limits, u64),
     ) -> Result<Amount, LedgerError> {
         let available = channel.available();
@@ -305,29 +267,28 @@ impl Books {
         }
         let generous = required.saturating_add(want.headroom).min(available);
         let raise = |ceiling: Amount| ceiling.saturating_sub(channel.ceiling());
-        match self.within(raise(generous), want.channel, limits, day) {
+        match self.within(raise(generous), seller, limits, day) {
             Ok(()) => Ok(generous),
             Err(_) => self
-                .within(raise(required), want.channel, limits, day)
+                .within(raise(required), seller, limits, day)
                 .map(|()| required),
         }
     }
 
-    fn within(
+    /// What the limits of the day, of a seller and of all leave room for.
+    pub(in crate::ledger) fn within(
         &self,
         more: Amount,
-        id: ChannelId,
+        seller: B256,
         limits: &Limits,
         day: u64,
     ) -> Result<(), LedgerError> {
         let promised = self.promised(day);
-        let seller = self.account(id).map(|account| account.seller);
-        let to_seller = seller.map(|seller| self.promised_to(B256::from(*seller.as_bytes()), day));
         let checks = [
             (
                 "per_seller",
                 limits.per_seller,
-                to_seller.unwrap_or_default(),
+                self.days.to_seller(seller, day),
             ),
             ("per_day", limits.per_day, promised.today),
             ("total", limits.total, promised.total),
@@ -346,17 +307,19 @@ impl Books {
     }
 
     /// One model's share of the day: whatever covers it, also slack that was signed for others.
-    fn within_model(&self, want: &Want, limits: &Limits, day: u64) -> Result<(), LedgerError> {
-        let (allowed, spent) = (
-            limits.of_model(want.model),
-            self.models.spent(want.model, day),
-        );
-        if !want.more.is_zero() && spent.saturating_add(want.more) > allowed {
+    pub(in crate::ledger) fn within_model(
+        &self,
+        (model, more): (B256, Amount),
+        limits: &Limits,
+        day: u64,
+    ) -> Result<(), LedgerError> {
+        let (allowed, spent) = (limits.of_model(model), self.models.spent(model, day));
+        if !more.is_zero() && spent.saturating_add(more) > allowed {
             return Err(LedgerError::Limit {
                 limit: "per_model",
                 allowed,
                 spent,
-                more: want.more,
+                more,
             });
         }
         Ok(())
@@ -385,6 +348,12 @@ impl Books {
             let channel = &mut entry.account.channel;
             channel.learn(Lesson::Caution, Amount::ZERO);
         }
+    }
+
+    /// Whether money is set aside for a purchase.
+    pub(in crate::ledger) fn holds(&self, id: ChannelId, request: RequestId) -> bool {
+        let entry = self.channels.get(&id);
+        entry.is_some_and(|entry| entry.held.contains_key(&request))
     }
 
     /// What a running purchase has set aside, and for which model.
@@ -554,12 +523,19 @@ impl Books {
         let entry = self.entry(seen.id)?;
         let mut channel = entry.account.channel;
         match channel.observe(seen.balance, seen.claimed) {
-            Ok(()) => channel.arm(seen.armed),
-            // The seller did not claim in time and we have our money back: an account that is no
-            // more than a memory.
+            Ok(()) => {
+                channel.arm(seen.armed);
+                if entry.account.standing == Standing::Short {
+                    entry.account.standing = Standing::Good;
+                }
+            }
+            // The seller did not claim in time and we have our money back, or our chain node is
+            // behind: nothing is promised until it shows the money (again).
             Err(Rejected::Regressed { .. }) if seen.balance < channel.charged() => {
                 channel.arm(channel.balance());
-                entry.account.standing = Standing::Closing;
+                if entry.account.standing == Standing::Good {
+                    entry.account.standing = Standing::Short;
+                }
             }
             Err(error) => return Err(error.into()),
         }

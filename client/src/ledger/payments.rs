@@ -1,36 +1,18 @@
 //! What was paid over plain HTTP, where a charge has no place in a row of receipts.
 
-use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::Lesson;
-use farthing_protocol::clock::Timestamp;
-use farthing_protocol::identity::NodeId;
 use farthing_protocol::purchase::RequestId;
-use farthing_protocol::receipt::{SignedReceipt, model_hash};
+use farthing_protocol::receipt::model_hash;
 use farthing_protocol::store::{Batch, Order};
 use farthing_protocol::x402::ChannelId;
-use serde::{Deserialize, Serialize};
 
 use crate::ledger::books::Books;
+use crate::ledger::once::NO_CHANNEL;
 use crate::ledger::{Account, CHANNELS, Ledger, LedgerError, MODEL_DAYS, PAYMENTS};
+pub use crate::report::{Payment, Scheme};
 
-/// One payment over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payment {
-    /// The purchase.
-    pub request: RequestId,
-    /// The seller.
-    pub seller: NodeId,
-    /// The model.
-    pub model: String,
-    /// What was charged.
-    pub charged: Amount,
-    /// When.
-    pub at: Timestamp,
-    /// What is wrong with it, if we do not agree.
-    pub dispute: Option<String>,
-    /// The seller's receipt, if it signs such.
-    pub receipt: Option<SignedReceipt>,
-}
+/// The longest words of a seller that are kept beside a payment.
+pub const MAX_WORDS: usize = 700;
 
 impl Ledger {
     /// Books what a seller charged for a purchase that money was set aside for.
@@ -56,6 +38,37 @@ impl Ledger {
             permit.commit(batch)
         };
         Ok(durable.await?)
+    }
+
+    /// The payment of one purchase, and its channel if one paid.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn payment(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<(Option<ChannelId>, Payment)>, LedgerError> {
+        let channels = self.accounts().into_iter().map(|(id, _)| Some(id));
+        for channel in channels.chain([None]) {
+            let place = channel.map_or(NO_CHANNEL, |id| id.0);
+            if let Some(payment) = self.store.get(&PAYMENTS, &(place, request.0))? {
+                return Ok(Some((channel, payment)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every payment over HTTP, with its channel if one paid.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn all_payments(&self) -> Result<Vec<(Option<ChannelId>, Payment)>, LedgerError> {
+        let rows = self.store.scan(&PAYMENTS, .., Order::Up, usize::MAX)?;
+        let channel = |place| (place != NO_CHANNEL).then_some(ChannelId(place));
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(|((place, _), payment)| (channel(place), payment))
+            .collect())
     }
 
     /// The payments of a channel.

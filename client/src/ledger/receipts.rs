@@ -8,12 +8,14 @@ use farthing_protocol::clock::Timestamp;
 use farthing_protocol::history::{BLOCK, BLOCK_LEVEL, History, leaf_of};
 use farthing_protocol::merkle::{Node, Peaks, Proof};
 use farthing_protocol::purchase::RequestId;
+use farthing_protocol::receipt::{SignedReceipt, VerifiedReceipt};
 use farthing_protocol::root::{CoSigned, ReceiptRoot, SignedRoot};
 use farthing_protocol::store::{Batch, BatchError, Order, ReadError};
 use farthing_protocol::x402::ChannelId;
 
 use crate::ledger::{
-    CHANNELS, CONTRADICTIONS, Kept, Ledger, LedgerError, NODES, RECEIPTS, REQUESTS, ROOTS, Standing,
+    CHANNELS, CONTRADICTIONS, DOUBLES, Fate, Kept, Ledger, LedgerError, NODES, RECEIPTS, REQUESTS,
+    ROOTS, Standing,
 };
 
 /// The tree over a channel's receipts, as far as it is in memory.
@@ -251,6 +253,53 @@ impl Ledger {
             Ok(())
         });
         frozen.await.map(drop)
+    }
+
+    /// A receipt whose place is taken: the one that was booked, or evidence. A receipt for money
+    /// that is still set aside was booked nowhere.
+    pub(in crate::ledger) async fn repeated(
+        &self,
+        receipt: &VerifiedReceipt,
+    ) -> Result<Fate, LedgerError> {
+        let signed = receipt.signed();
+        let (id, seq) = (signed.receipt.channel, signed.receipt.seq);
+        // What was booked a moment ago is on its way to disk.
+        self.store.commit(Batch::new()).await?;
+        let booked = self.store.get(&RECEIPTS, &(id.0, seq))?;
+        let other = match booked {
+            Some(kept) => kept.receipt.receipt != signed.receipt,
+            None => self.books().holds(id, signed.receipt.request),
+        };
+        if !other {
+            return Ok(Fate::Known);
+        }
+        let permit = self.store.reserve().await?;
+        let durable = {
+            let mut books = self.books();
+            let account = books.update(id, |account| {
+                account.standing = Standing::Frozen;
+                Ok(())
+            })?;
+            let batch = Batch::new()
+                .put(&DOUBLES, &(id.0, seq), signed)?
+                .put(&CHANNELS, &id.0, &account)?;
+            permit.commit(batch)
+        };
+        durable.await?;
+        self.release(id, signed.receipt.request);
+        tracing::error!(channel = %id.short(), seq, "a seller has signed two receipts for one place and is not used again");
+        Ok(Fate::Double)
+    }
+
+    /// Receipts of a channel that its seller has signed beside the ones at their places.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn doubles(&self, id: ChannelId) -> Result<Vec<SignedReceipt>, LedgerError> {
+        let rows = self
+            .store
+            .scan_prefix(&DOUBLES, &id.0, Order::Up, usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, signed)| signed).collect())
     }
 
     /// What the seller of a channel has signed against its own receipts.

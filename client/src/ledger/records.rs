@@ -12,6 +12,7 @@ use farthing_protocol::store::{Schema, Table};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::once::CountedOnce;
 use crate::ledger::payments::Payment;
 use crate::report::Approval;
 
@@ -28,14 +29,20 @@ pub const NODES: Table<(B256, (u8, u64)), B256> = Table::new("nodes", 1);
 pub const ROOTS: Table<B256, CoSigned> = Table::new("roots", 1);
 /// Roots that a seller has signed against its own receipts, by channel.
 pub const CONTRADICTIONS: Table<B256, SignedRoot> = Table::new("contradictions", 1);
+/// Receipts that differ from the one booked at their place, by channel and place: the seller has
+/// signed both.
+pub const DOUBLES: Table<(B256, u64), SignedReceipt> = Table::new("doubles", 1);
 /// Atoms promised per day (UTC, days since the epoch).
 pub const DAYS: Table<u64, Amount> = Table::new("days", 1);
 /// Atoms promised per day and seller's node.
 pub const SELLER_DAYS: Table<(u64, B256), Amount> = Table::new("seller-days", 1);
 /// Atoms charged per day and model (the hash of its id).
 pub const MODEL_DAYS: Table<(u64, B256), Amount> = Table::new("model-days", 1);
-/// What was paid over plain HTTP, by channel and purchase.
-pub const PAYMENTS: Table<(B256, B256), Payment> = Table::new("payments", 1);
+/// What was paid over plain HTTP, by channel ([`crate::ledger::once::NO_CHANNEL`] where none paid)
+/// and purchase.
+pub const PAYMENTS: Table<(B256, B256), Payment> = Table::new("http-payments", 1);
+/// Payments for one purchase each whose end is not known, by purchase.
+pub const ONCE: Table<B256, CountedOnce> = Table::new("once", 1);
 /// Purchases that want a person's word, or have it and are not made yet.
 pub const APPROVALS: Table<B256, Approval> = Table::new("approvals", 1);
 /// Deposits to be signed by a wallet elsewhere, by the hash that it signs.
@@ -53,11 +60,13 @@ pub fn schema() -> Schema {
         .table(&NODES, &[])
         .table(&ROOTS, &[])
         .table(&CONTRADICTIONS, &[])
+        .table(&DOUBLES, &[])
         .table(&DAYS, &[])
         .table(&SELLER_DAYS, &[])
         .table(&MODEL_DAYS, &[])
         .table(&APPROVALS, &[])
         .table(&PAYMENTS, &[])
+        .table(&ONCE, &[])
         .table(&DRAFTS, &[])
         .table(&DEPOSITS, &[])
 }
@@ -71,6 +80,23 @@ pub enum Standing {
     Frozen,
     /// No: the buyer is taking its money back.
     Closing,
+    /// Not now: our own chain node shows less than was charged. It may be behind; when it shows
+    /// the money again the channel is good again.
+    Short,
+    /// Never again: the seller has lost its books of this channel.
+    Left,
+}
+
+impl Standing {
+    /// What becomes of it when the buyer begins to take its money back.
+    #[must_use]
+    pub const fn closing(self) -> Self {
+        match self {
+            Self::Good | Self::Short => Self::Closing,
+            // Its seller is not to be trusted, or not to be asked, again.
+            other => other,
+        }
+    }
 }
 
 /// One channel with one seller.

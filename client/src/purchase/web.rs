@@ -1,4 +1,5 @@
-//! One purchase from an x402 seller: plain HTTP, paid by a voucher over its exact price.
+//! One purchase from an x402 seller: plain HTTP, paid by a voucher over its exact price, or where
+//! it takes no channel by a payment for this purchase alone ([`once`]).
 //!
 //! The seller is known by its address only, so nothing it says is believed but what we can check:
 //! contracts and token are pinned, a price is quoted before it is paid, what is charged is at most
@@ -9,6 +10,8 @@ mod ask;
 mod door;
 mod events;
 mod money;
+mod once;
+mod refund;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +19,32 @@ use std::time::Duration;
 use alloy::primitives::Keccak256;
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::Lesson;
+use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::payment::SettlementResponse;
+use farthing_protocol::payment::{Fields, SettlementResponse};
 use farthing_protocol::purchase::{Endpoint, Mode, Refusal, RequestId};
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::x402::ChannelId;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+use crate::ledger::payments::MAX_WORDS;
+use crate::ledger::{Ledger, LedgerError, Payment, Scheme};
 use crate::market::WebOffer;
 use crate::purchase::PurchaseError;
 pub use crate::purchase::web::ask::Unpayable;
 use crate::purchase::web::door::{Body, Door, Said};
 use crate::purchase::web::events::{Events, Item, Price};
 pub use crate::purchase::web::money::{Purse, WebShop};
+use crate::purchase::web::once::PaidOnce;
 use crate::wallet::Hold;
 
 /// The most bytes of one document.
 const DOCUMENT_LIMIT: usize = 48 * 1024 * 1024;
+
+/// The most characters of an address that are kept.
+const MAX_URL: usize = 200;
 
 /// What is bought from whom.
 #[derive(Debug, Clone)]
@@ -62,6 +73,19 @@ pub struct WebDeal {
     pub deadline: Instant,
 }
 
+impl WebDeal {
+    /// Where it is bought, as it is kept and shown: without what may be a secret.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let mut base = self.offer.base.clone();
+        // What has no room for a name or a password has none.
+        base.set_username("").ok();
+        base.set_password(None).ok();
+        base.set_query(None);
+        base.as_str().chars().take(MAX_URL).collect()
+    }
+}
+
 /// What such a purchase yields.
 #[derive(Debug)]
 pub enum WebStep {
@@ -82,16 +106,34 @@ pub struct WebEnd {
     pub dispute: Option<&'static str>,
     /// The receipt, if the seller signs such.
     pub receipt: Option<SignedReceipt>,
+    /// What else it said of the payment, as JSON.
+    pub words: Option<String>,
 }
 
-/// The money of a running purchase; none when it was given away.
+/// The money of a running purchase on a channel.
 #[derive(Debug)]
-struct Paid {
+struct PaidOn {
     hold: Hold,
     /// The price that was agreed.
     amount: Amount,
     /// What the seller had charged before.
     before: Amount,
+}
+
+/// The money of a running purchase; none when it was given away.
+#[derive(Debug)]
+enum Paid {
+    Channel(PaidOn),
+    Once(PaidOnce),
+}
+
+impl Paid {
+    const fn amount(&self) -> Amount {
+        match self {
+            Self::Channel(paid) => paid.amount,
+            Self::Once(paid) => paid.amount,
+        }
+    }
 }
 
 /// A running purchase. Dropping it hangs up; its money is in doubt until the next one.
@@ -127,23 +169,86 @@ impl WebPurchase {
         self.deal.offer.id
     }
 
+    fn begin(
+        deal: WebDeal,
+        paid: Option<Paid>,
+        (settlement, body): (Option<SettlementResponse>, Body),
+        turn: OwnedMutexGuard<()>,
+    ) -> Self {
+        let next_by = deal.first_by;
+        Self {
+            deal,
+            paid,
+            settlement,
+            body,
+            events: Events::default(),
+            price: None,
+            hash: Keccak256::new(),
+            over: false,
+            next_by,
+            _turn: turn,
+        }
+    }
+
     /// The channel that pays, if one does.
     #[must_use]
-    pub fn channel(&self) -> Option<ChannelId> {
-        self.paid.as_ref().map(|paid| paid.hold.channel())
+    pub const fn channel(&self) -> Option<ChannelId> {
+        match &self.paid {
+            Some(Paid::Channel(paid)) => Some(paid.hold.channel()),
+            _ => None,
+        }
     }
 
     /// What is set aside.
     #[must_use]
     pub fn held(&self) -> Amount {
-        self.paid.as_ref().map_or(Amount::ZERO, |paid| paid.amount)
+        self.paid.as_ref().map_or(Amount::ZERO, Paid::amount)
     }
 
-    /// Ends the money side once the charge is booked.
-    pub fn settled(&mut self) {
-        if let Some(paid) = &mut self.paid {
-            paid.hold.settled();
+    /// Books what was charged, if the seller said so; without its word the money stays in doubt.
+    ///
+    /// # Errors
+    /// The books'.
+    pub async fn book(
+        &mut self,
+        end: &WebEnd,
+        ledger: &Ledger,
+        at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let (Some(said), Some(paid)) = (end.charged, &mut self.paid) else {
+            return Ok(());
+        };
+        let mut payment = Payment {
+            request: self.deal.request,
+            seller: self.deal.offer.id,
+            url: self.deal.shown(),
+            scheme: Scheme::BatchSettlement,
+            model: self.deal.model.clone(),
+            signed: Amount::ZERO,
+            charged: said.min(paid.amount()),
+            at,
+            dispute: end.dispute.map(str::to_owned),
+            receipt: end.receipt.clone(),
+            words: end.words.clone().filter(|words| words.len() <= MAX_WORDS),
+        };
+        match paid {
+            Paid::Channel(paid) => {
+                let lesson = match (end.dispute, end.whole) {
+                    (Some(_), _) => Lesson::Anew,
+                    (None, true) => Lesson::Trust,
+                    (None, false) => Lesson::Caution,
+                };
+                let id = paid.hold.channel();
+                ledger.book_payment(id, &payment, lesson).await?;
+                paid.hold.settled();
+            }
+            Paid::Once(paid) => {
+                payment.scheme = paid.scheme;
+                payment.signed = paid.amount;
+                paid.hold.settle(&payment).await?;
+            }
         }
+        Ok(())
     }
 
     /// The next thing that happens. Not to be called after [`WebStep::End`] or an error.
@@ -190,14 +295,18 @@ impl WebPurchase {
 
     fn end(&mut self, whole: bool) -> WebStep {
         let (charged, total, receipt) = self.told();
+        let words = self.words();
         let dispute = self.paid.as_ref().and_then(|paid| {
             let charged = charged?;
-            let follows = paid.before.saturating_add(charged);
+            let follows = match paid {
+                Paid::Channel(paid) => Some(paid.before.saturating_add(charged)),
+                Paid::Once(_) => None,
+            };
             let checks = [
-                ("it charges more than it quoted", charged <= paid.amount),
+                ("it charges more than it quoted", charged <= paid.amount()),
                 (
                     "its total is not what it was and the charge",
-                    total.is_none_or(|total| total == follows),
+                    follows.is_none_or(|follows| total.is_none_or(|total| total == follows)),
                 ),
                 (
                     "its receipt is not about this purchase",
@@ -217,23 +326,60 @@ impl WebPurchase {
             whole,
             dispute,
             receipt,
+            words,
         }))
     }
 
+    /// What it said of the payment beside its receipt.
+    fn words(&self) -> Option<String> {
+        let words = match (&self.price, &self.settlement) {
+            (Some(price), _) => serde_json::to_string(price),
+            (None, Some(settlement)) => {
+                let extensions = Fields::new();
+                serde_json::to_string(&SettlementResponse {
+                    extensions,
+                    ..settlement.clone()
+                })
+            }
+            (None, None) => return None,
+        };
+        words.ok()
+    }
+
     /// What the seller says it charged, its total, and its receipt. A stream's head cannot know
-    /// its price: zero there says nothing.
+    /// its price: zero there says nothing. What is paid in full costs its price whatever is said.
     fn told(&self) -> (Option<Amount>, Option<Amount>, Option<SignedReceipt>) {
+        let full = match &self.paid {
+            Some(Paid::Once(paid)) if paid.scheme == Scheme::Exact => Some(paid.amount),
+            _ => None,
+        };
         if let Some(price) = self.price.clone() {
             let Price {
                 charged_amount,
                 charged_cumulative_amount,
                 receipt,
+                ..
             } = price;
-            return (Some(charged_amount), charged_cumulative_amount, receipt);
+            return (
+                Some(full.map_or(charged_amount, |full| full.max(charged_amount))),
+                charged_cumulative_amount,
+                receipt,
+            );
         }
         let Some(settlement) = &self.settlement else {
-            return (None, None, None);
+            return (full, None, None);
         };
+        let ours = settlement.extensions.get("farthing");
+        let receipt = ours.and_then(|ours| ours.get("receipt").cloned());
+        let receipt = receipt.and_then(|receipt| serde_json::from_value(receipt).ok());
+        if let Some(Paid::Once(_)) = &self.paid {
+            let moved = settlement.amount.as_deref();
+            let moved = moved.and_then(|moved| moved.parse::<Amount>().ok());
+            let vague = |moved: &Amount| self.deal.mode == Mode::Stream && moved.is_zero();
+            let moved = moved.filter(|moved| settlement.success && !vague(moved));
+            let charged = full.map(|full| moved.map_or(full, |moved| moved.max(full)));
+            return (charged.or(moved), None, receipt);
+        }
         let said = settlement.batch();
         let charged = said.as_ref().and_then(|extra| extra.charged_amount);
         let vague = self.deal.mode == Mode::Stream && charged.is_some_and(Amount::is_zero);
@@ -242,9 +388,6 @@ impl WebPurchase {
         }
         let state = said.and_then(|extra| extra.channel_state);
         let total = state.and_then(|state| state.charged_cumulative_amount);
-        let ours = settlement.extensions.get("farthing");
-        let receipt = ours.and_then(|ours| ours.get("receipt").cloned());
-        let receipt = receipt.and_then(|receipt| serde_json::from_value(receipt).ok());
         (charged, total, receipt)
     }
 
@@ -252,7 +395,7 @@ impl WebPurchase {
     fn is_ours(&self, signed: &SignedReceipt, charged: Amount) -> bool {
         let receipt = &signed.receipt;
         signed.clone().verify(signed.seller).is_ok()
-            && Some(receipt.channel) == self.channel()
+            && self.channel().is_none_or(|id| receipt.channel == id)
             && receipt.charged == charged
             && receipt.request_hash == alloy::primitives::keccak256(&self.deal.body)
             && (self.deal.mode == Mode::Stream

@@ -91,6 +91,14 @@ impl Audit {
                 "{whose} another root over the first {count} receipts"
             ));
         }
+        for other in book.doubles {
+            let seq = other.receipt.seq;
+            let whose = match other.verify(book.seller) {
+                Ok(_) => "the seller has signed",
+                Err(_) => "somebody other than the seller has signed",
+            };
+            self.fault(format!("{whose} another receipt {seq} too"));
+        }
         self.compare();
     }
 

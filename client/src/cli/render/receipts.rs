@@ -4,8 +4,9 @@ use farthing_protocol::identity::NodeId;
 use serde::Serialize;
 
 use crate::cli::render::{Left, Right, View, json, moment, safe, sheet, table};
+use crate::ledger::Scheme;
 use crate::receipts::audit::Verdict;
-use crate::report::{ReceiptPage, ReceiptReport};
+use crate::report::{PaymentReport, ReceiptPage, ReceiptReport};
 
 impl View {
     /// Receipts, newest first.
@@ -14,12 +15,12 @@ impl View {
         if self.json {
             return json(page);
         }
-        if page.receipts.is_empty() && page.next.is_none() {
+        if page.receipts.is_empty() && page.payments.is_empty() && page.next.is_none() {
             return "There is no such receipt.\n".into();
         }
         let row = |held: &ReceiptReport| {
             let receipt = &held.signed.receipt;
-            [
+            let row = [
                 moment(receipt.finished),
                 receipt.request.short(),
                 held.signed.seller.short(),
@@ -27,9 +28,26 @@ impl View {
                 format!("{} + {}", receipt.usage.prompt, receipt.usage.completion),
                 self.token.show(receipt.charged),
                 format!("{:?}", receipt.ending).to_lowercase(),
-            ]
+            ];
+            (receipt.finished, row)
         };
-        let rows: Vec<_> = page.receipts.iter().map(row).collect();
+        let paid = |held: &PaymentReport| {
+            let payment = &held.payment;
+            let row = [
+                moment(payment.at),
+                payment.request.short(),
+                safe(&payment.url),
+                safe(&payment.model),
+                "-".to_owned(),
+                self.token.show(payment.charged),
+                scheme(payment.scheme).to_owned(),
+            ];
+            (payment.at, row)
+        };
+        let rows = page.receipts.iter().map(row);
+        let mut rows: Vec<_> = rows.chain(page.payments.iter().map(paid)).collect();
+        rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         let head = [
             ("FINISHED", Left),
             ("REQUEST", Left),
@@ -82,6 +100,40 @@ impl View {
                 "signature",
                 alloy::hex::encode_prefixed(held.signed.signature.0),
             ),
+        ])
+    }
+
+    /// One payment over plain HTTP.
+    #[must_use]
+    pub fn payment(&self, held: &PaymentReport) -> String {
+        if self.json {
+            return json(held);
+        }
+        let payment = &held.payment;
+        let channel = held.channel.map(|id| id.to_string());
+        let none = || "none".to_owned();
+        let proof = match (&payment.receipt, &payment.words) {
+            (Some(receipt), _) => format!(
+                "the seller's signed receipt, {}",
+                alloy::hex::encode_prefixed(receipt.signature.0)
+            ),
+            (None, Some(words)) => format!("the seller's own words, {}", safe(words)),
+            (None, None) => "the chain: the payment was used".to_owned(),
+        };
+        sheet(&[
+            ("request", payment.request.to_string()),
+            ("seller", safe(&payment.url)),
+            ("paid by", scheme(payment.scheme).to_owned()),
+            ("channel", channel.unwrap_or_else(none)),
+            ("model", safe(&payment.model)),
+            ("charged", self.both(payment.charged)),
+            ("signed for it alone", self.both(payment.signed)),
+            ("at", moment(payment.at)),
+            (
+                "dispute",
+                payment.dispute.as_deref().map_or_else(none, safe),
+            ),
+            ("proof", proof),
         ])
     }
 
@@ -173,6 +225,40 @@ pub fn csv_line(held: &ReceiptReport) -> String {
     .join(",")
 }
 
+/// A payment over HTTP as a line of the same CSV: what a receipt would say is left out, and the
+/// seller is its address.
+#[must_use]
+pub fn csv_payment(held: &PaymentReport) -> String {
+    let (payment, mut cells) = (&held.payment, vec![String::new(); 19]);
+    let receipt = payment.receipt.as_ref();
+    let signature = receipt.map(|it| alloy::hex::encode_prefixed(it.signature.0));
+    let filled = [
+        (0, held.channel.map(|id| id.to_string()).unwrap_or_default()),
+        (2, payment.request.to_string()),
+        (3, quoted(&payment.url)),
+        (4, quoted(&payment.model)),
+        (5, scheme(payment.scheme).to_owned()),
+        (9, payment.charged.to_string()),
+        (12, payment.at.0.to_string()),
+        (17, signature.unwrap_or_default()),
+        (18, quoted(payment.dispute.as_deref().unwrap_or_default())),
+    ];
+    for (place, text) in filled {
+        if let Some(cell) = cells.get_mut(place) {
+            *cell = text;
+        }
+    }
+    cells.join(",")
+}
+
+const fn scheme(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::BatchSettlement => "batch-settlement",
+        Scheme::Upto => "upto",
+        Scheme::Exact => "exact",
+    }
+}
+
 /// A stranger's words in a cell: quoted, on one line, and not a formula.
 fn quoted(text: &str) -> String {
     let text = safe(text).replace('"', "\"\"").replace(['\n', '\t'], " ");
@@ -190,4 +276,80 @@ pub fn json_line(value: &impl Serialize) -> String {
 /// For what a receipt that was fetched after a crash does not tell.
 fn unknown() -> String {
     "unknown".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, B256};
+    use farthing_protocol::amount::Amount;
+    use farthing_protocol::clock::Timestamp;
+    use farthing_protocol::purchase::RequestId;
+    use farthing_protocol::testing;
+
+    use super::*;
+    use crate::report::{Payment, Token};
+
+    fn view() -> View {
+        View {
+            json: false,
+            token: Token {
+                address: Address::ZERO,
+                symbol: "USDC".into(),
+                decimals: 6,
+            },
+        }
+    }
+
+    fn held(words: Option<&str>) -> PaymentReport {
+        let payment = Payment {
+            request: RequestId(B256::repeat_byte(7)),
+            seller: testing::node_key(1).id(),
+            url: "https://seller.example/v1".to_owned(),
+            scheme: Scheme::Upto,
+            model: "a/b".to_owned(),
+            signed: Amount::atoms(500),
+            charged: Amount::atoms(120),
+            at: Timestamp(1_767_225_600_000),
+            dispute: None,
+            receipt: None,
+            words: words.map(str::to_owned),
+        };
+        PaymentReport {
+            channel: None,
+            payment,
+        }
+    }
+
+    #[test]
+    fn a_payment_over_http_is_shown_with_its_seller_its_price_and_what_proves_it() {
+        let page = ReceiptPage {
+            payments: vec![held(None)],
+            ..ReceiptPage::default()
+        };
+        let text = view().receipts(&page);
+        for part in ["https://seller.example/v1", "0.000120 USDC", "upto", "a/b"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let words = r#"{"success":true,"transaction":"0x12"}"#;
+        let text = view().payment(&held(Some(words)));
+        assert!(text.contains(words) && text.contains("own words"), "{text}");
+        let text = view().payment(&held(None));
+        assert!(text.contains("the chain"), "{text}");
+    }
+
+    #[test]
+    fn a_payment_has_the_columns_of_a_receipt_and_no_formula() {
+        let mut held = held(None);
+        held.payment.url = "=cmd".to_owned();
+        let line = csv_payment(&held);
+        assert_eq!(line.split(',').count(), CSV_HEAD.split(',').count());
+        assert!(line.contains("'=cmd") && line.contains(",120,"), "{line}");
+    }
+
+    #[test]
+    fn a_payment_is_the_same_after_it_was_written_and_read() {
+        let held = held(Some("{}"));
+        let read = serde_json::from_str(&json_line(&held));
+        assert_eq!(read.ok(), Some(held));
+    }
 }

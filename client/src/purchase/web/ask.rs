@@ -2,10 +2,10 @@
 
 use alloy::primitives::Address;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::payment::scheme::{self, DepositAuthorization, Erc3009, WireDeposit};
+use farthing_protocol::payment::scheme;
 use farthing_protocol::payment::{
-    Batch, BatchDeposit, BatchExtra, BatchVoucher, Caip2, PaymentPayload, PaymentRequired,
-    PaymentRequirements, VERSION, WireConfig,
+    Batch, BatchDeposit, BatchExtra, BatchRefund, BatchVoucher, Caip2, PaymentPayload,
+    PaymentRequired, PaymentRequirements, VERSION, WireConfig,
 };
 use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::{ChannelConfig, Deposit, Network, WITHDRAW_DELAY};
@@ -26,7 +26,7 @@ pub(in crate::purchase) struct Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unpayable {
     /// Not on our network or not by channel.
-    #[error("it does not take batch-settlement on our chain and in our token")]
+    #[error("it takes neither batch-settlement nor upto nor exact on our chain and in our token")]
     NoWay,
     /// More than the purchase may cost, or than its stated prices make.
     #[error("it asks for {amount} atoms, {allowed} at most are paid")]
@@ -36,6 +36,20 @@ pub enum Unpayable {
         /// What we pay.
         allowed: Amount,
     },
+    /// Permit2 may not move the payer's tokens, and `upto` is the only way.
+    #[error(
+        "it takes `upto` only, for which the payer {payer} must once allow Permit2 to move its tokens: call approve({permit2}, amount) of the token {token} with it, for at least {amount} atoms (`cast send {token} 'approve(address,uint256)' {permit2} {amount}`)"
+    )]
+    Allowance {
+        /// Whose tokens.
+        payer: Address,
+        /// Which.
+        token: Address,
+        /// Who moves them.
+        permit2: Address,
+        /// What this purchase needs, in atoms.
+        amount: Amount,
+    },
     /// Terms we do not sign.
     #[error("it asks for terms we do not sign: {0}")]
     Terms(&'static str),
@@ -44,7 +58,7 @@ pub enum Unpayable {
 impl Way {
     /// The way to pay in a 402, if it names only contracts that we pinned.
     pub(in crate::purchase) fn of(
-        required: PaymentRequired,
+        required: &PaymentRequired,
         network: &Network,
     ) -> Result<Self, Unpayable> {
         let ours = |way: &&PaymentRequirements| {
@@ -72,7 +86,7 @@ impl Way {
             None => Ok(Self {
                 requirements,
                 extra,
-                required,
+                required: required.clone(),
             }),
         }
     }
@@ -116,7 +130,7 @@ impl Way {
     ) -> PaymentPayload {
         let channel_config = WireConfig(config);
         let voucher = voucher.into();
-        let batch = match deposit {
+        self.made(match deposit {
             None => Batch::Voucher(BatchVoucher {
                 channel_config,
                 voucher,
@@ -124,9 +138,25 @@ impl Way {
             Some(deposit) => Batch::Deposit(BatchDeposit {
                 channel_config,
                 voucher,
-                deposit: wire(deposit),
+                deposit: deposit.into(),
             }),
-        };
+        })
+    }
+
+    /// The wish to have the rest of a channel back.
+    pub(in crate::purchase) fn refund(
+        &self,
+        config: ChannelConfig,
+        voucher: &SignedVoucher,
+    ) -> PaymentPayload {
+        self.made(Batch::Refund(BatchRefund {
+            channel_config: WireConfig(config),
+            voucher: voucher.into(),
+            amount: None,
+        }))
+    }
+
+    fn made(&self, batch: Batch) -> PaymentPayload {
         // What a seller wrote into `extra` about the channel's state is not ours to echo.
         let mut accepted = self.requirements.clone();
         accepted.extra.remove("channelState");
@@ -138,20 +168,5 @@ impl Way {
             payload: serde_json::to_value(batch).unwrap_or_default(),
             extensions: Default::default(),
         }
-    }
-}
-
-fn wire(deposit: &Deposit) -> WireDeposit {
-    let signature = deposit.signature.clone();
-    WireDeposit {
-        amount: deposit.amount,
-        authorization: DepositAuthorization {
-            erc3009_authorization: Some(Erc3009 {
-                valid_after: deposit.valid_after,
-                valid_before: deposit.valid_before,
-                salt: deposit.salt,
-                signature,
-            }),
-        },
     }
 }

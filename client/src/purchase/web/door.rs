@@ -50,16 +50,21 @@ impl Door {
         Ok(Self(client))
     }
 
-    /// Sends a request, with its payment if there is one.
+    /// Sends a request, with its payment if there is one; without a body it is a GET.
     pub(in crate::purchase) async fn ask(
         &self,
         url: Url,
-        body: Bytes,
+        body: Option<Bytes>,
         payment: Option<&PaymentPayload>,
         deadline: Instant,
     ) -> Result<Said, PurchaseError> {
-        let mut request = self.0.post(url).body(body);
-        request = request.header("content-type", "application/json");
+        let mut request = match body {
+            Some(body) => {
+                let post = self.0.post(url).body(body);
+                post.header("content-type", "application/json")
+            }
+            None => self.0.get(url),
+        };
         if let Some(payment) = payment {
             let text = payment::encode(payment)
                 .map_err(|_| PurchaseError::Protocol("its terms do not fit a header"))?;

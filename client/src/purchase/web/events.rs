@@ -3,19 +3,21 @@
 use bytes::{Bytes, BytesMut};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::receipt::SignedReceipt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The most bytes of one event.
 const EVENT_LIMIT: usize = 4 * 1024 * 1024;
 
 /// What a stream says of its price, in a comment before its end.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::purchase) struct Price {
     pub(in crate::purchase) charged_amount: Amount,
     #[serde(default)]
     pub(in crate::purchase) charged_cumulative_amount: Option<Amount>,
     #[serde(default)]
+    pub(in crate::purchase) transaction: Option<String>,
+    #[serde(default, skip_serializing)]
     pub(in crate::purchase) receipt: Option<SignedReceipt>,
 }
 
@@ -122,6 +124,7 @@ mod tests {
         let price = Price {
             charged_amount: Amount::atoms(7),
             charged_cumulative_amount: None,
+            transaction: None,
             receipt: None,
         };
         let expected = [

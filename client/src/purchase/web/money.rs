@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alloy::primitives::Keccak256;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::Signed;
@@ -19,7 +18,8 @@ use crate::channels::{ChannelError, Channels};
 use crate::ledger::{Ledger, PendingDeposit, Want, Wish};
 use crate::purchase::PurchaseError;
 use crate::purchase::web::ask::{Unpayable, Way};
-use crate::purchase::web::{Door, Events, Paid, Said, WebDeal, WebPurchase, door, refused};
+use crate::purchase::web::once::Single;
+use crate::purchase::web::{Door, Paid, PaidOn, Said, WebDeal, WebPurchase, door, refused};
 use crate::wallet::{Hold, Order, Wallet};
 
 /// How often one purchase is paid anew: after a correction, and after a new price.
@@ -41,8 +41,8 @@ pub struct Purse {
 /// Buys from x402 sellers.
 #[derive(Debug)]
 pub struct WebShop {
-    purse: Purse,
-    door: Door,
+    pub(in crate::purchase) purse: Purse,
+    pub(in crate::purchase) door: Door,
     /// How each seller was last paid, where its price is the one we reckon: it can be paid
     /// without being asked first.
     known: Mutex<HashMap<NodeId, Way>>,
@@ -60,7 +60,7 @@ struct Made {
 
 /// What a purchase has signed so far.
 #[derive(Debug, Clone, Copy)]
-struct Given {
+pub(in crate::purchase) struct Given {
     /// The ceiling that was promised before it.
     earlier: Amount,
     /// The ceiling it has signed.
@@ -102,25 +102,25 @@ impl WebShop {
             match said {
                 Said::Sold { settlement, body } => {
                     if let (Some(paid), Some(way)) = (&paid, &way) {
-                        self.remember(&deal, way, paid.amount);
+                        self.remember(&deal, way, paid.amount());
                     }
-                    let next_by = deal.first_by;
-                    return Ok(WebPurchase {
-                        deal,
-                        paid,
-                        settlement,
-                        body,
-                        events: Events::default(),
-                        price: None,
-                        hash: Keccak256::new(),
-                        over: false,
-                        next_by,
-                        _turn: turn,
-                    });
+                    return Ok(WebPurchase::begin(deal, paid, (settlement, body), turn));
                 }
                 Said::Refused { status, body } => return Err(refused(status, body)),
                 Said::Asked(required) => {
-                    let asked = Way::of(*required, self.purse.channels.network())?;
+                    let network = self.purse.channels.network();
+                    let asked = match Way::of(&required, network) {
+                        Ok(asked) => asked,
+                        Err(unpayable) => {
+                            self.forget(deal.offer.id);
+                            let singles = Single::all(&required, network);
+                            // Who was promised something on a channel is not paid otherwise too.
+                            if given.is_some() || singles.is_empty() {
+                                return Err(unpayable.into());
+                            }
+                            return self.buy_once(deal, singles, turn).await;
+                        }
+                    };
                     if first
                         .as_ref()
                         .is_some_and(|first| !first.same_seller(&asked))
@@ -167,6 +167,11 @@ impl WebShop {
         }
     }
 
+    fn forget(&self, seller: NodeId) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(&seller);
+    }
+
     /// Sets money aside and makes the payment. `base` is the seller's proven counter, if it
     /// differs from ours.
     async fn pay(
@@ -201,9 +206,13 @@ impl WebShop {
             seller: deal.offer.id,
             max_cost: amount,
         };
-        let body = &deal.body;
+        let order = Order {
+            wish,
+            endpoint: deal.endpoint,
+            body: &deal.body,
+        };
         let earlier = self.promised(id);
-        let (mut hold, _) = wallet.hold(want, Order { wish, body }).await?;
+        let (mut hold, _) = wallet.hold(want, order).await?;
         let before = base.unwrap_or_else(|| self.charged(id));
         let ceiling = before.saturating_add(amount);
         let voucher = hold.exactly(ceiling).await?;
@@ -229,7 +238,7 @@ impl WebShop {
         let payload = made.as_ref().map(|made| &made.payload);
         let asked = self
             .door
-            .ask(url, deal.body.clone(), payload, deal.first_by);
+            .ask(url, Some(deal.body.clone()), payload, deal.first_by);
         let said = asked.await;
         let Some(mut made) = made else {
             return Ok((None, said?));
@@ -250,12 +259,12 @@ impl WebShop {
         let doubts = self.purse.ledger.doubts(made.id);
         // It took a voucher over exactly our count: it has charged nothing we do not know.
         self.purse.ledger.settle_doubts(made.id, &doubts);
-        let paid = Paid {
+        let paid = PaidOn {
             amount: made.payload.accepted.amount,
             before: made.before,
             hold: made.hold,
         };
-        Ok((Some(paid), said))
+        Ok((Some(Paid::Channel(paid)), said))
     }
 
     fn charged(&self, id: ChannelId) -> Amount {
@@ -270,7 +279,11 @@ impl WebShop {
 
     /// Takes over the seller's counter, if our own signature proves it: one made before this
     /// purchase, for the voucher it has just refused has bought nothing.
-    async fn correct(&self, asked: &Way, given: Option<Given>) -> Result<Amount, PurchaseError> {
+    pub(in crate::purchase) async fn correct(
+        &self,
+        asked: &Way,
+        given: Option<Given>,
+    ) -> Result<Amount, PurchaseError> {
         let liar = |what| PurchaseError::from(ChannelError::Liar(what));
         let state = asked.extra.channel_state.as_ref();
         let state = state.ok_or_else(|| liar("it corrects a counter and shows none"))?;

@@ -65,6 +65,7 @@ fn book() -> ReceiptBook {
         count: 10,
         root: history(7).root().map(cosigned),
         contradiction: None,
+        doubles: Vec::new(),
     }
 }
 

@@ -1,0 +1,287 @@
+//! Buying from a seller that takes no channel: `upto` where Permit2 may move the payer's tokens,
+//! else `exact`. One payment for each purchase, signed after it is on disk, and never a second one
+//! for the same purchase: whoever has the first may still take it.
+
+use alloy::primitives::{Address, B256, U256, keccak256};
+use farthing_protocol::amount::Amount;
+use farthing_protocol::payment::scheme::{
+    self, ExactAuthorization, Permitted, UptoAuthorization, UptoWitness,
+};
+use farthing_protocol::payment::{
+    Caip2, Exact, Fields, PaymentPayload, PaymentRequired, PaymentRequirements, Upto, VERSION,
+    fields,
+};
+use farthing_protocol::x402::{Network, PERMIT2, Permit, Transfer, UPTO_PROXY};
+use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::channels::ChannelError;
+use crate::ledger::once::{Once, OpenOnce};
+use crate::ledger::{Scheme, Wish};
+use crate::purchase::PurchaseError;
+use crate::purchase::web::ask::Unpayable;
+use crate::purchase::web::{Paid, Said, WebDeal, WebPurchase, WebShop, door, refused};
+use crate::wallet::Order;
+use crate::wallet::once::{OnceHold, SignedOnce};
+
+/// The longest a seller may take to take a payment, whatever it asks for: so long it counts as
+/// spent when its answer is lost.
+const LONGEST: u64 = 900;
+
+/// A way to pay for one purchase that we take.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::purchase) struct Single {
+    requirements: PaymentRequirements,
+    kind: Kind,
+    required: PaymentRequired,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Taken by this account only.
+    Upto(Address),
+    Exact,
+}
+
+impl Single {
+    /// The ways in a 402 that name only contracts that we pinned, the better first: `upto` costs
+    /// what was used.
+    pub(in crate::purchase) fn all(required: &PaymentRequired, network: &Network) -> Vec<Self> {
+        let of = |way: &PaymentRequirements| {
+            let ours = way.network == Caip2(network.chain_id)
+                && way.asset == network.token
+                && !way.pay_to.is_zero()
+                && !way.amount.is_zero();
+            let kind = match way.scheme.as_str() {
+                scheme::UPTO => {
+                    let facilitator = way.extra_text("facilitatorAddress")?.parse().ok()?;
+                    Kind::Upto(facilitator)
+                }
+                scheme::EXACT => {
+                    // By Permit2, or in another domain, it would be another signature.
+                    let method = way.extra_text("assetTransferMethod");
+                    let named = way.extra_text("name") == Some(network.token_name.as_str())
+                        && way.extra_text("version") == Some(network.token_version.as_str());
+                    (named && method.is_none_or(|it| it == "eip3009")).then_some(Kind::Exact)?
+                }
+                _ => return None,
+            };
+            ours.then(|| Self {
+                requirements: way.clone(),
+                kind,
+                required: required.clone(),
+            })
+        };
+        let mut all: Vec<_> = required.accepts.iter().filter_map(of).collect();
+        all.sort_by_key(|single| single.kind == Kind::Exact);
+        all
+    }
+
+    const fn amount(&self) -> Amount {
+        self.requirements.amount
+    }
+
+    /// What is signed: valid from now on, for as long as the seller asks, within bounds.
+    fn once(&self, payer: Address, now: u64, nonce: B256) -> Once {
+        let way = &self.requirements;
+        let until = now.saturating_add(way.max_timeout_seconds.min(LONGEST));
+        match self.kind {
+            Kind::Exact => Once::Exact(Transfer {
+                from: payer,
+                to: way.pay_to,
+                amount: way.amount,
+                valid_after: 0,
+                valid_before: until,
+                nonce,
+            }),
+            Kind::Upto(facilitator) => Once::Upto(Permit {
+                owner: payer,
+                token: way.asset,
+                ceiling: way.amount,
+                nonce: U256::from_be_bytes(nonce.0),
+                deadline: until,
+                to: way.pay_to,
+                facilitator,
+                valid_after: 0,
+            }),
+        }
+    }
+
+    fn payload(&self, signed: &SignedOnce) -> PaymentPayload {
+        PaymentPayload {
+            x402_version: VERSION,
+            resource: Some(self.required.resource.clone()),
+            accepted: self.requirements.clone(),
+            payload: Value::Object(words(signed)),
+            extensions: Fields::new(),
+        }
+    }
+}
+
+fn words(signed: &SignedOnce) -> Fields {
+    match signed {
+        SignedOnce::Exact(signed) => fields(&Exact {
+            signature: signed.signature.to_bytes(),
+            authorization: ExactAuthorization {
+                from: signed.message.from,
+                to: signed.message.to,
+                value: signed.message.amount,
+                valid_after: signed.message.valid_after,
+                valid_before: signed.message.valid_before,
+                nonce: signed.message.nonce,
+            },
+        }),
+        SignedOnce::Upto(signed) => fields(&Upto {
+            signature: signed.signature.to_bytes(),
+            permit2_authorization: UptoAuthorization {
+                from: signed.message.owner,
+                permitted: Permitted {
+                    token: signed.message.token,
+                    amount: signed.message.ceiling,
+                },
+                spender: UPTO_PROXY,
+                nonce: signed.message.nonce,
+                deadline: signed.message.deadline,
+                witness: UptoWitness {
+                    to: signed.message.to,
+                    facilitator: signed.message.facilitator,
+                    valid_after: signed.message.valid_after,
+                },
+            },
+        }),
+    }
+}
+
+/// A payment on its way, for one purchase.
+#[derive(Debug)]
+pub(in crate::purchase) struct PaidOnce {
+    pub(in crate::purchase) hold: OnceHold,
+    /// What was signed.
+    pub(in crate::purchase) amount: Amount,
+    pub(in crate::purchase) scheme: Scheme,
+}
+
+impl WebShop {
+    /// Buys with a payment made for this purchase alone.
+    pub(in crate::purchase) async fn buy_once(
+        &self,
+        deal: WebDeal,
+        singles: Vec<Single>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<WebPurchase, PurchaseError> {
+        let single = self.choose(&deal, singles).await?;
+        let (mut paid, payload) = self.sign(&deal, &single).await?;
+        let url = door::url(&deal.offer.base, deal.endpoint)?;
+        paid.hold.at_risk();
+        let asked = self
+            .door
+            .ask(url, Some(deal.body.clone()), Some(&payload), deal.first_by);
+        let said = match asked.await {
+            Err(error @ PurchaseError::Unreached(_)) => {
+                paid.hold.unsent().await?;
+                return Err(error);
+            }
+            // Lost or refused, the seller has it and may take it: it counts until its time is over.
+            said => said?,
+        };
+        match said {
+            Said::Sold { settlement, body } => Ok(WebPurchase::begin(
+                deal,
+                Some(Paid::Once(paid)),
+                (settlement, body),
+                turn,
+            )),
+            Said::Refused { status, body } => Err(refused(status, body)),
+            Said::Asked(required) => {
+                let why = required.error.unwrap_or_default();
+                let why: String = why.chars().take(200).collect();
+                Err(PurchaseError::Lost(format!(
+                    "it does not take the payment: {why}"
+                )))
+            }
+        }
+    }
+
+    /// The best way whose price is within bounds and that the payer can use.
+    async fn choose(&self, deal: &WebDeal, singles: Vec<Single>) -> Result<Single, PurchaseError> {
+        let wallet = &self.purse.wallet;
+        let (payer, chain) = (wallet.payer(), self.purse.channels.chain());
+        if !wallet.signs_deposits() {
+            return Err(crate::ledger::LedgerError::Elsewhere(payer).into());
+        }
+        let mut why = Unpayable::NoWay;
+        for single in singles {
+            let (amount, allowed) = (single.amount(), deal.max_cost);
+            if amount > allowed {
+                why = Unpayable::Dear { amount, allowed };
+                continue;
+            }
+            if let Kind::Upto(_) = single.kind {
+                let allowance = chain.permit2_allowance(payer).await;
+                if allowance.map_err(ChannelError::from)? < amount {
+                    let token = single.requirements.asset;
+                    why = Unpayable::Allowance {
+                        payer,
+                        token,
+                        permit2: PERMIT2,
+                        amount,
+                    };
+                    continue;
+                }
+            }
+            let balance = chain.token_balance(payer).await;
+            let balance = balance.map_err(ChannelError::from)?;
+            if balance < amount {
+                let address = payer.to_string();
+                let needed = amount;
+                return Err(ChannelError::EmptyWallet {
+                    address,
+                    balance,
+                    needed,
+                }
+                .into());
+            }
+            return Ok(single);
+        }
+        Err(why.into())
+    }
+
+    async fn sign(
+        &self,
+        deal: &WebDeal,
+        single: &Single,
+    ) -> Result<(PaidOnce, PaymentPayload), PurchaseError> {
+        let wallet = &self.purse.wallet;
+        let (now, amount) = (self.purse.clock.now(), single.amount());
+        // Nobody can guess a request's name, and no two purchases have the same.
+        let nonce = keccak256([b"farthing once".as_slice(), deal.request.0.as_slice()].concat());
+        let opened = OpenOnce {
+            request: deal.request,
+            seller: deal.offer.id,
+            url: deal.shown(),
+            model: deal.model.clone(),
+            once: single.once(wallet.payer(), now.seconds(), nonce),
+            at: now,
+        };
+        let wish = Wish {
+            model: &deal.model,
+            seller: deal.offer.id,
+            max_cost: amount,
+        };
+        let order = Order {
+            wish,
+            endpoint: deal.endpoint,
+            body: &deal.body,
+        };
+        let (hold, signed) = wallet.once(&opened, order).await?;
+        let paid = PaidOnce {
+            hold,
+            amount,
+            scheme: match single.kind {
+                Kind::Upto(_) => Scheme::Upto,
+                Kind::Exact => Scheme::Exact,
+            },
+        };
+        Ok((paid, single.payload(&signed)))
+    }
+}
