@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use farthing_protocol::book::{Book, Heard};
-use farthing_protocol::clock::Clock;
+use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::eip712::{EvmKey, EvmSignature};
 use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::NodeKey;
@@ -34,6 +34,9 @@ const SEQ: &str = "offer-seq";
 const GAP: Duration = Duration::from_secs(10);
 /// Books read at once.
 const READING: usize = 4;
+/// How far the time of day may leave the time that has passed before our offers are out of date:
+/// what readers allow for.
+const LEAP: Duration = farthing_protocol::offer::MAX_SKEW;
 /// How often the content is looked at and the book swept.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -99,7 +102,8 @@ pub struct Announcer {
     rhythm: Rhythm,
     key: NodeKey,
     binding: EvmSignature,
-    published: Option<Instant>,
+    /// When the newest offer was made, and what the time of day was.
+    published: Option<(Instant, Timestamp)>,
     /// The newest offer found no neighbour to hear it.
     unsaid: bool,
     reading: JoinSet<Vec<SignedOffer>>,
@@ -225,11 +229,15 @@ impl Announcer {
         if self.ground.upstream.health() != Health::Up || self.ground.catalog.offers().is_empty() {
             return;
         }
-        let age = self.published.map(|at| at.elapsed());
+        let age = self.published.map(|(at, day)| (at.elapsed(), day));
         let due = match age {
             None => true,
-            Some(age) if age >= self.rhythm.refresh => true,
-            Some(age) => age >= GAP && !self.ground.shelf.says(&self.offer(0)),
+            Some((age, _)) if age >= self.rhythm.refresh => true,
+            Some((age, _)) if age < GAP => false,
+            Some((age, day)) => {
+                leapt(day, age, self.ground.clock.now())
+                    || !self.ground.shelf.says(&self.offer(0))
+            }
         };
         if due && let Err(error) = self.issue().await {
             tracing::error!(%error, "no offer could be made");
@@ -251,7 +259,7 @@ impl Announcer {
                 .unwrap_or_else(PoisonError::into_inner);
             book.hear(verified.signed().clone(), now);
         }
-        self.published = Some(Instant::now());
+        self.published = Some((Instant::now(), now));
         self.ground.metrics.announce_offers.inc();
         tracing::info!(seq, models = verified.offer().models.len(), "a new offer");
         self.say().await;
@@ -322,6 +330,29 @@ impl Announcer {
                 .take(farthing_protocol::offer::MAX_ADDRESSES)
                 .collect(),
             binding: self.binding,
+        }
+    }
+}
+
+/// Whether the clock was set since `then`, `age` ago: what was dated by it has expired too soon or
+/// is from the future.
+fn leapt(then: Timestamp, age: Duration, now: Timestamp) -> bool {
+    let expected = then.plus(age);
+    now.since(expected) > LEAP || expected.since(now) > LEAP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_told_from_one_that_goes() {
+        let then = Timestamp(1_790_000_000_000);
+        let age = Duration::from_secs(20);
+        for (late, leaps) in [(0, false), (59, false), (61, true), (86_400 * 365, true)] {
+            let late = Duration::from_secs(late);
+            assert_eq!(leapt(then, age, then.plus(age).plus(late)), leaps);
+            assert_eq!(leapt(then.plus(late), age, then.plus(age)), leaps);
         }
     }
 }

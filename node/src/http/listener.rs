@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::HttpConfig;
+use crate::http::crowd::{self, Peer};
 use crate::http::stall::Stall;
 use crate::http::{BindError, Door, GRACE, routes};
 
@@ -81,12 +85,18 @@ pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
             () = stop.cancelled() => break,
             accepted = door.listener.accept() => accepted,
         };
-        let (Ok(permit), Ok((stream, _))) = (permit, accepted) else {
+        let (Ok(permit), Ok((stream, from))) = (permit, accepted) else {
             tracing::warn!("a connection could not be taken; waiting a moment");
             tokio::time::sleep(BREATHER).await;
             continue;
         };
+        let who = crowd::guest(from.ip(), &door.shared.settings.proxies);
+        let Some(seat) = door.shared.guests.enter(who) else {
+            tracing::debug!("too many connections of one client");
+            continue;
+        };
         let guest = Guest {
+            peer: Peer(from.ip()),
             tls: door.tls.clone(),
             routes: routes.clone(),
             timeout,
@@ -94,7 +104,7 @@ pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
         };
         guests.spawn(async move {
             guest.serve(stream).await;
-            drop(permit);
+            drop((permit, seat));
         });
     }
     drop(door.listener);
@@ -104,6 +114,7 @@ pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
 
 /// One connection.
 struct Guest {
+    peer: Peer,
     tls: Option<TlsAcceptor>,
     routes: Router,
     timeout: Duration,
@@ -133,7 +144,11 @@ impl Guest {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.routes);
+        let (peer, routes) = (self.peer, TowerToHyperService::new(self.routes));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            routes.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.timeout)

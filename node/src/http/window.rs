@@ -51,6 +51,8 @@ pub(in crate::http) enum Means {
         config: ChannelConfig,
         /// What the payer can pay.
         funds: Amount,
+        /// What is charged, however little is used.
+        least: Amount,
         settlement: Settlement,
         streams: bool,
     },
@@ -200,9 +202,7 @@ impl Counter for Window {
     fn payer(&self) -> Payer {
         match &self.means {
             Means::Voucher => Payer::Voucher,
-            Means::Once { once, .. } => Payer::Once {
-                in_full: matches!(once, Once::Exact(_)),
-            },
+            Means::Once { least, .. } => Payer::Once { least: *least },
         }
     }
 

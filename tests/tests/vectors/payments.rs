@@ -283,6 +283,7 @@ pub fn headers() -> Vec<HeaderVector> {
         charged_cumulative_amount: receipt.receipt.cumulative,
         transaction: String::new(),
         receipt: json!(receipt),
+        extensions: Fields::new(),
     };
     let mut with_receipt = response(Some(charged), "");
     let extension = json!({ "receipt": receipt });
