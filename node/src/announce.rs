@@ -235,8 +235,7 @@ impl Announcer {
             Some((age, _)) if age >= self.rhythm.refresh => true,
             Some((age, _)) if age < GAP => false,
             Some((age, day)) => {
-                leapt(day, age, self.ground.clock.now())
-                    || !self.ground.shelf.says(&self.offer(0))
+                leapt(day, age, self.ground.clock.now()) || !self.ground.shelf.says(&self.offer(0))
             }
         };
         if due && let Err(error) = self.issue().await {

@@ -75,15 +75,7 @@ pub(in crate::http) async fn buy(
     }
     let landed = paid.transaction.is_some();
     let before = standing(shared, &claimed).await;
-    match sale(
-        shared,
-        quote,
-        claimed,
-        (before.as_ref().ok(), &paid),
-        room,
-    )
-    .await
-    {
+    match sale(shared, quote, claimed, (before.as_ref().ok(), &paid), room).await {
         Err(denied) if landed => {
             // The deposit is made whatever became of the rest: the client must hear of it.
             let mut response = answer::denied(shared, quote, denied);

@@ -327,6 +327,10 @@ async fn end(
             let taken = if nothing { once.ceiling() } else { charged };
             Ok(ledger.took_once(id, taken).await?)
         }
+        // What a crash left on its way is looked after; until it ends it has bought nothing else.
+        (false, true) if ledger.being_taken()?.contains(&id) => {
+            Err(crate::settlement::SettlementError::Late)
+        }
         (false, true) => Ok(ledger.void_once(id).await?),
         (false, false) => {
             shared.desk.settlement.take(id, once, charged).await?;

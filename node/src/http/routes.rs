@@ -193,9 +193,8 @@ async fn give_back(
 /// Room among all requests, and among those of the same client.
 fn room(shared: &Shared, parts: &Parts) -> Result<Room, Problem> {
     let peer = parts.extensions.get::<Peer>();
-    let who = peer.and_then(|Peer(peer)| {
-        crowd::asker(*peer, &parts.headers, &shared.settings.proxies)
-    });
+    let who =
+        peer.and_then(|Peer(peer)| crowd::asker(*peer, &parts.headers, &shared.settings.proxies));
     let seat = shared.askers.enter(who).ok_or(Problem::Crowded)?;
     let permit = Arc::clone(&shared.requests).try_acquire_owned();
     Ok(Room::new(permit.map_err(|_| Problem::Full)?, seat))

@@ -209,7 +209,7 @@ impl Counter for Window {
     async fn reserve(&mut self, admitted: &Admitted, _: Instant) -> Result<Reservation, Halt> {
         let (id, request) = (admitted.channel, admitted.request);
         let refusal = match self.ledger.reserve(id, request, admitted.opening) {
-            Ok(reservation) => return Ok(reservation),
+            Ok(reservation) => return Ok(reservation.over_http()),
             // What the voucher covers is used by a purchase that came another way.
             Err(LedgerError::Rejected(Rejected::OverCeiling { .. })) => Refusal::Busy {
                 retry_after_ms: RETRY_AFTER_MS,

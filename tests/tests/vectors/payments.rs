@@ -112,7 +112,7 @@ fn way(scheme: &str, extra: Value) -> PaymentRequirements {
     }
 }
 
-fn batch_way(standing: Option<(ChannelState, VoucherState)>) -> PaymentRequirements {
+pub fn batch_way(standing: Option<(ChannelState, VoucherState)>) -> PaymentRequirements {
     let network = testing::network();
     let (channel_state, voucher_state) = standing.unzip();
     let extra = BatchExtra {
