@@ -8,6 +8,7 @@
 //! its token: no new connection, answers under way have twenty seconds, and what they delivered is
 //! charged. Content and payments are in no log.
 
+mod certificate;
 mod stall;
 mod crowd;
 mod listener;
@@ -39,6 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::Desk;
 use crate::config::{Config, HttpConfig};
+pub(crate) use crate::http::certificate::Certificate;
 use crate::http::crowd::Crowd;
 use crate::http::turns::Turns;
 use crate::ledger::once::Once;
@@ -164,7 +166,7 @@ impl Door {
         let Some(address) = settings.listen else {
             return Ok(None);
         };
-        let tls = listener::tls(&settings)?;
+        let tls = Certificate::read(&settings)?.map(|certificate| certificate.acceptor());
         if tls.is_none() && !address.ip().is_loopback() {
             return Err(BindError::Plain { address });
         }
