@@ -108,7 +108,7 @@ async fn dies(moment: Moment, scheme: &str) {
     let memory = street.ledgers.memory().clone();
     let body = Agent::plain("hello", 50);
     let way = price(&agent, &body, scheme).await;
-    let payment = payment(&agent, &way);
+    let mut payment = payment(&agent, &way);
     memory.set_held(moment != Moment::Mined);
     let asked = begin(&agent, &body, &payment);
     let seller = &street.sellers[0];
@@ -132,7 +132,8 @@ async fn dies(moment: Moment, scheme: &str) {
     if moment == Moment::OnItsWay {
         // Still on its way: it is neither forgotten nor sold for again.
         assert!(on_its_way(&street.sellers[0]), "{scheme}");
-        price(&agent, &body, scheme).await;
+        // The same signature under the offer of today.
+        payment.accepted = price(&agent, &body, scheme).await;
         let again = agent.ask(&body, Some(&payment)).await.expect("answers");
         let used = [Reason::ExactNonceUsed, Reason::UptoNonceUsed];
         let reason = again.reason().expect("not taken");
@@ -143,7 +144,7 @@ async fn dies(moment: Moment, scheme: &str) {
     settles(&street).await;
     // What bought nothing and was not taken may be used again; what was taken may not.
     let before = received(&street).await;
-    price(&agent, &body, scheme).await;
+    payment.accepted = price(&agent, &body, scheme).await;
     let again = agent.ask(&body, Some(&payment)).await.expect("answers");
     let taken = received(&street).await;
     if before.is_zero() {
