@@ -263,7 +263,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn payment(&self, request: RequestId) -> Result<PaymentReport, ActionError> {
-        inside!(self, it => it.records().payment(request), { let _ = request; it.unknown("payment") })
+        inside!(self, it => it.records().await?.payment(request), { let _ = request; it.unknown("payment") })
     }
 
     /// All payments to sellers met over plain HTTP that a query is about, newest first.
@@ -271,7 +271,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn payments(&self, query: &ReceiptQuery) -> Result<Vec<PaymentReport>, ActionError> {
-        inside!(self, it => Ok(it.records().payments(query)?), { let _ = (it, query); Ok(Vec::new()) })
+        inside!(self, it => Ok(it.records().await?.payments(query)?), { let _ = (it, query); Ok(Vec::new()) })
     }
 
     /// Ends what lives, in order. Purchases under way lose their streams; what is in doubt is

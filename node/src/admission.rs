@@ -42,8 +42,8 @@ pub struct Admitted {
     pub max_cost: Amount,
     /// What to reserve before work starts.
     pub opening: Amount,
-    /// Whether all of `max_cost` is charged, whatever is used.
-    pub in_full: bool,
+    /// What is charged at least, however little is used.
+    pub least: Amount,
     /// keccak-256 of the body as asked.
     pub request_hash: B256,
     /// keccak-256 of the model id.
@@ -61,8 +61,8 @@ pub enum Payer {
     Voucher,
     /// By a payment made for this purchase, over HTTP: for what it uses, or in full.
     Once {
-        /// The whole price is taken, whatever is used.
-        in_full: bool,
+        /// What is taken at least, however little is used: to take it costs a transaction.
+        least: Amount,
     },
 }
 
@@ -94,7 +94,10 @@ pub async fn admit(shop: &Shop, payer: Payer, ask: &Ask) -> Result<Admitted, Ref
         demand,
         max_cost: ask.max_cost,
         opening,
-        in_full: payer == Payer::Once { in_full: true },
+        least: match payer {
+            Payer::Once { least } => least,
+            Payer::Node(_) | Payer::Voucher => Amount::ZERO,
+        },
         request_hash: keccak256(&ask.body),
         model_hash: model_hash(&model.id),
         body: upstream_body,
@@ -183,10 +186,8 @@ fn affordable(
     let too_large = |_| bad_request("the request's cost cannot be represented");
     let opening = match payer {
         Payer::Node(_) => demand.opening(&model.prices, pricing::FIRST_WINDOW),
-        Payer::Voucher | Payer::Once { in_full: false } => demand.quote(&model.prices),
-        Payer::Once { in_full: true } => demand
-            .quote(&model.prices)
-            .map(|quote| quote.max(ask.max_cost)),
+        Payer::Voucher => demand.quote(&model.prices),
+        Payer::Once { least } => demand.quote(&model.prices).map(|quote| quote.max(least)),
     };
     let opening = opening.map_err(too_large)?;
     if opening > ask.max_cost {

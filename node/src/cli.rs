@@ -10,10 +10,12 @@ mod check;
 mod control;
 mod init;
 mod keys;
-mod show;
 mod table;
+mod show;
+mod receipts;
 
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,10 +32,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::check::Check;
 use crate::cli::control::{ControlError, Question};
+use crate::cli::receipts::ExportError;
 use crate::config::{self, Config, ConfigError, LogConfig, LogFormat, Override};
 use crate::control::{Control, serve_metrics};
 use crate::node::{Node, Outside, StartError};
-use crate::report::{Claimed, Earnings, Status};
+use crate::report::{Claimed, Earnings, SoldPage, Status};
 
 /// Sells inference from a model server you run, and is paid as the answer streams.
 #[derive(Debug, Parser)]
@@ -86,6 +89,27 @@ enum Command {
     Earnings(Form),
     /// Claim now what is worth claiming later.
     Claim(Form),
+    /// What was sold, to whom, and through which door.
+    #[command(subcommand)]
+    Receipts(Receipts),
+}
+
+#[derive(Debug, Subcommand)]
+enum Receipts {
+    /// The newest.
+    List {
+        /// How many, at most 256.
+        #[arg(long, default_value_t = 20)]
+        most: usize,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// All in the books, signed, as lines of JSON.
+    Export {
+        /// A file that does not exist yet; the standard output without one.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// The form of an answer.
@@ -134,6 +158,9 @@ pub enum CliError {
     /// The running node.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// Receipts that were not all written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
 }
 
 /// The whole program.
@@ -169,6 +196,10 @@ async fn dispatch(cli: &Cli, clock: Clock) -> Result<ExitCode, CliError> {
         Command::Status(form) => tell(global, Question::Status, *form, show_status).await,
         Command::Earnings(form) => tell(global, Question::Earnings, *form, show_earnings).await,
         Command::Claim(form) => tell(global, Question::Claim, *form, show_claimed).await,
+        Command::Receipts(Receipts::List { most, form }) => {
+            tell(global, Question::Newest(*most), *form, show_sold).await
+        }
+        Command::Receipts(Receipts::Export { output }) => export(global, output.as_deref()).await,
     }
 }
 
@@ -373,6 +404,27 @@ fn show_status(report: &Status) -> String {
 
 fn show_earnings(report: &Earnings) -> String {
     show::earnings(report, Clock::system().now())
+}
+
+fn show_sold(report: &SoldPage) -> String {
+    receipts::list(report, Clock::system().now())
+}
+
+/// Writes what was sold where it is wanted. A file that is there is left alone.
+async fn export(global: &Global, output: Option<&Path>) -> Result<ExitCode, CliError> {
+    let data_dir = global.load()?.data_dir;
+    let Some(path) = output else {
+        let mut to = io::stdout().lock();
+        receipts::export(&data_dir, &mut to).await?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(system(&format!("cannot write {}", path.display())))?;
+    let mut to = io::BufWriter::new(file);
+    let count = receipts::export(&data_dir, &mut to).await?;
+    eprintln!("wrote {count} receipts to {}", path.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show_claimed(report: &Claimed) -> String {

@@ -2,6 +2,7 @@
 //! reports of [`crate::report`] and the order to claim, as JSON over HTTP.
 
 mod earnings;
+mod receipts;
 
 use std::io;
 use std::net::SocketAddr;
@@ -88,6 +89,8 @@ impl Control {
         let routes = Router::new()
             .route("/status", get(status))
             .route("/earnings", get(earnings::earnings))
+            .route("/receipts/newest/{most}", get(receipts::newest))
+            .route("/receipts/after/{channel}/{seq}", get(receipts::after))
             .route("/metrics", get(metrics))
             .route("/claim", post(claim))
             .with_state(desk);
@@ -129,6 +132,7 @@ pub fn scrape(node: &Node) -> String {
         let amounts = channels.iter().map(|(_, view)| of(view));
         atoms(amounts.fold(Amount::ZERO, Amount::saturating_add))
     };
+    let retired = atoms(node.ledger().retired().taken);
     metrics
         .ledger_channels
         .set(i64::try_from(channels.len()).unwrap_or(i64::MAX));
@@ -137,7 +141,7 @@ pub fn scrape(node: &Node) -> String {
         .set(sum(|view| view.channel.unclaimed()));
     metrics
         .settlement_claimed_atoms
-        .set(sum(|view| view.channel.claimed()));
+        .set(sum(|view| view.channel.claimed()).saturating_add(retired));
     let outlook = node.settlement().outlook();
     let count = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
     metrics

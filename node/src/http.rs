@@ -8,11 +8,14 @@
 //! its token: no new connection, answers under way have twenty seconds, and what they delivered is
 //! charged. Content and payments are in no log.
 
+mod certificate;
 mod stall;
+mod crowd;
 mod listener;
 mod quote;
 mod turns;
 mod window;
+mod witness;
 mod answer;
 mod problem;
 mod sale;
@@ -36,13 +39,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Desk;
-use crate::config::{Config, HttpConfig, OfferConfig};
+use crate::config::{Config, HttpConfig};
+pub(crate) use crate::http::certificate::Certificate;
+use crate::http::crowd::Crowd;
 use crate::http::turns::Turns;
 use crate::ledger::once::Once;
 
 /// How long answers under way may go on after the door is told to close.
 const GRACE: Duration = Duration::from_secs(20);
-/// How often what is owed and could not be taken is tried again.
+/// How often what is owed and could not be taken is tried again, at the least: once in so many of
+/// the looks that settlement takes at the chain, or in this time.
+const LOOKS: u32 = 30;
 const COLLECT_AGAIN: Duration = Duration::from_secs(60);
 /// How long a chain that does not answer is left alone.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -90,6 +97,11 @@ pub(in crate::http) struct Shared {
     price_holds: u64,
     turns: Arc<Turns>,
     requests: Arc<Semaphore>,
+    /// Connections, and requests, of each client.
+    guests: Arc<Crowd>,
+    askers: Arc<Crowd>,
+    /// How often what is owed is looked for.
+    collects: Duration,
     /// Whether the contracts of scheme `upto` are there.
     takes_upto: AtomicBool,
     /// Sales that were begun here.
@@ -131,7 +143,7 @@ impl Door {
         stop: &CancellationToken,
     ) -> Result<Option<(HttpAddress, JoinHandle<()>)>, BindError> {
         let (desk, chain) = (Arc::clone(desk), chain.clone());
-        let door = Self::bind(config.http.clone(), &config.offer, desk, chain).await?;
+        let door = Self::bind(config, desk, chain).await?;
         Ok(door.map(|door| {
             let at = HttpAddress {
                 address: door.address,
@@ -146,15 +158,15 @@ impl Door {
     /// # Errors
     /// [`BindError`].
     async fn bind(
-        settings: HttpConfig,
-        offers: &OfferConfig,
+        config: &Config,
         desk: Arc<Desk>,
         chain: Chain,
     ) -> Result<Option<Self>, BindError> {
+        let (settings, offers) = (config.http.clone(), &config.offer);
         let Some(address) = settings.listen else {
             return Ok(None);
         };
-        let tls = listener::tls(&settings)?;
+        let tls = Certificate::read(&settings)?.map(|certificate| certificate.acceptor());
         if tls.is_none() && !address.ip().is_loopback() {
             return Err(BindError::Plain { address });
         }
@@ -163,6 +175,7 @@ impl Door {
         let address = listener.local_addr().map_err(taken)?;
         // The newest offer is good for that long, whenever it is looked at.
         let left = offers.lifetime.saturating_sub(offers.refresh);
+        let collects = config.settlement.poll_interval.saturating_mul(LOOKS);
         let shared = Shared {
             desk,
             chain,
@@ -173,6 +186,9 @@ impl Door {
                 settings.requests.div_ceil(4) as usize,
             ),
             requests: Arc::new(Semaphore::new(settings.requests as usize)),
+            guests: Crowd::new(settings.connections_per_client),
+            askers: Crowd::new(settings.requests_per_client),
+            collects: collects.min(COLLECT_AGAIN),
             takes_upto: AtomicBool::new(false),
             sales: TaskTracker::new(),
             settings,
@@ -230,7 +246,7 @@ impl Shared {
         }
         let mut left = once::resume(self, left).await;
         loop {
-            tokio::time::sleep(COLLECT_AGAIN).await;
+            tokio::time::sleep(self.collects).await;
             left = once::resume(self, left).await;
             once::collect(self).await;
         }

@@ -14,6 +14,7 @@ mod reservation;
 pub mod once;
 mod receipts;
 mod pruning;
+mod doors;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,8 @@ use farthing_protocol::store::{Batch, BatchError, CommitError, Health, Order, Re
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{ChannelConfig, ChannelId};
 
+pub use crate::ledger::doors::Door;
+pub use crate::ledger::pruning::Retired;
 pub use crate::ledger::receipts::Compared;
 use crate::ledger::receipts::Tree;
 pub use crate::ledger::records::{
@@ -137,6 +140,8 @@ struct Books {
     owners: HashMap<ChannelId, NodeId>,
     /// Each payer's channels.
     lanes: HashMap<Address, Vec<ChannelId>>,
+    /// What the payments came to that have left the books.
+    retired: Retired,
 }
 
 impl Books {
@@ -194,6 +199,7 @@ impl Ledger {
                 Err(_) => tracing::error!(channel = %ChannelId(id).short(), "a root of no channel"),
             }
         }
+        books.retired = Retired::read(&store)?;
         let ledger = Self {
             store,
             books: Arc::new(Mutex::new(books)),
@@ -416,6 +422,7 @@ impl Ledger {
         purchase: &OpenPurchase,
     ) -> Result<(), LedgerError> {
         let batch = Batch::new().put(&OPEN, &reservation.request().0, purchase)?;
+        let batch = doors::note(reservation, batch)?;
         drop(self.store.reserve().await?.commit(batch));
         Ok(())
     }
@@ -446,6 +453,7 @@ impl Ledger {
                 .put(&RECEIPTS, &(id.0, charge.seq), &receipt)?
                 .put(&SERVED, &request.0, &(id.0, charge.seq))?
                 .delete(&OPEN, &request.0);
+            let batch = doors::note(&reservation, batch)?;
             let batch = entry.tree.append(&receipt, batch)?;
             entry.record = record;
             reservation.spent();

@@ -6,6 +6,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Prices;
+use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::x402::ChannelId;
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +107,28 @@ pub struct Earnings {
     pub in_flight: Vec<Transaction>,
     /// Each channel with a charge, the most at risk first.
     pub channels: Vec<ChannelEarnings>,
+}
+
+/// One purchase as its seller has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sold {
+    /// Who paid; nothing when the books no longer know the channel.
+    pub payer: Option<Address>,
+    /// Through which door it came, and how it was paid.
+    pub door: String,
+    /// The model; nothing when it is not in the configuration any more.
+    pub model: Option<String>,
+    /// The receipt.
+    pub signed: SignedReceipt,
+}
+
+/// Some purchases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoldPage {
+    /// In which money.
+    pub token: Token,
+    /// Them.
+    pub sold: Vec<Sold>,
 }
 
 /// A transaction on its way.

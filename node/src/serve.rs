@@ -443,10 +443,8 @@ impl<C: Counter> Sale<'_, C> {
 
     /// What is charged if it ends here.
     fn due(&self) -> Result<Amount, Halt> {
-        if self.admitted.in_full {
-            return Ok(self.admitted.max_cost);
-        }
-        Ok(self.cost()?.floor().min(self.admitted.max_cost))
+        let due = self.cost()?.floor().max(self.admitted.least);
+        Ok(due.min(self.admitted.max_cost))
     }
 
     /// Every window, and every second, writes down how far we are: what a crash would charge.
@@ -470,6 +468,7 @@ impl<C: Counter> Sale<'_, C> {
 
     fn purchase(&self) -> Result<OpenPurchase, Halt> {
         let limit = self.admitted.max_cost.to_cost().map_err(too_dear)?;
+        let least = self.admitted.least.to_cost().map_err(too_dear)?;
         Ok(OpenPurchase {
             channel: self.admitted.channel,
             request_hash: self.admitted.request_hash,
@@ -477,10 +476,7 @@ impl<C: Counter> Sale<'_, C> {
             model_hash: self.admitted.model_hash,
             offer: self.admitted.offer,
             usage: self.usage,
-            cost: match self.admitted.in_full {
-                true => limit,
-                false => self.cost()?.min(limit),
-            },
+            cost: self.cost()?.max(least).min(limit),
             started: self.started,
         })
     }

@@ -177,6 +177,21 @@ impl Domain {
         }
     }
 
+    /// The domain of words that belong to no contract.
+    #[must_use]
+    pub fn without_contract(name: &str, version: &str, chain_id: u64) -> Self {
+        let domain = Eip712Domain::new(
+            Some(name.to_owned().into()),
+            Some(version.to_owned().into()),
+            Some(alloy::primitives::U256::from(chain_id)),
+            None,
+            None,
+        );
+        Self {
+            separator: domain.separator(),
+        }
+    }
+
     /// The domain of a contract that names no version.
     #[must_use]
     pub fn unversioned(name: &str, chain_id: u64, contract: Address) -> Self {

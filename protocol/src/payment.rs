@@ -6,6 +6,7 @@
 //!
 //! Unknown fields pass. Amounts are plain decimal digits that fit 128 bits, never numbers.
 
+pub mod attestation;
 pub mod decimal;
 pub mod header;
 pub mod reason;
@@ -264,6 +265,13 @@ pub struct StreamPrice {
     pub transaction: String,
     /// The signed receipt.
     pub receipt: Value,
+    /// Extensions by name, as in [`SettlementResponse::extensions`].
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Map::is_empty"
+    )]
+    pub extensions: Fields,
 }
 
 impl StreamPrice {

@@ -45,22 +45,42 @@ impl Retention {
     /// Whether a block of receipts may go. `full` says that there are more than `most`.
     #[must_use]
     pub fn may_go(&self, block: &[Receipt], reach: &Reach, full: bool, now: Timestamp) -> bool {
-        let Some((first, last)) = block.first().zip(block.last()) else {
-            return false;
-        };
-        let end = last.seq.saturating_add(1);
-        let whole = block.len() as u64 == BLOCK && first.seq % BLOCK == 0;
-        let straight = end.checked_sub(first.seq) == Some(BLOCK);
-        // The last receipt's total is where the tree goes on from.
-        let safe = end <= reach.covered && end < reach.count && last.cumulative <= reach.claimed;
+        let covered = |end: u64| end <= reach.covered;
+        whole(block, reach).is_some_and(covered) && self.is_old(block, full, now)
+    }
+
+    /// Whether a block may go of a channel whose buyer has never signed a root, and by its age
+    /// alone: it will hardly begin now. To be archived: with the nodes that are kept above it, that
+    /// is what proves a receipt should a root come after all.
+    #[must_use]
+    pub fn may_go_unsigned(&self, block: &[Receipt], reach: &Reach, now: Timestamp) -> bool {
+        let never = reach.covered == 0;
+        never && whole(block, reach).is_some() && self.is_old(block, false, now)
+    }
+
+    /// Whether these receipts are all older than what is kept. `full` says that there are more than
+    /// `most`.
+    #[must_use]
+    pub fn is_old(&self, receipts: &[Receipt], full: bool, now: Timestamp) -> bool {
         let age = if full {
             MIN_AGE
         } else {
             self.keep.max(MIN_AGE)
         };
-        let old = block.iter().all(|it| now.since(it.finished) >= age);
-        whole && straight && safe && old
+        let mut all = receipts.iter();
+        all.all(|it| now.since(it.finished) >= age)
     }
+}
+
+/// The end of a whole block on which no money hangs and behind which there is more: the last
+/// receipt's total is where the tree goes on from.
+fn whole(block: &[Receipt], reach: &Reach) -> Option<u64> {
+    let (first, last) = block.first().zip(block.last())?;
+    let end = last.seq.saturating_add(1);
+    let whole = block.len() as u64 == BLOCK && first.seq % BLOCK == 0;
+    let straight = end.checked_sub(first.seq) == Some(BLOCK);
+    let safe = end < reach.count && last.cumulative <= reach.claimed;
+    (whole && straight && safe).then_some(end)
 }
 
 /// Files that pruned receipts are appended to, as lines, before they leave the books.
@@ -176,6 +196,22 @@ mod tests {
         let mut gap = old;
         gap.last_mut().expect("a block").seq += 1;
         assert!(!RULE.may_go(&gap, &reach(200, 300, 200), true, NOW));
+    }
+
+    #[test]
+    fn without_any_root_only_what_is_older_than_all_that_is_kept_goes() {
+        let old = block(64, DAY * 2);
+        assert!(!RULE.may_go(&old, &reach(0, 200, 128), true, NOW));
+        assert!(RULE.may_go_unsigned(&old, &reach(0, 200, 128), NOW));
+        let young = block(64, DAY / 2);
+        assert!(!RULE.may_go_unsigned(&young, &reach(0, 200, 128), NOW));
+        for (reach, why) in [
+            (reach(1, 200, 128), "it does sign roots"),
+            (reach(0, 128, 128), "the last one"),
+            (reach(0, 200, 127), "not claimed"),
+        ] {
+            assert!(!RULE.may_go_unsigned(&old, &reach, NOW), "{why}");
+        }
     }
 
     #[test]

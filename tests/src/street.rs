@@ -18,6 +18,7 @@ mod seller;
 mod forger;
 mod agent;
 mod liar;
+mod single;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -58,6 +58,41 @@ async fn a_seller_prunes_what_is_claimed_and_under_a_root_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn regression_receipts_of_a_buyer_that_signs_no_roots_go_by_age_into_the_archive() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut books = Books::open(dir.path(), 1).await.expect("opens");
+    books.sell(200).await.expect("sells");
+    books.claim(0).await.expect("claims");
+    let archive = Archive::new(dir.path().join("archive"));
+    let lost = books.ledger.prune(&EVERYTHING, None, later()).await;
+    assert_eq!(lost.expect("prunes"), 0, "nowhere else would they be");
+    let year = Retention {
+        keep: Duration::from_secs(86_400 * 365),
+        most: 0,
+    };
+    let full = books.ledger.prune(&year, Some(&archive), later()).await;
+    assert_eq!(
+        full.expect("prunes"),
+        0,
+        "not before their time, however many"
+    );
+    let pruned = books
+        .ledger
+        .prune(&EVERYTHING, Some(&archive), later())
+        .await;
+    assert_eq!(pruned.expect("prunes"), 192);
+    let day = later().day();
+    let file = dir.path().join(format!("archive/receipts-{day:06}.jsonl"));
+    let lines = std::fs::read_to_string(file).expect("is archived");
+    assert_eq!(lines.lines().count(), 192);
+    // A root over all of them can still be signed, also after a restart.
+    books.ledger.store().stop().await;
+    drop(books);
+    let mut books = Books::open(dir.path(), 1).await.expect("opens again");
+    assert_eq!(books.cosign(0).await.expect("signs").count, 200);
+}
+
+#[tokio::test]
 async fn the_oldest_of_all_channels_go_first_and_only_what_is_too_many() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut books = Books::open(dir.path(), 3).await.expect("opens");

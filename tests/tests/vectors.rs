@@ -13,6 +13,7 @@
 )]
 
 mod vectors {
+    pub mod attestations;
     pub mod frames;
     pub mod ink;
     pub mod money;
@@ -31,7 +32,8 @@ mod vectors {
 use farthing_protocol::{frame, offer, pricing};
 use vectors::sheet::{Sheet, folder};
 use vectors::{
-    frames, ink, money, offers, page, payments, prices, receipts, roots, stream, variants,
+    attestations, frames, ink, money, offers, page, payments, prices, receipts, roots, stream,
+    variants,
 };
 
 /// Every sheet there is.
@@ -56,6 +58,11 @@ fn sheets() -> Vec<Sheet> {
         Sheet::of("deposit.json", money::DEPOSIT, money::deposits()),
         Sheet::of("payment.json", payments::HEADERS, payments::headers()),
         Sheet::of("payment_name.json", payments::NAMES, payments::names()),
+        Sheet::of(
+            "attestation.json",
+            attestations::ABOUT,
+            attestations::attestations(),
+        ),
         Sheet::of("pricing.json", prices::ABOUT, prices::examples()),
     ]
 }

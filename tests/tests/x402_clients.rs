@@ -224,6 +224,20 @@ async fn openai_over_a_paying_fetch_buys_documents_and_streams_on_anvil() {
     stage.street.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x402_extensions_believes_the_sellers_signed_offers_and_receipts_and_no_tampered_one() {
+    let node = Node::new();
+    installed("x402/node_modules/@x402/extensions");
+    for scheme in ["batch", "exact"] {
+        let stage = Stage::on(testing::network()).await;
+        let claim = stage.seller().node().terms().claim.to_checksum(None);
+        let settings = [("SCHEME", scheme), ("CLAIM", claim.as_str())];
+        let said = stage.run(node.script("receipts.mjs"), &settings).await;
+        stage.assert_settled(&said).await;
+        stage.street.stop().await;
+    }
+}
+
 /// An agent copies them from there: they must be what is run here.
 #[test]
 fn the_snippets_of_the_documentation_are_what_is_run() {

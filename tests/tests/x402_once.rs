@@ -4,15 +4,9 @@
 
 use alloy::primitives::{Address, B256, U256};
 use farthing_protocol::amount::Amount;
-use farthing_protocol::eip712::Signed;
-use farthing_protocol::payment::scheme::{
-    ExactAuthorization, Permitted, UptoAuthorization, UptoWitness,
-};
-use farthing_protocol::payment::{
-    Exact, Fields, PaymentPayload, PaymentRequirements, Reason, Upto, VERSION, fields, scheme,
-};
+use farthing_protocol::payment::{PaymentPayload, PaymentRequirements, Reason, scheme};
 use farthing_protocol::testing;
-use farthing_protocol::x402::{PERMIT2, Permit, Transfer, UPTO_PROXY};
+use farthing_protocol::x402::PERMIT2;
 use farthing_tests::street::{Agent, Reply, Street, TestNet, WEALTH, eventually};
 use farthing_tests::upstream::Fault;
 use serde_json::{Value, json};
@@ -22,79 +16,6 @@ async fn street() -> (Street, Agent) {
     let street = net.start().await.expect("starts");
     let agent = Agent::new(&street, &street.sellers[0], 1).await;
     (street, agent.expect("has money"))
-}
-
-fn payload(way: &PaymentRequirements, payload: Value) -> PaymentPayload {
-    PaymentPayload {
-        x402_version: VERSION,
-        resource: None,
-        accepted: way.clone(),
-        payload,
-        extensions: Fields::new(),
-    }
-}
-
-fn until(street: &Street, way: &PaymentRequirements) -> u64 {
-    street.clock.now().seconds() + way.max_timeout_seconds
-}
-
-fn exact(street: &Street, agent: &Agent, way: &PaymentRequirements, nonce: u8) -> PaymentPayload {
-    let message = Transfer {
-        from: agent.payer.address(),
-        to: way.pay_to,
-        amount: way.amount,
-        valid_after: 0,
-        valid_before: until(street, way),
-        nonce: B256::repeat_byte(nonce),
-    };
-    let signed = Signed::sign(message, &street.network.token_domain(), &agent.payer);
-    let payment = Exact {
-        signature: signed.signature.to_bytes(),
-        authorization: ExactAuthorization {
-            from: message.from,
-            to: message.to,
-            value: message.amount,
-            valid_after: message.valid_after,
-            valid_before: message.valid_before,
-            nonce: message.nonce,
-        },
-    };
-    payload(way, Value::Object(fields(&payment)))
-}
-
-fn upto(street: &Street, agent: &Agent, way: &PaymentRequirements, nonce: u64) -> PaymentPayload {
-    let claim = way.extra_text("facilitatorAddress").expect("who takes it");
-    let message = Permit {
-        owner: agent.payer.address(),
-        token: way.asset,
-        ceiling: way.amount,
-        nonce: U256::from(nonce),
-        deadline: until(street, way),
-        to: way.pay_to,
-        facilitator: claim.parse().expect("an address"),
-        valid_after: 0,
-    };
-    let domain = Permit::domain(street.network.chain_id);
-    let signed = Signed::sign(message, &domain, &agent.payer);
-    let payment = Upto {
-        signature: signed.signature.to_bytes(),
-        permit2_authorization: UptoAuthorization {
-            from: message.owner,
-            permitted: Permitted {
-                token: message.token,
-                amount: message.ceiling,
-            },
-            spender: UPTO_PROXY,
-            nonce: message.nonce,
-            deadline: message.deadline,
-            witness: UptoWitness {
-                to: message.to,
-                facilitator: message.facilitator,
-                valid_after: message.valid_after,
-            },
-        },
-    };
-    payload(way, Value::Object(fields(&payment)))
 }
 
 async fn way(agent: &Agent, body: &Value, scheme: &str) -> PaymentRequirements {
@@ -132,7 +53,7 @@ async fn exact_is_taken_in_full_before_the_answer_and_only_for_a_limited_one() {
     let (street, agent) = street().await;
     let mut body = Agent::plain("hello", 50);
     let price = way(&agent, &body, scheme::EXACT).await;
-    let reply = ask(&agent, &body, &exact(&street, &agent, &price, 1)).await;
+    let reply = ask(&agent, &body, &agent.exact(&price, 1)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let settled = reply.settled.as_ref().expect("a header");
     assert!(settled.transaction.starts_with("0x"));
@@ -155,7 +76,7 @@ async fn an_exact_stream_is_paid_when_its_head_leaves() {
     let (street, agent) = street().await;
     let body = Agent::stream("hello", 50);
     let price = way(&agent, &body, scheme::EXACT).await;
-    let reply = ask(&agent, &body, &exact(&street, &agent, &price, 1)).await;
+    let reply = ask(&agent, &body, &agent.exact(&price, 1)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let settled = reply.settled.as_ref().expect("a header");
     assert!(settled.transaction.starts_with("0x"));
@@ -169,7 +90,7 @@ async fn one_authorization_buys_once_however_often_it_comes() {
     let (street, agent) = street().await;
     let body = Agent::plain("hello", 50);
     let price = way(&agent, &body, scheme::EXACT).await;
-    let payment = exact(&street, &agent, &price, 1);
+    let payment = agent.exact(&price, 1);
     let (one, other) = tokio::join!(ask(&agent, &body, &payment), ask(&agent, &body, &payment));
     let mut statuses = [one.status, other.status];
     statuses.sort_unstable();
@@ -186,7 +107,7 @@ async fn a_failed_answer_takes_nothing_and_its_authorization_may_be_used_again()
     street.sellers[0].upstream.fail(1, Fault::ContextLength);
     let body = Agent::plain("hello", 50);
     let price = way(&agent, &body, scheme::EXACT).await;
-    let payment = exact(&street, &agent, &price, 1);
+    let payment = agent.exact(&price, 1);
     let reply = ask(&agent, &body, &payment).await;
     assert_eq!(reply.status, 400, "{}", reply.text());
     paid(&street, &agent, Amount::ZERO).await;
@@ -224,7 +145,7 @@ async fn an_exact_payment_that_is_not_for_this_is_refused_by_name() {
             Reason::ExactSignature,
         ),
     ] {
-        let mut payment = exact(&street, &agent, &price, 1);
+        let mut payment = agent.exact(&price, 1);
         payment.payload["authorization"][field] = odd;
         let reply = ask(&agent, &body, &payment).await;
         assert_eq!(reply.reason(), Some(reason), "{field}");
@@ -233,7 +154,7 @@ async fn an_exact_payment_that_is_not_for_this_is_refused_by_name() {
         payer: testing::evm_key(201),
         ..agent.clone()
     };
-    let reply = ask(&agent, &body, &exact(&street, &poor, &price, 1)).await;
+    let reply = ask(&agent, &body, &poor.exact(&price, 1)).await;
     assert_eq!(reply.reason(), Some(Reason::ExactBalance));
     assert_eq!(
         street.sellers[0].channels().len(),
@@ -248,21 +169,15 @@ async fn an_exact_payment_that_is_not_for_this_is_refused_by_name() {
 async fn upto_is_taken_for_what_was_used_in_documents_and_streams() {
     let (street, agent) = street().await;
     let body = Agent::plain("hello", 50);
-    let mut offered = agent.ask(&body, None).await.expect("answers");
-    // The door asks the chain for the contracts while it opens.
-    while offered.way(scheme::UPTO).is_none() {
-        tokio::task::yield_now().await;
-        offered = agent.ask(&body, None).await.expect("answers");
-    }
-    let price = offered.way(scheme::UPTO).cloned().expect("offered");
-    let reply = ask(&agent, &body, &upto(&street, &agent, &price, 1)).await;
+    let price = offered_upto(&agent, &body).await;
+    let reply = ask(&agent, &body, &agent.upto(&price, 1)).await;
     assert_eq!(
         (reply.status, reply.reason()),
         (412, Some(Reason::UptoAllowance))
     );
     let memory = street.ledgers.memory();
     memory.approve(agent.payer.address(), PERMIT2, WEALTH);
-    let payment = upto(&street, &agent, &price, 2);
+    let payment = agent.upto(&price, 2);
     let reply = ask(&agent, &body, &payment).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let first = reply.receipt().expect("a receipt").receipt.charged;
@@ -274,7 +189,7 @@ async fn upto_is_taken_for_what_was_used_in_documents_and_streams() {
     assert_eq!(again.reason(), Some(Reason::UptoNonceUsed));
     let body = Agent::stream("hello", 50);
     let price = way(&agent, &body, scheme::UPTO).await;
-    let reply = ask(&agent, &body, &upto(&street, &agent, &price, 3)).await;
+    let reply = ask(&agent, &body, &agent.upto(&price, 3)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let comment = reply.comment().expect("a comment");
     let hash = comment["transaction"].as_str().expect("text");
@@ -282,6 +197,53 @@ async fn upto_is_taken_for_what_was_used_in_documents_and_streams() {
     let second = reply.receipt().expect("a receipt").receipt.charged;
     paid(&street, &agent, first.saturating_add(second)).await;
     street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_small_answer_by_upto_costs_what_its_transaction_is_worth_and_says_so_before()
+{
+    let least = Amount::atoms(60);
+    let net = TestNet::new()
+        .buyers(0)
+        .http()
+        .seller_config(move |_, config| config.http.min_single = least);
+    let street = net.start().await.expect("starts");
+    let agent = Agent::new(&street, &street.sellers[0], 1).await;
+    let agent = agent.expect("has money");
+    let memory = street.ledgers.memory();
+    memory.approve(agent.payer.address(), PERMIT2, WEALTH);
+    let mut sum = Amount::ZERO;
+    for (nonce, body) in [
+        (1, Agent::plain("hello", 200)),
+        (2, Agent::stream("hello", 200)),
+    ] {
+        let price = offered_upto(&agent, &body).await;
+        assert_eq!(price.extra_text("minCharge"), Some("60"));
+        assert!(price.amount > least, "no more than was signed");
+        let reply = ask(&agent, &body, &agent.upto(&price, nonce)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let receipt = reply.receipt().expect("a receipt").receipt;
+        let used = receipt
+            .usage
+            .prompt
+            .saturating_add(receipt.usage.completion);
+        assert!(used < 60, "it is small: {used}");
+        assert_eq!(receipt.charged, least);
+        sum = sum.saturating_add(least);
+        paid(&street, &agent, sum).await;
+    }
+    street.stop().await;
+}
+
+/// The price by `upto`, once the door has asked the chain for the contracts.
+async fn offered_upto(agent: &Agent, body: &Value) -> PaymentRequirements {
+    loop {
+        let offered = agent.ask(body, None).await.expect("answers");
+        if let Some(price) = offered.way(scheme::UPTO) {
+            return price.clone();
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,7 +258,7 @@ async fn one_balance_does_not_back_two_payments_at_once() {
     let funds = price.amount.saturating_add(Amount::atoms(1));
     let minted = street.ledgers.mint(poor.payer.address(), funds).await;
     minted.expect("mints");
-    let payments = [1, 2].map(|nonce| exact(&street, &poor, &price, nonce));
+    let payments = [1, 2].map(|nonce| poor.exact(&price, nonce));
     let (one, other) = tokio::join!(
         ask(&agent, &body, &payments[0]),
         ask(&agent, &body, &payments[1])
@@ -324,7 +286,7 @@ async fn unpaid_stream(street: &mut Street, agent: &Agent) -> U256 {
     let memory = street.ledgers.memory();
     memory.approve(agent.payer.address(), PERMIT2, WEALTH);
     memory.set_contrary(true);
-    let reply = ask(agent, &body, &upto(street, agent, &price, 5)).await;
+    let reply = ask(agent, &body, &agent.upto(&price, 5)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     quiet(street).await;
     street.sellers[0].stop().await;

@@ -2,6 +2,9 @@
 //!
 //! A check is a function of what it needs and returns one line.
 
+mod knock;
+mod door;
+
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -119,9 +122,11 @@ pub(super) async fn all(config: &Config, passphrase: Option<&Passphrase>) -> Vec
     let claim = opened.as_ref().map(|keys| keys.claim.address());
     checks.push(addresses(&config.chain, claim));
     checks.extend(upstream(&config.upstream, &config.models).await);
-    checks.extend(chain(config, claim).await);
+    let (more, there) = chain(config, claim).await;
+    checks.extend(more);
     let listen = config.network.listen.iter();
     checks.extend(listen.map(|address| port(address)));
+    checks.extend(door::door(config, claim, there.as_ref()).await);
     checks
 }
 
@@ -267,13 +272,14 @@ fn found(config: &UpstreamConfig, models: &[ModelConfig], discovered: &[String])
     checks
 }
 
-/// The chain answers, is the right one, has the contracts, and the claim key can pay for gas.
-async fn chain(config: &Config, claim: Option<Address>) -> Vec<Check> {
+/// The chain answers, is the right one, has the contracts, and the claim key can pay for gas. Also
+/// returns it, if it is there.
+async fn chain(config: &Config, claim: Option<Address>) -> (Vec<Check>, Option<Chain>) {
     let name = "chain";
     let late = || Err(ChainError::Unavailable("it takes too long".into()));
     let outside = match Outside::real(config) {
         Ok(outside) => outside,
-        Err(error) => return vec![Check::problem(name, error, "mend chain.rpc")],
+        Err(error) => return (vec![Check::problem(name, error, "mend chain.rpc")], None),
     };
     let chain = outside.chain;
     let verified = timeout(CHAIN_TIMEOUT, chain.verify()).await;
@@ -285,7 +291,7 @@ async fn chain(config: &Config, claim: Option<Address>) -> Vec<Check> {
         let late = Err(ChainError::Unavailable("it takes too long".into()));
         checks.push(claim_gas(claim, funds.unwrap_or(late)));
     }
-    checks
+    (checks, is_there.then_some(chain))
 }
 
 fn chain_verified(config: &ChainConfig, verified: Result<(), ChainError>) -> Check {

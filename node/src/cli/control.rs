@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::control::SOCKET;
+use farthing_protocol::x402::ChannelId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,14 +44,20 @@ pub(super) enum Question {
     Earnings,
     /// Claim it.
     Claim,
+    /// What was sold last, so many purchases?
+    Newest(usize),
+    /// What was sold, after this place in the order of the books?
+    After(ChannelId, u64),
 }
 
 impl Question {
-    const fn line(self) -> &'static str {
+    fn line(self) -> String {
         match self {
-            Self::Status => "GET /status",
-            Self::Earnings => "GET /earnings",
-            Self::Claim => "POST /claim",
+            Self::Status => "GET /status".to_owned(),
+            Self::Earnings => "GET /earnings".to_owned(),
+            Self::Claim => "POST /claim".to_owned(),
+            Self::Newest(most) => format!("GET /receipts/newest/{most}"),
+            Self::After(channel, seq) => format!("GET /receipts/after/{:#x}/{seq}", channel.0),
         }
     }
 
@@ -58,6 +65,7 @@ impl Question {
     const fn patience(self) -> Duration {
         match self {
             Self::Status | Self::Earnings => Duration::from_secs(10),
+            Self::Newest(_) | Self::After(..) => Duration::from_secs(60),
             Self::Claim => Duration::from_secs(300),
         }
     }
@@ -69,8 +77,8 @@ pub(super) async fn ask<T: DeserializeOwned>(
     question: Question,
 ) -> Result<T, ControlError> {
     let socket = data_dir.join(SOCKET);
-    let patience = question.patience();
-    let exchange = timeout(patience, exchange(&socket, question.line()));
+    let (patience, line) = (question.patience(), question.line());
+    let exchange = timeout(patience, exchange(&socket, &line));
     let answer = exchange.await.map_err(|_| ControlError::Late(patience))??;
     let (status, body) = split(&answer).ok_or(ControlError::Malformed)?;
     if status == 200 {

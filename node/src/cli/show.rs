@@ -216,7 +216,7 @@ pub(super) fn claimed(claimed: &Claimed) -> String {
 }
 
 /// A duration by its two largest units: `2d 3h`.
-fn span(duration: Duration) -> String {
+pub(super) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

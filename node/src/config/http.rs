@@ -1,6 +1,6 @@
 //! The door for buyers that come over HTTP and pay by x402.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,13 +19,20 @@ pub struct HttpConfig {
     pub tls_key: Option<PathBuf>,
     /// How buyers reach it, without a path, when that is not what they put into `Host`.
     pub public_url: Option<String>,
-    /// The least that a payment made for one purchase must bring, for each costs a transaction:
-    /// `exact` costs at least that, `upto` is offered from there on.
+    /// The least that a payment made for one purchase brings, for each costs a transaction:
+    /// `exact` and `upto` cost at least that, and `upto` is offered from there on.
     pub min_single: Amount,
     /// Connections at once.
     pub connections: u32,
     /// Requests at once, those included that are told a price.
     pub requests: u32,
+    /// Connections at once of one client address; 0 for no limit of their own.
+    pub connections_per_client: u32,
+    /// Requests at once of one client address; 0 for no limit of their own.
+    pub requests_per_client: u32,
+    /// Addresses of proxies before the door: their connections are not limited, and whom a request
+    /// counts for is the last address in `X-Forwarded-For` that is not one of them.
+    pub proxies: Vec<IpAddr>,
     /// The longest until a request has arrived: its head, and then its body.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
@@ -44,6 +51,9 @@ impl Default for HttpConfig {
             min_single: Amount::atoms(20_000),
             connections: 1024,
             requests: 256,
+            connections_per_client: 128,
+            requests_per_client: 64,
+            proxies: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             read_timeout: Duration::from_secs(20),
             turn_timeout: Duration::from_secs(60),
         }

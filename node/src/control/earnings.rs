@@ -29,6 +29,13 @@ pub(in crate::control) async fn earnings(State(desk): State<Arc<Desk>>) -> Json<
     let total = channels
         .iter()
         .fold(Sums::default(), |sum, channel| sum.plus(channel.sums));
+    // Payments that have left the books were earned all the same.
+    let retired = desk.node.ledger().retired();
+    let total = total.plus(Sums {
+        charged: retired.charged,
+        claimed: retired.taken,
+        ..Sums::default()
+    });
     let payouts = timeout(
         CHAIN_WAIT,
         desk.node.chain().payouts(desk.node.terms().payout),

@@ -21,6 +21,7 @@ use crate::http::Shared;
 use crate::http::problem::{Denied, Problem, Standing};
 use crate::http::quote::Quote;
 use crate::http::window::Word;
+use crate::http::witness::{self, Witness};
 
 /// Our own extension: the receipt.
 pub(in crate::http) const EXTENSION: &str = "farthing";
@@ -150,8 +151,8 @@ pub(in crate::http) fn required(
         x402_version: VERSION,
         error: reason.map(|reason| reason.text().to_owned()),
         resource: quote.resource.clone(),
+        extensions: witness::offers(shared, quote, &accepts),
         accepts,
-        extensions: Fields::new(),
     };
     let status = match reason {
         // Stock clients look for this one to approve Permit2.
@@ -180,6 +181,8 @@ pub(in crate::http) struct Telling {
     pub(in crate::http) paid: Paid,
     /// What we hold of the channel before the sale.
     pub(in crate::http) before: Option<ChannelState>,
+    /// Who signs that it was served.
+    pub(in crate::http) witness: Option<Witness>,
 }
 
 impl Telling {
@@ -227,7 +230,9 @@ impl Telling {
         let writer = Writer {
             words,
             first: Some(first),
-            taken: None,
+            // Of a channel, the transaction is the deposit's.
+            taken: self.paid.transaction.filter(|_| self.before.is_none()),
+            witness: self.witness,
             ended: false,
         };
         let body = futures::stream::unfold(writer, |mut writer| async move {
@@ -252,7 +257,12 @@ impl Telling {
             charged_cumulative_amount: Some(total),
             ..before
         });
-        self.paid.header(charged, channel, Some(receipt))
+        let taken = self.paid.transaction.filter(|_| self.before.is_none());
+        let mut paid = self.paid.header(charged, channel, Some(receipt));
+        if let Some(witness) = &self.witness {
+            witness.tell(&mut paid.extensions, taken);
+        }
+        paid
     }
 }
 
@@ -272,6 +282,7 @@ struct Writer {
     first: Option<Word>,
     /// The transaction that took the money, where one did.
     taken: Option<B256>,
+    witness: Option<Witness>,
     ended: bool,
 }
 
@@ -294,7 +305,7 @@ impl Writer {
             Some(Word::Answer(json)) => event(&json),
             Some(Word::Receipt(receipt)) => {
                 self.ended = true;
-                end(&receipt, self.taken)
+                end(&receipt, self.taken, self.witness.as_ref())
             }
             Some(_) | None => {
                 self.ended = true;
@@ -305,12 +316,17 @@ impl Writer {
 }
 
 /// The last words of a stream. A comment is skipped by every reader of events.
-fn end(receipt: &SignedReceipt, taken: Option<B256>) -> Bytes {
+fn end(receipt: &SignedReceipt, taken: Option<B256>, witness: Option<&Witness>) -> Bytes {
+    let mut extensions = Fields::new();
+    if let Some(witness) = witness {
+        witness.tell(&mut extensions, taken);
+    }
     let price = StreamPrice {
         charged_amount: receipt.receipt.charged,
         charged_cumulative_amount: receipt.receipt.cumulative,
         transaction: taken.map(|hash| format!("{hash:#x}")).unwrap_or_default(),
         receipt: json!(receipt),
+        extensions,
     };
     let last = match receipt.receipt.ending {
         Ending::Complete => Bytes::from_static(b"data: [DONE]\n\n"),

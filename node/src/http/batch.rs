@@ -17,16 +17,17 @@ use farthing_protocol::purchase::{Ask, Mode, Refusal, RequestId};
 use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::calls::Terms;
 use crate::http::Shared;
 use crate::http::answer::{self, Form, Paid, Telling};
+use crate::http::crowd::Room;
 use crate::http::problem::{Denied, Standing};
 use crate::http::quote::Quote;
 use crate::http::sale as sales;
 use crate::http::turns::Turn;
 use crate::http::window::Means;
+use crate::http::witness::Witness;
 use crate::ledger::{ChannelView, LedgerError};
 use crate::settlement::SettlementError;
 
@@ -54,7 +55,7 @@ pub(in crate::http) async fn buy(
     shared: &Arc<Shared>,
     quote: &Quote,
     payment: Batch,
-    permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Response, Denied> {
     let asked = keccak256(&quote.body);
     let claimed = claim(shared, &payment, asked, quote.amount).await?;
@@ -74,15 +75,7 @@ pub(in crate::http) async fn buy(
     }
     let landed = paid.transaction.is_some();
     let before = standing(shared, &claimed).await;
-    match sale(
-        shared,
-        quote,
-        claimed,
-        (before.as_ref().ok(), &paid),
-        permit,
-    )
-    .await
-    {
+    match sale(shared, quote, claimed, (before.as_ref().ok(), &paid), room).await {
         Err(denied) if landed => {
             // The deposit is made whatever became of the rest: the client must hear of it.
             let mut response = answer::denied(shared, quote, denied);
@@ -102,7 +95,7 @@ async fn sale(
     quote: &Quote,
     claimed: Claimed,
     (before, paid): (Option<&ChannelState>, &Paid),
-    permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Response, Denied> {
     let before = before.cloned().ok_or(Reason::BatchNotFound)?;
     covered(shared, &claimed)?;
@@ -110,9 +103,10 @@ async fn sale(
     let telling = Telling {
         paid: paid.clone(),
         before: Some(before),
+        witness: Witness::of(shared, quote, (paid.form, paid.payer)),
     };
     let means = (Means::Voucher, quote.shows_all_usage());
-    let words = sales::begin(shared, ask, means, (claimed.turn, permit));
+    let words = sales::begin(shared, ask, means, (claimed.turn, room));
     match quote.mode {
         Mode::Plain => telling.document(words).await,
         Mode::Stream => telling.events(words).await,

@@ -1,27 +1,25 @@
 //! Connections: how many there are, how long each may take, and TLS.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::HttpConfig;
+use crate::http::crowd::{self, Peer};
 use crate::http::stall::Stall;
-use crate::http::{BindError, Door, GRACE, routes};
+use crate::http::{Door, GRACE, routes};
 
 /// The most bytes of a request's head: a payment's header and room for the others.
 const MAX_HEAD: usize = 48 * 1024;
@@ -31,38 +29,6 @@ const MAX_HEADERS: usize = 64;
 const WRITE: Duration = Duration::from_secs(30);
 /// How long nobody is let in after the system could not: it has run out of something.
 const BREATHER: Duration = Duration::from_millis(100);
-
-/// The certificate and its key, if there are any.
-pub(in crate::http) fn tls(settings: &HttpConfig) -> Result<Option<TlsAcceptor>, BindError> {
-    let (Some(chain), Some(key)) = (&settings.tls_certificate, &settings.tls_key) else {
-        return Ok(None);
-    };
-    let fault = |key: &'static str, path: &Path, reason: String| BindError::Tls {
-        key,
-        path: path.to_owned(),
-        reason,
-    };
-    let certificates = CertificateDer::pem_file_iter(chain)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| fault("http.tls_certificate", chain, e.to_string()))?;
-    if certificates.is_empty() {
-        let reason = "there is no certificate in it".to_owned();
-        return Err(fault("http.tls_certificate", chain, reason));
-    }
-    let secret =
-        PrivateKeyDer::from_pem_file(key).map_err(|e| fault("http.tls_key", key, e.to_string()))?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            builder
-                .with_no_client_auth()
-                .with_single_cert(certificates, secret)
-        });
-    let mut config = config.map_err(|e| fault("http.tls_certificate", chain, e.to_string()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
-}
 
 /// Lets connections in until it is told to stop, and ends those there are.
 pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
@@ -81,12 +47,18 @@ pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
             () = stop.cancelled() => break,
             accepted = door.listener.accept() => accepted,
         };
-        let (Ok(permit), Ok((stream, _))) = (permit, accepted) else {
+        let (Ok(permit), Ok((stream, from))) = (permit, accepted) else {
             tracing::warn!("a connection could not be taken; waiting a moment");
             tokio::time::sleep(BREATHER).await;
             continue;
         };
+        let who = crowd::guest(from.ip(), &door.shared.settings.proxies);
+        let Some(seat) = door.shared.guests.enter(who) else {
+            tracing::debug!("too many connections of one client");
+            continue;
+        };
         let guest = Guest {
+            peer: Peer(from.ip()),
             tls: door.tls.clone(),
             routes: routes.clone(),
             timeout,
@@ -94,7 +66,7 @@ pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
         };
         guests.spawn(async move {
             guest.serve(stream).await;
-            drop(permit);
+            drop((permit, seat));
         });
     }
     drop(door.listener);
@@ -104,6 +76,7 @@ pub(in crate::http) async fn run(door: Door, stop: CancellationToken) {
 
 /// One connection.
 struct Guest {
+    peer: Peer,
     tls: Option<TlsAcceptor>,
     routes: Router,
     timeout: Duration,
@@ -133,7 +106,11 @@ impl Guest {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.routes);
+        let (peer, routes) = (self.peer, TowerToHyperService::new(self.routes));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            routes.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.timeout)

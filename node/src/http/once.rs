@@ -2,8 +2,8 @@
 //!
 //! It is entered into the books before work, so that it buys once. `exact` is taken in full before
 //! anything is handed over; `upto` for what was used, before a document is handed over and after a
-//! stream. What could not be taken although it was used stays in the books as owed, and is tried
-//! again at the next start.
+//! stream, and at least what is worth a transaction. What could not be taken although it was used
+//! stays in the books as owed, and is tried again now and then and at the next start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,15 @@ use farthing_protocol::payment::scheme::signature;
 use farthing_protocol::payment::{self, Exact, PaymentRequirements, Reason, Upto};
 use farthing_protocol::purchase::{Ask, Mode, Refusal, RequestId};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Permit, Transfer, UPTO_PROXY};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::http::Shared;
 use crate::http::answer::{Form, Paid, Telling};
+use crate::http::crowd::Room;
 use crate::http::problem::Denied;
 use crate::http::quote::Quote;
 use crate::http::sale;
 use crate::http::window::Means;
+use crate::http::witness::Witness;
 use crate::ledger::once::Once;
 use crate::settlement::Fate;
 
@@ -37,7 +38,7 @@ pub(in crate::http) async fn buy(
     shared: &Arc<Shared>,
     quote: &Quote,
     (way, once, form): (&PaymentRequirements, Once, Form),
-    permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Response, Denied> {
     let terms = &shared.desk.terms;
     let config = ChannelConfig {
@@ -57,17 +58,23 @@ pub(in crate::http) async fn buy(
             moved: None,
         },
         before: None,
+        witness: Witness::of(shared, quote, (form, config.payer)),
+    };
+    let least = match once {
+        Once::Exact(_) => way.amount,
+        Once::Upto(_) => shared.settings.min_single.min(way.amount),
     };
     let means = Means::Once {
         once,
         id,
         config,
         funds,
+        least,
         settlement: shared.desk.settlement.clone(),
         streams: quote.mode == Mode::Stream,
     };
     let ask = ask(shared, quote, (id, way.amount), &once);
-    let words = sale::begin(shared, ask, (means, quote.shows_all_usage()), permit);
+    let words = sale::begin(shared, ask, (means, quote.shows_all_usage()), room);
     match quote.mode {
         Mode::Plain => telling.document(words).await,
         Mode::Stream => telling.events(words).await,
@@ -256,11 +263,12 @@ pub(in crate::http) async fn resume(
 ) -> Vec<(ChannelId, Once)> {
     let mut unknown = Vec::new();
     for (id, once) in left {
-        let charged = shared.desk.shop.ledger.channel(id);
-        let charged = charged.map(|view| view.channel.charged());
-        let charged = charged.unwrap_or_default();
-        let ended = try_end(shared, (id, once), charged).await;
-        if !ended && charged.is_zero() {
+        // What is gone has ended otherwise.
+        let Some(view) = shared.desk.shop.ledger.channel(id) else {
+            continue;
+        };
+        let (charged, claimed) = (view.channel.charged(), view.channel.claimed());
+        if claimed.is_zero() && !try_end(shared, (id, once), charged).await && charged.is_zero() {
             unknown.push((id, once));
         }
     }

@@ -75,6 +75,9 @@ pub(in crate::http) enum Problem {
     /// Too many requests at once.
     #[error("too many requests at this moment; try again")]
     Full,
+    /// Too many requests of one client at once.
+    #[error("too many requests from your address at this moment; try again")]
+    Crowded,
     /// The payment's header is too long.
     #[error(
         "the payment header has more than the {} bytes that are read",
@@ -118,6 +121,10 @@ impl Problem {
             Self::NotArrived(_) => row(408, REQUEST, "request_timeout"),
             Self::LongHeader => row(431, REQUEST, "payment_header_too_large"),
             Self::OnlyRefund => row(400, REQUEST, "invalid_request"),
+            Self::Crowded => Row {
+                retry: Some(RETRY_AFTER_MS),
+                ..row(429, "rate_limit_error", "too_many_requests")
+            },
             Self::Full => Row {
                 retry: Some(RETRY_AFTER_MS),
                 ..row(503, SERVER, "overloaded")

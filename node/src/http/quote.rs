@@ -21,12 +21,16 @@ use crate::upstream::Health;
 
 /// Where in the terms of a way to pay the offer is named whose prices apply.
 pub(in crate::http) const OFFER: &str = "offer";
+/// Where in the terms of `upto` it is said what is charged at least.
+const MIN_CHARGE: &str = "minCharge";
 
 /// A request and its price.
 #[derive(Debug)]
 pub(in crate::http) struct Quote {
     /// What is for sale.
     pub(in crate::http) resource: Resource,
+    /// Whether we vouch for its address.
+    pub(in crate::http) attested: bool,
     pub(in crate::http) endpoint: Endpoint,
     pub(in crate::http) mode: Mode,
     pub(in crate::http) body: Bytes,
@@ -40,9 +44,16 @@ pub(in crate::http) struct Quote {
     pub(in crate::http) shows_usage: bool,
 }
 
+/// What is for sale where.
+pub(in crate::http) struct Stand {
+    pub(in crate::http) resource: Resource,
+    /// Whether its address is ours by our own word, not by the client's alone.
+    pub(in crate::http) attested: bool,
+}
+
 /// A request as it came, before anything in it was read.
 pub(in crate::http) struct Wish {
-    pub(in crate::http) resource: Resource,
+    pub(in crate::http) stand: Stand,
     pub(in crate::http) endpoint: Endpoint,
     pub(in crate::http) body: Bytes,
     /// The offer whose prices the buyer was told.
@@ -69,7 +80,8 @@ impl Quote {
         let said = body.raw("max_tokens").or(body.raw("max_completion_tokens"));
         let limited = said.is_some() || wish.endpoint == Endpoint::Embeddings;
         Ok(Self {
-            resource: wish.resource,
+            resource: wish.stand.resource,
+            attested: wish.stand.attested,
             endpoint: wish.endpoint,
             mode: if streams { Mode::Stream } else { Mode::Plain },
             body: wish.body,
@@ -87,7 +99,7 @@ impl Quote {
     /// [`Refusal::Unavailable`], [`Refusal::Endpoint`].
     pub(in crate::http) fn probe(
         shared: &Shared,
-        resource: Resource,
+        stand: Stand,
         endpoint: Endpoint,
     ) -> Result<Self, Refusal> {
         let offer = offer(shared, None)?;
@@ -98,7 +110,7 @@ impl Quote {
         let (model, _) = sold.ok_or(Refusal::Endpoint)?;
         let name = Value::from(model.id.as_str());
         let wish = Wish {
-            resource,
+            stand,
             endpoint,
             body: format!("{{\"model\":{name},\"max_tokens\":1}}").into(),
             offer: Some(offer.hash()),
@@ -125,7 +137,9 @@ impl Quote {
             .collect()
     }
 
-    /// Offered where the contracts are there and the price is worth a transaction.
+    /// Offered where the contracts are there and the price is worth a transaction. What is used is
+    /// charged, and no less than is worth one: the terms say so beforehand, and it is within the
+    /// ceiling that is signed.
     fn upto(&self, shared: &Shared) -> Option<PaymentRequirements> {
         let worth = self.amount >= shared.settings.min_single;
         let there = shared.takes_upto.load(Ordering::Relaxed);
@@ -134,6 +148,8 @@ impl Quote {
             let claim = shared.desk.terms.claim.to_checksum(None);
             extra.insert("facilitatorAddress".to_owned(), claim.into());
             extra.insert("assetTransferMethod".to_owned(), "permit2".into());
+            let least = shared.settings.min_single.to_string();
+            extra.insert(MIN_CHARGE.to_owned(), least.into());
             self.way(shared, scheme::UPTO, self.amount, extra)
         })
     }

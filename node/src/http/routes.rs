@@ -10,6 +10,7 @@ use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONTENT_LENGTH, HOST,
 };
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -22,13 +23,13 @@ use farthing_protocol::payment::{
 use farthing_protocol::purchase::{Endpoint, Refusal};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::http::answer::Form;
+use crate::http::crowd::{Peer, Room};
 use crate::http::problem::{Denied, Problem};
-use crate::http::quote::{OFFER, Quote, Wish};
-use crate::http::{Shared, answer, batch, once};
+use crate::http::quote::{OFFER, Quote, Stand, Wish};
+use crate::http::{Shared, answer, batch, crowd, once, witness};
 use crate::upstream::Health;
 
 /// The most bytes of a `Host` that is repeated in an answer.
@@ -45,7 +46,7 @@ struct Porch {
 pub(in crate::http) fn all(shared: Arc<Shared>, secure: bool) -> Router {
     let scheme = if secure { "https" } else { "http" };
     let paid = |endpoint| {
-        get(move |porch, uri, headers| probe(endpoint, porch, uri, headers))
+        get(move |porch, uri, request| probe(endpoint, porch, uri, request))
             .post(move |porch, uri, request| purchase(endpoint, porch, uri, request))
     };
     Router::new()
@@ -110,13 +111,13 @@ async fn sell(
     request: Request,
 ) -> Result<Response, Problem> {
     let shared = &porch.shared;
-    let permit = room(shared)?;
     let (parts, body) = request.into_parts();
-    let resource = porch.resource(&parts.headers, path);
+    let room = room(shared, &parts)?;
+    let stand = porch.stand(&parts.headers, path);
     let payment = payment(&parts.headers)?;
     let body = arrived(shared, &parts.headers, body).await?;
     let wish = Wish {
-        resource,
+        stand,
         endpoint,
         body,
         offer: payment
@@ -131,7 +132,7 @@ async fn sell(
         Ok(None) => return Ok(answer::required(shared, &quote, None, None)),
         Err(reason) => return Ok(answer::required(shared, &quote, Some(reason), None)),
     };
-    let done = pay(shared, &quote, &payment, permit).await;
+    let done = pay(shared, &quote, &payment, room).await;
     Ok(done.unwrap_or_else(|denied| answer::denied(shared, &quote, denied)))
 }
 
@@ -140,16 +141,16 @@ async fn pay(
     shared: &Arc<Shared>,
     quote: &Quote,
     made: &Made,
-    permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Response, Denied> {
     let (way, payment, form) = chosen(shared, quote, made)?;
     let once = match payment {
         Payment::Batch(Batch::Refund(_)) => return Err(Reason::BatchPayloadType.into()),
-        Payment::Batch(payment) => return batch::buy(shared, quote, payment, permit).await,
+        Payment::Batch(payment) => return batch::buy(shared, quote, payment, room).await,
         Payment::Exact(payment) => once::exact(shared, &way, &payment)?,
         Payment::Upto(payment) => once::upto(shared, &way, &payment)?,
     };
-    once::buy(shared, quote, (&way, once, form), permit).await
+    once::buy(shared, quote, (&way, once, form), room).await
 }
 
 /// What the smallest request costs; and refunds, which stock clients ask for by GET.
@@ -157,9 +158,10 @@ async fn probe(
     endpoint: Endpoint,
     State(porch): State<Porch>,
     uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Response {
-    let given = give_back(endpoint, &porch, uri.path(), &headers).await;
+    let (parts, _) = request.into_parts();
+    let given = give_back(endpoint, &porch, uri.path(), &parts).await;
     given.unwrap_or_else(IntoResponse::into_response)
 }
 
@@ -167,12 +169,12 @@ async fn give_back(
     endpoint: Endpoint,
     porch: &Porch,
     path: &str,
-    headers: &HeaderMap,
+    parts: &Parts,
 ) -> Result<Response, Problem> {
     let shared = &porch.shared;
-    let _permit = room(shared)?;
-    let quote = Quote::probe(shared, porch.resource(headers, path), endpoint)?;
-    let refund = match payment(headers)? {
+    let _room = room(shared, parts)?;
+    let quote = Quote::probe(shared, porch.stand(&parts.headers, path), endpoint)?;
+    let refund = match payment(&parts.headers)? {
         Ok(None) => return Ok(answer::required(shared, &quote, None, None)),
         Ok(Some(Made::Now(payment))) => payment.payment(),
         Ok(Some(Made::Older(payment))) => payment.payment(),
@@ -188,9 +190,14 @@ async fn give_back(
     }
 }
 
-fn room(shared: &Shared) -> Result<OwnedSemaphorePermit, Problem> {
+/// Room among all requests, and among those of the same client.
+fn room(shared: &Shared, parts: &Parts) -> Result<Room, Problem> {
+    let peer = parts.extensions.get::<Peer>();
+    let who =
+        peer.and_then(|Peer(peer)| crowd::asker(*peer, &parts.headers, &shared.settings.proxies));
+    let seat = shared.askers.enter(who).ok_or(Problem::Crowded)?;
     let permit = Arc::clone(&shared.requests).try_acquire_owned();
-    permit.map_err(|_| Problem::Full)
+    Ok(Room::new(permit.map_err(|_| Problem::Full)?, seat))
 }
 
 /// A payment in the words of one version or the other.
@@ -290,20 +297,23 @@ async fn arrived(
 }
 
 impl Porch {
-    /// What is for sale at a path.
-    fn resource(&self, headers: &HeaderMap, path: &str) -> Resource {
-        let base = self.shared.settings.public_url.clone();
-        let base = base.unwrap_or_else(|| {
-            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-            let plain = host.filter(|host| {
-                host.len() <= MAX_HOST && host.bytes().all(|byte| byte.is_ascii_graphic())
-            });
-            format!("{}://{}", self.scheme, plain.unwrap_or("localhost"))
+    /// What is for sale at a path, and whether we vouch for that address.
+    fn stand(&self, headers: &HeaderMap, path: &str) -> Stand {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let plain = host.filter(|host| {
+            host.len() <= MAX_HOST && host.bytes().all(|byte| byte.is_ascii_graphic())
         });
-        Resource {
-            url: format!("{}{path}", base.trim_end_matches('/')),
-            description: Some("Inference by a Farthing node".to_owned()),
-            mime_type: Some("application/json".to_owned()),
+        let host = plain.unwrap_or("localhost");
+        let configured = self.shared.settings.public_url.clone();
+        let attested = configured.is_some() || witness::is_here(host);
+        let base = configured.unwrap_or_else(|| format!("{}://{host}", self.scheme));
+        Stand {
+            resource: Resource {
+                url: format!("{}{path}", base.trim_end_matches('/')),
+                description: Some("Inference by a Farthing node".to_owned()),
+                mime_type: Some("application/json".to_owned()),
+            },
+            attested,
         }
     }
 }

@@ -51,6 +51,8 @@ pub(in crate::http) enum Means {
         config: ChannelConfig,
         /// What the payer can pay.
         funds: Amount,
+        /// What is charged, however little is used.
+        least: Amount,
         settlement: Settlement,
         streams: bool,
     },
@@ -200,16 +202,14 @@ impl Counter for Window {
     fn payer(&self) -> Payer {
         match &self.means {
             Means::Voucher => Payer::Voucher,
-            Means::Once { once, .. } => Payer::Once {
-                in_full: matches!(once, Once::Exact(_)),
-            },
+            Means::Once { least, .. } => Payer::Once { least: *least },
         }
     }
 
     async fn reserve(&mut self, admitted: &Admitted, _: Instant) -> Result<Reservation, Halt> {
         let (id, request) = (admitted.channel, admitted.request);
         let refusal = match self.ledger.reserve(id, request, admitted.opening) {
-            Ok(reservation) => return Ok(reservation),
+            Ok(reservation) => return Ok(reservation.over_http()),
             // What the voucher covers is used by a purchase that came another way.
             Err(LedgerError::Rejected(Rejected::OverCeiling { .. })) => Refusal::Busy {
                 retry_after_ms: RETRY_AFTER_MS,

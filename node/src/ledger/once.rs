@@ -2,8 +2,11 @@
 //!
 //! A payment of x402 `exact` or `upto` is entered before work as a channel of its own, named by
 //! terms that no contract takes (its delay is too short): the purchase is reserved, charged and
-//! written on it like any other, and claimed by taking the payment. A payment is entered once and
-//! stays, so it buys once.
+//! written on it like any other, and claimed by taking the payment. A payment is entered once, so
+//! it buys once; it leaves with its receipt, when it is old, and by then the chain says that it was
+//! used.
+
+use std::collections::HashSet;
 
 use alloy::primitives::{Address, B256};
 use farthing_protocol::amount::Amount;
@@ -13,7 +16,7 @@ use farthing_protocol::store::{Batch, Order};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, SignedPermit, SignedTransfer};
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::records::{CHANNELS, ONCE};
+use crate::ledger::records::{CHANNELS, ONCE, Purpose, TRANSACTIONS};
 use crate::ledger::{Books, ChannelRecord, Ledger, LedgerError};
 
 /// A payment made for one purchase. Its signature was checked.
@@ -198,6 +201,21 @@ impl Ledger {
     pub async fn lose_once(&self, id: ChannelId) -> Result<(), LedgerError> {
         let batch = Batch::new().delete(&ONCE, &id.0);
         Ok(self.store.commit(batch).await?)
+    }
+
+    /// The payments of which a transaction is on its way, or mined and not final.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn being_taken(&self) -> Result<HashSet<ChannelId>, LedgerError> {
+        let rows = self.store.scan(&TRANSACTIONS, .., Order::Up, usize::MAX)?;
+        let purposes = rows.into_iter().map(|(_, pending)| pending.purpose);
+        Ok(purposes
+            .filter_map(|purpose| match purpose {
+                Purpose::Once(id) => Some(id),
+                _ => None,
+            })
+            .collect())
     }
 
     /// The payments that are not known to be taken.

@@ -4,6 +4,8 @@
 //! receipt writes, in its own batch, the nodes it completes. What lies between is hashed again
 //! from the rows when a channel's tree is first needed after a start, so nothing can diverge.
 
+use std::ops::Bound;
+
 use alloy::primitives::B256;
 use farthing_protocol::eip712::Verified;
 use farthing_protocol::history::{BLOCK, BLOCK_LEVEL, History, Trail, leaf_of};
@@ -94,6 +96,30 @@ impl Ledger {
         limit: usize,
     ) -> Result<Vec<Receipt>, LedgerError> {
         let range = (id.0, from)..=(id.0, u64::MAX);
+        let rows = self.store.scan(&RECEIPTS, range, Order::Up, limit)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    /// One receipt, if it is in the books.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn receipt(&self, id: ChannelId, seq: u64) -> Result<Option<Receipt>, LedgerError> {
+        Ok(self.store.get(&RECEIPTS, &(id.0, seq))?)
+    }
+
+    /// The receipts of all channels that come after a place, at most `limit`, in the order of
+    /// channels and of their places.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn receipts_after(
+        &self,
+        id: ChannelId,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<Receipt>, LedgerError> {
+        let range = (Bound::Excluded((id.0, seq)), Bound::Unbounded);
         let rows = self.store.scan(&RECEIPTS, range, Order::Up, limit)?;
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }

@@ -23,6 +23,8 @@ pub const CHANNELS: Table<B256, ChannelRecord> = Table::new("channels", 1);
 pub const RECEIPTS: Table<(B256, u64), Receipt> = Table::new("receipts", 1);
 /// Where the receipt of a request is: no request is served twice.
 pub const SERVED: Table<B256, (B256, u64)> = Table::new("served", 1);
+/// Purchases that were sold over HTTP, by request.
+pub const DOORS: Table<B256, u8> = Table::new("doors", 1);
 /// Complete parts of the trees over receipts, by channel, level and index: from
 /// [`farthing_protocol::history::BLOCK_LEVEL`] up.
 pub const NODES: Table<(B256, (u8, u64)), B256> = Table::new("nodes", 1);
@@ -54,6 +56,7 @@ pub fn schema() -> Schema {
         .table(&CHANNELS, &[])
         .table(&RECEIPTS, &[])
         .table(&SERVED, &[])
+        .table(&DOORS, &[])
         .table(&NODES, &[])
         .table(&ROOTS, &[])
         .table(&OPEN, &[])

@@ -15,6 +15,8 @@ pub struct Reservation {
     channel: ChannelId,
     request: RequestId,
     amount: Amount,
+    /// Whether the purchase came over HTTP.
+    web: bool,
     spent: bool,
 }
 
@@ -30,8 +32,21 @@ impl Reservation {
             channel,
             request,
             amount,
+            web: false,
             spent: false,
         }
+    }
+
+    /// For a purchase over HTTP: its receipt is remembered to be one.
+    pub const fn over_http(mut self) -> Self {
+        self.web = true;
+        self
+    }
+
+    /// Whether the purchase came over HTTP.
+    #[must_use]
+    pub const fn is_web(&self) -> bool {
+        self.web
     }
 
     /// The channel.

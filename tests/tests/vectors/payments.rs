@@ -112,7 +112,7 @@ fn way(scheme: &str, extra: Value) -> PaymentRequirements {
     }
 }
 
-fn batch_way(standing: Option<(ChannelState, VoucherState)>) -> PaymentRequirements {
+pub fn batch_way(standing: Option<(ChannelState, VoucherState)>) -> PaymentRequirements {
     let network = testing::network();
     let (channel_state, voucher_state) = standing.unzip();
     let extra = BatchExtra {
@@ -283,6 +283,7 @@ pub fn headers() -> Vec<HeaderVector> {
         charged_cumulative_amount: receipt.receipt.cumulative,
         transaction: String::new(),
         receipt: json!(receipt),
+        extensions: Fields::new(),
     };
     let mut with_receipt = response(Some(charged), "");
     let extension = json!({ "receipt": receipt });

@@ -1,9 +1,17 @@
 //! Tests of the single checks; the whole list is tested end to end.
 
+use farthing_protocol::amount::Amount;
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::payment::{
+    BatchExtra, Caip2, Fields, PAYMENT_REQUIRED, PaymentRequired, PaymentRequirements, Resource,
+    encode, fields, scheme,
+};
 use farthing_protocol::testing;
 
 use super::*;
 use crate::cli::keys;
+use crate::config::HttpConfig;
+use crate::http::Certificate;
 
 fn todo(check: &Check) -> &str {
     match &check.outcome {
@@ -132,4 +140,230 @@ fn the_data_directory_is_tried_by_writing() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").expect("writes");
     assert!(data_dir(&file.join("x")).is_problem());
+}
+
+/// A certificate of so many days from `NOW` on, and its key, in files.
+fn certificate(dir: &std::path::Path, name: &str, days: (i64, i64)) -> HttpConfig {
+    let day = |days: i64| {
+        rcgen::date_time_ymd(2026, 1, 1) + std::time::Duration::from_secs(86_400) * i32_of(days)
+    };
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+    (params.not_before, params.not_after) = (day(days.0), day(days.1));
+    let key = rcgen::KeyPair::generate().expect("makes one");
+    let made = params.self_signed(&key).expect("signs");
+    let http = HttpConfig {
+        tls_certificate: Some(dir.join(format!("{name}.pem"))),
+        tls_key: Some(dir.join(format!("{name}.key"))),
+        ..HttpConfig::default()
+    };
+    let write = |path: &Option<std::path::PathBuf>, text: String| {
+        std::fs::write(path.as_ref().expect("given"), text).expect("writes");
+    };
+    write(&http.tls_certificate, made.pem());
+    write(&http.tls_key, key.serialize_pem());
+    http
+}
+
+fn i32_of(days: i64) -> u32 {
+    u32::try_from(days).expect("small")
+}
+
+/// 2026-01-01.
+const NEW_YEAR: Timestamp = Timestamp(1_767_225_600_000);
+
+#[test]
+fn a_certificate_is_read_fits_its_key_and_is_valid_or_it_is_said_what_to_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let check = |http: &HttpConfig, days: u64| {
+        let now = NEW_YEAR.plus(Duration::from_secs(86_400) * i32_of(days.cast_signed()));
+        door::tls(&Certificate::read(http), now).expect("is checked")
+    };
+    let good = certificate(dir.path(), "good", (10, 100));
+    let fine = check(&good, 50);
+    assert!(matches!(fine.outcome, Outcome::Ok(_)), "{fine:?}");
+    let soon = check(&good, 90);
+    assert!(matches!(soon.outcome, Outcome::Warning { .. }), "{soon:?}");
+    let gone = check(&good, 101);
+    assert!(
+        gone.is_problem() && todo(&gone).contains("renew"),
+        "{gone:?}"
+    );
+    let early = check(&good, 1);
+    assert!(
+        early.is_problem() && todo(&early).contains("clock"),
+        "{early:?}"
+    );
+    let other = certificate(dir.path(), "other", (0, 100));
+    let mixed = HttpConfig {
+        tls_key: other.tls_key.clone(),
+        ..good.clone()
+    };
+    let mixed = check(&mixed, 50);
+    assert!(mixed.is_problem(), "{mixed:?}");
+    assert!(show(&[mixed]).contains("the key of another certificate"));
+    let nothing = HttpConfig {
+        tls_certificate: Some(dir.path().join("nothing.pem")),
+        ..good
+    };
+    let nothing = check(&nothing, 50);
+    assert!(
+        nothing.is_problem() && todo(&nothing).contains("PEM"),
+        "{nothing:?}"
+    );
+    let shut = door::tls(&Certificate::read(&HttpConfig::default()), NEW_YEAR);
+    assert_eq!(shut, None);
+}
+
+/// What a node with this configuration answers without a payment.
+fn required(config: &Config, claim: Address) -> PaymentRequired {
+    let chain = &config.chain;
+    let extra = BatchExtra {
+        receiver_authorizer: claim,
+        withdraw_delay: chain.withdraw_delay.as_secs(),
+        name: chain.token_name.clone(),
+        version: chain.token_version.clone(),
+        min_deposit: Some(chain.min_deposit),
+        channel_state: None,
+        voucher_state: None,
+    };
+    PaymentRequired {
+        x402_version: 2,
+        error: None,
+        resource: Resource {
+            url: "https://node.example/v1/chat/completions".into(),
+            ..Resource::default()
+        },
+        accepts: vec![PaymentRequirements {
+            scheme: scheme::BATCH.into(),
+            network: Caip2(chain.chain_id),
+            amount: Amount::atoms(30),
+            asset: chain.token,
+            pay_to: chain.payout.unwrap_or(claim),
+            max_timeout_seconds: 300,
+            extra: fields(&extra),
+        }],
+        extensions: Fields::new(),
+    }
+}
+
+/// A server that answers everything with this status and price.
+async fn priced(status: u16, required: Option<PaymentRequired>) -> SocketAddr {
+    let answer = move || async move {
+        let mut headers = axum::http::HeaderMap::new();
+        if let Some(required) = &required {
+            let text = encode(required).expect("short");
+            headers.insert(PAYMENT_REQUIRED, text.parse().expect("text"));
+        }
+        (
+            axum::http::StatusCode::from_u16(status).expect("a status"),
+            headers,
+            "{}",
+        )
+    };
+    let routes = axum::Router::new().fallback(answer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("binds");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(axum::serve(listener, routes).into_future());
+    address
+}
+
+#[tokio::test]
+async fn a_running_door_is_asked_for_its_price_and_other_terms_are_named() {
+    let claim = testing::evm_key(1).address();
+    let mut config = Config {
+        models: vec![model("a/b")],
+        ..Config::default()
+    };
+    config.http.public_url = Some("https://node.example".into());
+    let good = required(&config, claim);
+    let asked = async |status, required| {
+        let at = priced(status, required).await;
+        door::asked(&config, Some(claim), (at, None)).await
+    };
+    let fine = asked(402, Some(good.clone())).await;
+    assert!(matches!(fine.outcome, Outcome::Ok(_)), "{fine:?}");
+    let with = |change: fn(&mut PaymentRequired)| {
+        let mut other = good.clone();
+        change(&mut other);
+        Some(other)
+    };
+    for (status, required, named) in [
+        (200, Some(good.clone()), "answers 200"),
+        (402, None, "no node of ours"),
+        (
+            402,
+            with(|it| it.accepts[0].pay_to = Address::ZERO),
+            "payTo",
+        ),
+        (402, with(|it| it.accepts[0].asset = Address::ZERO), "asset"),
+        (402, with(|it| it.accepts[0].network = Caip2(1)), "network"),
+        (
+            402,
+            with(|it| it.accepts[0].amount = Amount::ZERO),
+            "amount",
+        ),
+        (
+            402,
+            with(|it| it.accepts[0].scheme = "exact".into()),
+            "batch-settlement",
+        ),
+        (
+            402,
+            with(|it| drop(it.accepts[0].extra.insert("minDeposit".into(), "7".into()))),
+            "minDeposit",
+        ),
+        (
+            402,
+            with(|it| {
+                drop(
+                    it.accepts[0]
+                        .extra
+                        .insert("withdrawDelay".into(), 901.into()),
+                )
+            }),
+            "withdrawDelay",
+        ),
+        (
+            402,
+            with(|it| it.resource.url = "http://elsewhere/v1".into()),
+            "http.public_url",
+        ),
+    ] {
+        let check = asked(status, required).await;
+        assert!(check.is_problem(), "{named}: {check:?}");
+        assert!(
+            show(std::slice::from_ref(&check)).contains(named),
+            "{named}: {check:?}"
+        );
+        assert!(todo(&check).contains("http.listen"));
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let free = taken.local_addr().expect("bound");
+    drop(taken);
+    config.http.listen = Some(free);
+    let checks = door::door(&config, Some(claim), None).await;
+    assert!(checks.iter().all(|check| !check.is_problem()), "{checks:?}");
+}
+
+#[test]
+fn what_the_chain_lacks_for_single_payments_is_told_apart() {
+    let absent = ChainError::ContractAbsent {
+        what: "Permit2",
+        address: Address::ZERO,
+    };
+    let lacking = door::upto(Err(absent.clone()));
+    assert!(
+        matches!(lacking.outcome, Outcome::Warning { .. }),
+        "{lacking:?}"
+    );
+    assert!(door::exact(Err(absent)).is_problem());
+    let away = || Err(ChainError::Unavailable("refused".into()));
+    for check in [door::exact(away()), door::upto(away())] {
+        assert!(todo(&check).contains("try again"), "{check:?}");
+    }
+    assert!(matches!(door::upto(Ok(())).outcome, Outcome::Ok(_)));
+    let unsigned = door::public_url(&HttpConfig::default());
+    assert!(todo(&unsigned.expect("is said")).contains("http.public_url"));
 }
