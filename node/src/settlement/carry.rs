@@ -3,7 +3,8 @@
 //! One that is not mined is handed in again, at every node; one that waits too long is signed
 //! anew with higher fees in the same place, and whichever is mined counts. One that a
 //! reorganisation took back is handed in again. One whose place another transaction has taken is
-//! sent in a new place if it still has something to do. Nothing is given up while it can be mined.
+//! sent in a new place if it still has something to do. Nothing is given up while it can be mined,
+//! but for what every node has refused for ten minutes.
 
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use crate::settlement::errand::{Attempt, Errand};
 use crate::settlement::news::DEEPEST;
 use crate::settlement::{Moved, SettlementError, journal};
 
-/// How long those who asked for a transaction wait for it; it goes on without them.
+/// How long those who asked for a transaction wait for it; it goes on without them. Also how long
+/// one is kept that every node refuses.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// A transaction that is not mined is handed in again after so many looks.
 const LOOKS: u32 = 10;
@@ -209,8 +211,12 @@ impl Actor {
             errand.sent = Instant::now();
             sent = self.hand_in_again(nonce).await;
         }
+        let unwelcome = self.errands.get(&nonce).and_then(|errand| errand.unwelcome);
         match sent {
             Err(ChainError::NonceUsed) => self.place_taken(nonce, head).await,
+            _ if unwelcome.is_some_and(|since| self.clock.now().since(since) >= PATIENCE) => {
+                self.unwelcome(nonce, head).await
+            }
             _ if waited >= self.policy.bump_after => self.bump(nonce, &newest, head).await,
             Err(error) => {
                 tracing::debug!(hash = %newest.hash, %error, "a transaction was not taken again");
@@ -239,7 +245,28 @@ impl Actor {
                 break;
             }
         }
+        let now = self.clock.now();
+        if let Some(errand) = self.errands.get_mut(&nonce) {
+            match sent {
+                Err(ChainError::Refused(_)) => drop(errand.unwelcome.get_or_insert(now)),
+                // Silence says nothing either way.
+                Err(ChainError::Unavailable(_)) => {}
+                _ => errand.unwelcome = None,
+            }
+        }
         sent
+    }
+
+    /// No node has taken it for so long that it would only keep all others waiting: what is still
+    /// to be done is done anew. Who asked is told that it may be mined yet.
+    async fn unwelcome(&mut self, nonce: u64, head: Block) -> Result<(), SettlementError> {
+        if let Some(found) = self.found_anywhere(nonce).await? {
+            return self.mined(nonce, found, head).await;
+        }
+        let errand = self.errands.get(&nonce);
+        let newest = errand.and_then(Errand::newest).map(|newest| newest.hash);
+        let told = newest.map_or(ChainError::NonceUsed, ChainError::Unconfirmed);
+        self.abandon(nonce, told.into()).await
     }
 
     /// Signs the same anew, dearer, in the same place.

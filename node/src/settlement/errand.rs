@@ -66,6 +66,8 @@ pub(in crate::settlement) struct Errand {
     pub(in crate::settlement) lost: Option<u64>,
     /// Whether the dearest transaction was refused when it was last handed in.
     pub(in crate::settlement) refused: bool,
+    /// Since when every node that answers has refused all of its transactions.
+    pub(in crate::settlement) unwelcome: Option<Timestamp>,
     /// When it was begun, and when it was last handed in.
     pub(in crate::settlement) begun: Instant,
     pub(in crate::settlement) sent: Instant,
@@ -96,6 +98,7 @@ impl Errand {
             mined: None,
             lost: None,
             refused: false,
+            unwelcome: None,
             begun: now,
             sent: now,
         }

@@ -173,6 +173,35 @@ async fn regression_a_place_that_is_taken_while_there_is_no_gas_is_left_when_the
 }
 
 #[tokio::test]
+async fn regression_what_every_node_refuses_for_long_does_not_keep_all_others_waiting() {
+    let world = World::new();
+    let office = world.open(eager()).await;
+    office.funded(&world, 0, 1_000).await;
+    world.chain.set_held(true);
+    office.sell(0, 300).await;
+    under_way(&office, 1).await;
+    // Nobody knows it any more, and nobody takes it: there is no gas for it.
+    world.chain.forget_waiting();
+    world.chain.set_funds(claim_key().address(), 0);
+    eventually("it is given up", || {
+        world.clock.advance(MINUTE);
+        office.settlement.outlook().in_flight.is_empty()
+    })
+    .await;
+    eventually("what is wrong is told", || {
+        let trouble = office.settlement.outlook().trouble;
+        trouble.is_some_and(|why| why.contains("for gas"))
+    })
+    .await;
+    world.chain.set_held(false);
+    world
+        .chain
+        .set_funds(claim_key().address(), 1_000_000_000_000_000_000);
+    eventually("it is claimed anew", || office.claimed(0) == atoms(300)).await;
+    world.close(office).await;
+}
+
+#[tokio::test]
 async fn regression_when_the_dearest_is_refused_the_next_dearest_is_handed_in() {
     let world = World::new();
     let office = world.open(eager()).await;
