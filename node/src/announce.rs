@@ -299,9 +299,7 @@ impl Announcer {
             .get(&COUNTERS, &SEQ.to_owned())?
             .unwrap_or(0);
         // The clock's help: a node that lost its disk is not stuck behind its own old number.
-        let seq = last
-            .saturating_add(1)
-            .max(self.ground.clock.now().seconds());
+        let seq = last.saturating_add(1).max(self.ground.clock.now().0);
         self.ground
             .store
             .commit(Batch::new().put(&COUNTERS, &SEQ.to_owned(), &seq)?)
