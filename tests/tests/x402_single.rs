@@ -21,7 +21,9 @@ use farthing_client::cli::render::{self, View};
 use farthing_client::client::{Errand, Event, InferError};
 use farthing_client::config::{Config, X402};
 use farthing_client::ledger::Scheme;
-use farthing_client::report::{ChannelAction, PaymentReport, ReceiptQuery};
+use farthing_client::report::{
+    ActionError, ChannelAction, PaymentReport, Permit2Wish, ReceiptQuery,
+};
 use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::payment::{
@@ -370,11 +372,43 @@ async fn upto_is_preferred_to_exact_and_needs_an_approval_which_is_asked_for_by_
         panic!("{refused:?}");
     };
     assert!(
-        why.contains("approve") && why.contains(&PERMIT2.to_string()),
+        why.contains("wallet permit2") && why.contains(&PERMIT2.to_string()),
         "{why}"
     );
     assert_eq!((front.paid(), promised(&second)), (0, Amount::ZERO));
     second.stop().await;
+}
+
+async fn permit2_is_allowed_by_the_wallet_itself(net: TestNet) {
+    let (street, _front) = street(net, &[scheme::UPTO], Manners::Honest, as_it_is).await;
+    let client = street.buyers[0].client();
+    let amount = Some(Amount::atoms(100_000));
+    let poor = client.allow_permit2(Permit2Wish { amount }).await;
+    let Err(ActionError::Refused(why)) = poor else {
+        panic!("{poor:?}");
+    };
+    assert!(why.contains("gas"), "{why}");
+    buy(&street, false).await.expect_err("nothing is allowed");
+    street.ledgers.fund(payer(&street)).await.expect("funds");
+    let allowed = client.allow_permit2(Permit2Wish { amount }).await;
+    assert_eq!(Some(allowed.expect("is mined").allowed), amount);
+    let charged = buy(&street, false).await.expect("answers");
+    agrees(&street, charged).await;
+    let none = Some(Amount::ZERO);
+    let taken_back = client.allow_permit2(Permit2Wish { amount: none }).await;
+    taken_back.expect("is mined");
+    buy(&street, false).await.expect_err("nothing is allowed");
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wallet_allows_permit2_what_upto_needs_and_takes_it_back() {
+    permit2_is_allowed_by_the_wallet_itself(TestNet::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wallet_allows_permit2_what_upto_needs_and_takes_it_back_on_anvil() {
+    permit2_is_allowed_by_the_wallet_itself(TestNet::new().anvil()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
