@@ -56,8 +56,9 @@ use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
-    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, ReceiptBook,
-    ReceiptPage, ReceiptQuery, ReceiptReport, Standing, WalletReport, Word,
+    DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, Permit2Report,
+    Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, Standing, WalletReport,
+    Word,
 };
 
 /// The buyer. Cheap to clone; clones share it.
@@ -198,6 +199,14 @@ impl Client {
         signature: PayerSignature,
     ) -> Result<ActionReport, ActionError> {
         inside!(self, it => it.import_deposit(id, signature).await, { let _ = signature; it.unknown("deposit") })
+    }
+
+    /// Lets Permit2 move the payer's tokens, which sellers that take `upto` only need.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub async fn allow_permit2(&self, wish: Permit2Wish) -> Result<Permit2Report, ActionError> {
+        inside!(self, it => it.allow_permit2(wish).await, { let _ = wish; it.unknown("payer") })
     }
 
     /// The purchases that want a person's word.

@@ -13,7 +13,7 @@ use farthing_protocol::evidence::Evidence;
 use farthing_protocol::history::BLOCK;
 use farthing_protocol::merkle::Peaks;
 use farthing_protocol::purchase::RequestId;
-use farthing_protocol::receipt::model_hash;
+use farthing_protocol::receipt::{SignedReceipt, model_hash};
 use farthing_protocol::x402::{ChannelId, Network};
 
 use crate::ledger::{Account, Gap, Kept, Ledger, LedgerError};
@@ -28,6 +28,8 @@ const STRETCH: usize = 128;
 /// The most receipts looked at for one page; a filter that finds nothing in so many goes on in
 /// the next one.
 const MOST_READ: usize = 100_000;
+/// The most receipts for places already taken that are shown: a line of an export has a limit.
+const DOUBLES_SHOWN: usize = 8;
 /// How far receipts of parallel purchases may be out of the order in which they ended.
 const DISORDER: u64 = 256;
 
@@ -279,8 +281,15 @@ impl<'a> Receipts<'a> {
             count: account.booked,
             root: self.ledger.root(id),
             contradiction: self.ledger.contradiction(id)?,
-            doubles: self.ledger.doubles(id)?,
+            doubles: self.doubles(id)?,
         })
+    }
+
+    /// Some are as good as all: the first has ended the channel.
+    fn doubles(&self, id: ChannelId) -> Result<Vec<SignedReceipt>, LedgerError> {
+        let mut doubles = self.ledger.doubles(id)?;
+        doubles.truncate(DOUBLES_SHOWN);
+        Ok(doubles)
     }
 
     /// The evidence of one receipt, checked.

@@ -227,6 +227,24 @@ pub struct Spending {
     pub limit: Amount,
 }
 
+/// How much Permit2 is to be allowed to move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permit2Wish {
+    /// Atoms; the limit of a day if not said.
+    pub amount: Option<Amount>,
+}
+
+/// What Permit2 may now move of the payer's tokens, by permits that the payer signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permit2Report {
+    /// Whose tokens.
+    pub payer: Address,
+    /// Atoms.
+    pub allowed: Amount,
+    /// The transaction.
+    pub transaction: B256,
+}
+
 /// Where a channel is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]

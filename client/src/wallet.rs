@@ -120,6 +120,15 @@ impl Wallet {
         &self.0.limits
     }
 
+    /// The payer's key, for transactions that only it can send; none when it is elsewhere.
+    #[must_use]
+    pub fn payer_key(&self) -> Option<&EvmKey> {
+        match &self.0.keys.payer {
+            Payer::Here(key) => Some(key),
+            Payer::Elsewhere(_) => None,
+        }
+    }
+
     /// The key that pays gas for withdrawals.
     #[must_use]
     pub fn gas_key(&self) -> &EvmKey {

@@ -16,10 +16,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use farthing_client::cli::receipts::{Format, ReceiptsCommand, run};
+use farthing_client::cli::render::{self, View};
 use farthing_client::client::{Errand, Event, InferError};
 use farthing_client::config::{Config, X402};
 use farthing_client::ledger::Scheme;
-use farthing_client::report::{ChannelAction, PaymentReport, ReceiptQuery};
+use farthing_client::report::{
+    ActionError, ChannelAction, PaymentReport, Permit2Wish, ReceiptQuery,
+};
 use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::payment::{
@@ -368,11 +372,43 @@ async fn upto_is_preferred_to_exact_and_needs_an_approval_which_is_asked_for_by_
         panic!("{refused:?}");
     };
     assert!(
-        why.contains("approve") && why.contains(&PERMIT2.to_string()),
+        why.contains("wallet permit2") && why.contains(&PERMIT2.to_string()),
         "{why}"
     );
     assert_eq!((front.paid(), promised(&second)), (0, Amount::ZERO));
     second.stop().await;
+}
+
+async fn permit2_is_allowed_by_the_wallet_itself(net: TestNet) {
+    let (street, _front) = street(net, &[scheme::UPTO], Manners::Honest, as_it_is).await;
+    let client = street.buyers[0].client();
+    let amount = Some(Amount::atoms(100_000));
+    let poor = client.allow_permit2(Permit2Wish { amount }).await;
+    let Err(ActionError::Refused(why)) = poor else {
+        panic!("{poor:?}");
+    };
+    assert!(why.contains("gas"), "{why}");
+    buy(&street, false).await.expect_err("nothing is allowed");
+    street.ledgers.fund(payer(&street)).await.expect("funds");
+    let allowed = client.allow_permit2(Permit2Wish { amount }).await;
+    assert_eq!(Some(allowed.expect("is mined").allowed), amount);
+    let charged = buy(&street, false).await.expect("answers");
+    agrees(&street, charged).await;
+    let none = Some(Amount::ZERO);
+    let taken_back = client.allow_permit2(Permit2Wish { amount: none }).await;
+    taken_back.expect("is mined");
+    buy(&street, false).await.expect_err("nothing is allowed");
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wallet_allows_permit2_what_upto_needs_and_takes_it_back() {
+    permit2_is_allowed_by_the_wallet_itself(TestNet::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wallet_allows_permit2_what_upto_needs_and_takes_it_back_on_anvil() {
+    permit2_is_allowed_by_the_wallet_itself(TestNet::new().anvil()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -658,5 +694,79 @@ async fn a_refund_takes_over_a_counter_that_our_own_signature_proves() {
     assert!(account.channel.reserved().is_zero());
     let rest = WEALTH.saturating_sub(street.sold());
     assert_eq!(holds(&street, payer(&street)).await, rest);
+    street.stop().await;
+}
+
+/// What `farthing receipts …` says on the buyer's disk while no gateway runs.
+async fn said(street: &Street, command: ReceiptsCommand) -> Result<String, String> {
+    let config = &street.buyers[0].config;
+    let view = View {
+        token: render::token(&config.chain),
+        json: false,
+    };
+    let mut out = Vec::new();
+    let done = run(config, command, &view, &mut out).await;
+    let text = String::from_utf8(out).expect("text");
+    done.map(|()| text).map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn payments_are_paged_shown_exported_and_checked_like_receipts() {
+    let (net, clock) = manual();
+    let (mut street, _front) = street(net, &[scheme::EXACT], Manners::Honest, as_it_is).await;
+    for _ in 0..5 {
+        buy(&street, false).await.expect("answers");
+        clock.advance(Duration::from_millis(10));
+    }
+    let all = payments(&street).await;
+    assert_eq!(all.len(), 5);
+    let client = street.buyers[0].client().clone();
+    let mut query = ReceiptQuery {
+        limit: 2,
+        ..ReceiptQuery::default()
+    };
+    let mut paged = Vec::new();
+    loop {
+        let page = client.receipts(&query).await.expect("reads");
+        assert!(page.payments.len() <= 2);
+        paged.extend(page.payments);
+        query.before = page.next;
+        if query.before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, all);
+    // Whoever holds the client holds the books.
+    drop(client);
+    street.buyers[0].stop().await;
+    let request = all[0].payment.request;
+    let shown = said(&street, ReceiptsCommand::Show { request }).await;
+    let shown = shown.expect("is found");
+    assert!(
+        shown.contains("exact") && shown.contains("signed receipt"),
+        "{shown}"
+    );
+    let export = |format| ReceiptsCommand::Export {
+        channel: None,
+        format,
+        out: None,
+    };
+    let csv = said(&street, export(Format::Csv)).await.expect("exports");
+    assert_eq!(csv.lines().count(), 6);
+    let lines = said(&street, export(Format::Jsonl)).await.expect("exports");
+    let verify = |file: &std::path::Path| ReceiptsCommand::Verify {
+        file: Some(file.into()),
+        proof: None,
+        channel: None,
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("payments.jsonl");
+    std::fs::write(&file, &lines).expect("writes");
+    said(&street, verify(&file)).await.expect("no fault");
+    let tampered = lines.replacen("\"completion\":", "\"completion\":1", 1);
+    assert_ne!(tampered, lines);
+    std::fs::write(&file, tampered).expect("writes");
+    let fault = said(&street, verify(&file)).await.expect_err("a fault");
+    assert!(fault.contains("not signed"), "{fault}");
     street.stop().await;
 }

@@ -1,11 +1,14 @@
-//! Payments for one purchase whose end nobody told: when their time is over, the chain does.
+//! Payments for one purchase: what lets `upto` be paid, and the end of those that nobody told the
+//! end of: when their time is over, the chain does.
 
+use alloy::primitives::B256;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::Write;
 use farthing_protocol::clock::Timestamp;
 
-use crate::channels::{ChannelError, Channels};
-use crate::ledger::Payment;
-use crate::ledger::Scheme;
+use crate::channels::{ChannelError, Channels, DEPOSIT_WAIT};
 use crate::ledger::once::{Once, OpenOnce};
+use crate::ledger::{LedgerError, Payment, Scheme};
 
 /// Seconds of the chain's time that must have passed since: a block may be taken back.
 const PAST: u64 = 60;
@@ -35,6 +38,23 @@ impl Channels {
             }
         }
         Ok(waits)
+    }
+
+    /// Lets Permit2 move so many atoms of the payer's tokens, which sellers that take `upto` only
+    /// need. It moves nothing by itself: each payment is signed within the limits as before. The
+    /// payer pays the gas. Returns the transaction.
+    ///
+    /// # Errors
+    /// [`LedgerError::Elsewhere`]; the chain's.
+    pub async fn allow_permit2(&self, amount: Amount) -> Result<B256, ChannelError> {
+        let elsewhere = || LedgerError::Elsewhere(self.wallet.payer());
+        let key = self.wallet.payer_key().ok_or_else(elsewhere)?;
+        self.chain.verify_upto().await?;
+        let write = Write::AllowPermit2 { amount };
+        let prepared = self.chain.prepare(&write, key, None).await?;
+        let hash = self.chain.broadcast(&prepared.raw).await?;
+        self.chain.wait(hash, 1, DEPOSIT_WAIT).await?;
+        Ok(hash)
     }
 
     async fn end_one(&self, opened: &OpenOnce, now: Timestamp) -> Result<(), ChannelError> {

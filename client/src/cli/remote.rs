@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::gateway::control::{Fault, SOCKET};
 use crate::report::{
     ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish, DraftReport,
-    HealthReport, ModelListing, OfferReport, PaymentReport, ReceiptBook, ReceiptPage, ReceiptQuery,
-    ReceiptReport, StretchQuery, WalletReport, Word,
+    HealthReport, ModelListing, OfferReport, PaymentReport, Permit2Report, Permit2Wish,
+    ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, StretchQuery, WalletReport, Word,
 };
 
 /// How long a report may take. An action may wait for a transaction to be confirmed.
@@ -138,6 +138,15 @@ impl Remote {
     ) -> Result<ActionReport, RemoteError> {
         let request = self.request(Method::POST, &format!("/wallet/deposits/{id}"));
         self.send(request.json(signature)).await
+    }
+
+    /// Lets Permit2 move the payer's tokens.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn allow_permit2(&self, wish: Permit2Wish) -> Result<Permit2Report, RemoteError> {
+        let request = self.request(Method::POST, "/wallet/permit2");
+        self.send(request.json(&wish)).await
     }
 
     /// The purchases that want a person's word.

@@ -14,7 +14,7 @@ pub use crate::cli::render::receipts::{CSV_HEAD, csv_line, csv_payment, json_lin
 use crate::config::Chain;
 use crate::report::{
     ActionReport, ApprovalReport, ChannelPhase, ChannelReport, DraftReport, InitReport,
-    ModelListing, OfferReport, Spending, Token, WalletReport,
+    ModelListing, OfferReport, Permit2Report, Spending, Token, WalletReport,
 };
 
 /// How reports are shown.
@@ -278,6 +278,20 @@ impl View {
             draft.channel,
             moment(draft.until),
             draft.id,
+        )
+    }
+
+    /// What Permit2 may move.
+    #[must_use]
+    pub fn permit2(&self, report: &Permit2Report) -> String {
+        if self.json {
+            return json(report);
+        }
+        format!(
+            "Permit2 may move {} of the payer {}, by payments it signs.\nTransaction {}\n",
+            self.token.show(report.allowed),
+            report.payer,
+            report.transaction,
         )
     }
 

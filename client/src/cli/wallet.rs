@@ -8,13 +8,19 @@ use farthing_protocol::x402::PayerSignature;
 
 use crate::cli::remote::{Remote, RemoteError};
 use crate::cli::render::View;
-use crate::report::{DepositWish, Word};
+use crate::report::{DepositWish, Permit2Wish, Word};
 
 /// What a person may do for the wallet.
 #[derive(Debug, Subcommand)]
 pub enum WalletCommand {
     /// Deposits for a payer whose key is elsewhere: prints what to sign, takes the signature back
     Deposit(DepositCommand),
+    /// Lets Permit2 move the payer's tokens, for sellers that take `upto` only: a transaction of
+    /// the payer's, who needs gas. Each payment is still signed within the limits
+    Permit2 {
+        /// Atoms; 0 takes it back [default: `spend.per_day`]
+        amount: Option<Amount>,
+    },
     /// Lists the purchases that want a yes
     Approvals,
     /// Says yes to one purchase, once
@@ -61,6 +67,9 @@ impl WalletCommand {
     ) -> Result<String, RemoteError> {
         Ok(match self {
             Self::Deposit(command) => command.run(remote, view).await?,
+            Self::Permit2 { amount } => {
+                view.permit2(&remote.allow_permit2(Permit2Wish { amount }).await?)
+            }
             Self::Approvals => view.approvals(&remote.approvals().await?),
             Self::Approve { purchase } => {
                 view.approvals(&[remote.approve(&purchase, Word::Granted).await?])

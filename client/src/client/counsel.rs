@@ -12,7 +12,10 @@ use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::x402::PayerSignature;
 
 use crate::client::parts::Parts;
-use crate::report::{ActionError, ActionReport, ApprovalReport, DepositWish, DraftReport, Word};
+use crate::report::{
+    ActionError, ActionReport, ApprovalReport, DepositWish, DraftReport, Permit2Report,
+    Permit2Wish, Word,
+};
 
 /// The longest a prepared deposit may wait for its signature: a week.
 const MAX_VALID: u64 = 7 * 86_400;
@@ -58,6 +61,19 @@ impl Parts {
             message: format!("deposited {amount}"),
             transaction: None,
             channel: self.channel_report(pending.channel).await?,
+        })
+    }
+
+    pub(in crate::client) async fn allow_permit2(
+        &self,
+        wish: Permit2Wish,
+    ) -> Result<Permit2Report, ActionError> {
+        let allowed = wish.amount.unwrap_or(self.config.spend.per_day);
+        let transaction = self.channels.allow_permit2(allowed).await?;
+        Ok(Permit2Report {
+            payer: self.wallet.payer(),
+            allowed,
+            transaction,
         })
     }
 

@@ -311,15 +311,24 @@ pub(in crate::client) fn blame(failure: &Failure) -> Outcome {
             PurchaseError::Refused(refusal) if !refusal.may_succeed_elsewhere() => {
                 Outcome::Blameless
             }
-            PurchaseError::Refused(Refusal::StaleOffer) | PurchaseError::Ledger(_) => {
-                Outcome::Blameless
-            }
+            PurchaseError::Refused(Refusal::StaleOffer)
+            | PurchaseError::Ledger(_)
+            | PurchaseError::Unpayable(Unpayable::Allowance { .. }) => Outcome::Blameless,
+            PurchaseError::Channel(error) => blame_channel(error),
             _ => Outcome::Failed,
         },
-        Failure::Channel(
-            ChannelError::Silent(_) | ChannelError::Refused(_) | ChannelError::Liar(_),
-        ) => Outcome::Failed,
-        Failure::Channel(_) | Failure::Ledger(_) => Outcome::Blameless,
+        Failure::Channel(error) => blame_channel(error),
+        Failure::Ledger(_) => Outcome::Blameless,
+    }
+}
+
+/// Our own wallet, limits and chain are not the seller's fault.
+const fn blame_channel(error: &ChannelError) -> Outcome {
+    match error {
+        ChannelError::Silent(_) | ChannelError::Refused(_) | ChannelError::Liar(_) => {
+            Outcome::Failed
+        }
+        _ => Outcome::Blameless,
     }
 }
 

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::gateway::{BindError, bounded};
-use crate::report::{ActionError, ChannelAction, DepositWish, ReceiptQuery, StretchQuery, Word};
+use crate::report::{
+    ActionError, ChannelAction, DepositWish, Permit2Wish, ReceiptQuery, StretchQuery, Word,
+};
 
 /// The socket's name within the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -92,6 +94,7 @@ fn routes(client: Client) -> Router {
         .route("/wallet", get(wallet))
         .route("/wallet/deposits", post(prepare))
         .route("/wallet/deposits/{id}", post(import))
+        .route("/wallet/permit2", post(permit2))
         .route("/wallet/approvals", get(approvals))
         .route("/wallet/approvals/{id}", post(approve))
         .route("/channels", get(channels))
@@ -148,6 +151,10 @@ async fn import(
     Json(signature): Json<PayerSignature>,
 ) -> Response {
     told(client.import_deposit(id, signature).await)
+}
+
+async fn permit2(State(client): State<Client>, Json(wish): Json<Permit2Wish>) -> Response {
+    told(client.allow_permit2(wish).await)
 }
 
 async fn approvals(State(client): State<Client>) -> Response {

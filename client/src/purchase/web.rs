@@ -1,5 +1,5 @@
 //! One purchase from an x402 seller: plain HTTP, paid by a voucher over its exact price, or where
-//! it takes no channel by a payment for this purchase alone ([`once`]).
+//! it takes no channel by a payment for this purchase alone (`web/once.rs`).
 //!
 //! The seller is known by its address only, so nothing it says is believed but what we can check:
 //! contracts and token are pinned, a price is quoted before it is paid, what is charged is at most

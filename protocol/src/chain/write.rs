@@ -15,7 +15,9 @@ use crate::chain::error::ChainError;
 use crate::chain::words::{Call, Fees};
 use crate::eip712::EvmKey;
 use crate::voucher::SignedVoucher;
-use crate::x402::{ChannelConfig, Deposit, Network, SignedPermit, SignedTransfer, UPTO_PROXY};
+use crate::x402::{
+    ChannelConfig, Deposit, Network, PERMIT2, SignedPermit, SignedTransfer, UPTO_PROXY,
+};
 
 /// The most rows one claim should carry: about 22 000 gas and 480 bytes each.
 pub const MAX_CLAIM_ROWS: usize = 50;
@@ -96,13 +98,19 @@ pub enum Write {
         /// Atoms, at most the permit's ceiling.
         amount: Amount,
     },
+    /// Lets Permit2 move at most so much of the signer's tokens, in the place of what it was
+    /// allowed before; each move still needs a permit. By the payer.
+    AllowPermit2 {
+        /// Atoms.
+        amount: Amount,
+    },
 }
 
 impl Write {
     /// The contract that is called.
     pub(super) const fn target(&self, network: &Network) -> Address {
         match self {
-            Self::Exact { .. } => network.token,
+            Self::Exact { .. } | Self::AllowPermit2 { .. } => network.token,
             Self::Upto { .. } => UPTO_PROXY,
             _ => network.settlement,
         }
@@ -138,6 +146,12 @@ impl Write {
             .into(),
             Self::Exact { transfer } => exact_data(transfer),
             Self::Upto { permit, amount } => upto_data(permit, *amount),
+            Self::AllowPermit2 { amount } => IToken::approveCall {
+                spender: PERMIT2,
+                value: U256::from(amount.get()),
+            }
+            .abi_encode()
+            .into(),
         }
     }
 }

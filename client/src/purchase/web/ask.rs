@@ -38,7 +38,7 @@ pub enum Unpayable {
     },
     /// Permit2 may not move the payer's tokens, and `upto` is the only way.
     #[error(
-        "it takes `upto` only, for which the payer {payer} must once allow Permit2 to move its tokens: call approve({permit2}, amount) of the token {token} with it, for at least {amount} atoms (`cast send {token} 'approve(address,uint256)' {permit2} {amount}`)"
+        "it takes `upto` only, for which the payer {payer} must once allow Permit2 to move {amount} atoms or more of its tokens: `farthing wallet permit2` does it at the payer's gas; it is a call approve({permit2}, atoms) of the token {token}"
     )]
     Allowance {
         /// Whose tokens.

@@ -285,3 +285,98 @@ impl WebShop {
         Ok((paid, single.payload(&signed)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use farthing_protocol::payment::Resource;
+    use farthing_protocol::testing;
+    use serde_json::json;
+
+    use super::*;
+
+    fn way(scheme: &str, extra: Value) -> PaymentRequirements {
+        let network = testing::network();
+        let Value::Object(extra) = extra else {
+            panic!("an object");
+        };
+        PaymentRequirements {
+            scheme: scheme.to_owned(),
+            network: Caip2(network.chain_id),
+            amount: Amount::atoms(500),
+            asset: network.token,
+            pay_to: Address::repeat_byte(1),
+            max_timeout_seconds: 60,
+            extra,
+        }
+    }
+
+    fn domain() -> Value {
+        let network = testing::network();
+        json!({ "name": network.token_name, "version": network.token_version })
+    }
+
+    fn upto() -> PaymentRequirements {
+        let facilitator = Address::repeat_byte(2).to_checksum(None);
+        way(scheme::UPTO, json!({ "facilitatorAddress": facilitator }))
+    }
+
+    fn all(accepts: Vec<PaymentRequirements>) -> Vec<Kind> {
+        let required = PaymentRequired {
+            x402_version: VERSION,
+            error: None,
+            resource: Resource::default(),
+            accepts,
+            extensions: Fields::new(),
+        };
+        let all = Single::all(&required, &testing::network());
+        all.into_iter().map(|single| single.kind).collect()
+    }
+
+    #[test]
+    fn what_costs_less_comes_first_in_whatever_order_it_is_offered() {
+        let both = all(vec![way(scheme::EXACT, domain()), upto()]);
+        assert_eq!(both, [Kind::Upto(Address::repeat_byte(2)), Kind::Exact]);
+    }
+
+    #[test]
+    fn a_way_in_other_terms_than_ours_is_no_way() {
+        let change = |change: fn(&mut PaymentRequirements)| {
+            let mut ways = vec![upto(), way(scheme::EXACT, domain())];
+            ways.iter_mut().for_each(change);
+            all(ways)
+        };
+        assert!(change(|way| way.network = Caip2(1)).is_empty());
+        assert!(change(|way| way.asset = Address::repeat_byte(9)).is_empty());
+        assert!(change(|way| way.pay_to = Address::ZERO).is_empty());
+        assert!(change(|way| way.amount = Amount::ZERO).is_empty());
+        assert!(change(|way| way.scheme = "gift".to_owned()).is_empty());
+        assert!(change(|way| way.extra.clear()).is_empty());
+        // A domain that would make it another signature, or another contract's.
+        let named = json!({ "name": "Other", "version": "2" });
+        assert!(all(vec![way(scheme::EXACT, named)]).is_empty());
+        let mut extra = domain();
+        extra["assetTransferMethod"] = "permit2".into();
+        assert!(all(vec![way(scheme::EXACT, extra)]).is_empty());
+    }
+
+    #[test]
+    fn no_seller_gets_more_than_a_quarter_of_an_hour() {
+        let mut required = way(scheme::EXACT, domain());
+        for (asked, given) in [(60, 60), (u64::MAX, LONGEST)] {
+            required.max_timeout_seconds = asked;
+            let single = Single {
+                requirements: required.clone(),
+                kind: Kind::Exact,
+                required: PaymentRequired {
+                    x402_version: VERSION,
+                    error: None,
+                    resource: Resource::default(),
+                    accepts: Vec::new(),
+                    extensions: Fields::new(),
+                },
+            };
+            let once = single.once(Address::repeat_byte(3), 1_000, B256::ZERO);
+            assert_eq!(once.until(), 1_000 + given);
+        }
+    }
+}

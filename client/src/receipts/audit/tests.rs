@@ -224,4 +224,14 @@ fn every_kind_of_fault_is_found() {
         audit(against, all()).faults,
         "the seller has signed another root",
     );
+    let mut twice = all()[3].signed.receipt.clone();
+    twice.request.0 = B256::repeat_byte(9);
+    let twice = ReceiptBook {
+        doubles: vec![resign(twice)],
+        ..book()
+    };
+    said(
+        audit(twice, all()).faults,
+        "the seller has signed another receipt 3 too",
+    );
 }
