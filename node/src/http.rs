@@ -230,6 +230,14 @@ impl Door {
 }
 
 impl Shared {
+    fn purse(&self) -> once::Purse<'_> {
+        once::Purse {
+            chain: &self.chain,
+            ledger: &self.desk.shop.ledger,
+            settlement: &self.desk.settlement,
+        }
+    }
+
     /// Finds out whether `upto` can be taken, asking until the chain answers, ends what a crash
     /// left, and then takes what is owed, now and then, until it is stopped.
     async fn look(&self, mut left: Vec<(ChannelId, Once)>) {
@@ -245,9 +253,9 @@ impl Shared {
             break;
         }
         loop {
-            left = once::resume(self, left).await;
+            left = once::resume(self.purse(), left).await;
             tokio::time::sleep(self.collects).await;
-            once::collect(self).await;
+            once::collect(self.purse()).await;
         }
     }
 }

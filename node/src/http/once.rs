@@ -25,7 +25,9 @@ use crate::http::quote::Quote;
 use crate::http::sale;
 use crate::http::window::Means;
 use crate::http::witness::Witness;
+use crate::ledger::Ledger;
 use crate::ledger::once::Once;
+use crate::settlement::{Settlement, SettlementError};
 
 /// How long before a payment ends its sale does: until it is mined.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -253,20 +255,28 @@ async fn fresh_permit(
     })
 }
 
+/// What it takes to end payments: the chain's word, the books, and who sends transactions.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct Purse<'a> {
+    pub(in crate::http) chain: &'a Chain,
+    pub(in crate::http) ledger: &'a Ledger,
+    pub(in crate::http) settlement: &'a Settlement,
+}
+
 /// Ends what a crash left: what is owed is taken, what was not used is forgotten. `left` is what
 /// was there before the door opened; what cannot be ended yet is returned.
 pub(in crate::http) async fn resume(
-    shared: &Shared,
+    purse: Purse<'_>,
     left: Vec<(ChannelId, Once)>,
 ) -> Vec<(ChannelId, Once)> {
     let mut still = Vec::new();
     for (id, once) in left {
         // What is gone has ended otherwise.
-        let Some(view) = shared.desk.shop.ledger.channel(id) else {
+        let Some(view) = purse.ledger.channel(id) else {
             continue;
         };
         if view.channel.claimed().is_zero()
-            && !try_end(shared, (id, once), view.channel.charged()).await
+            && !try_end(purse, (id, once), view.channel.charged()).await
         {
             still.push((id, once));
         }
@@ -275,8 +285,8 @@ pub(in crate::http) async fn resume(
 }
 
 /// Takes what is owed for sales that are over.
-pub(in crate::http) async fn collect(shared: &Shared) {
-    let ledger = &shared.desk.shop.ledger;
+pub(in crate::http) async fn collect(purse: Purse<'_>) {
+    let ledger = purse.ledger;
     let untaken = ledger.untaken().unwrap_or_else(|error| {
         tracing::error!(%error, "payments that were not taken cannot be read");
         Vec::new()
@@ -287,14 +297,14 @@ pub(in crate::http) async fn collect(shared: &Shared) {
         };
         let owed = view.channel.unclaimed();
         if !owed.is_zero() && view.channel.reserved().is_zero() {
-            try_end(shared, (id, once), view.channel.charged()).await;
+            try_end(purse, (id, once), view.channel.charged()).await;
         }
     }
 }
 
 /// Whether it has ended.
-async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount) -> bool {
-    match end(shared, (id, once), charged).await {
+async fn try_end(purse: Purse<'_>, (id, once): (ChannelId, Once), charged: Amount) -> bool {
+    match end(purse, (id, once), charged).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(channel = %id.short(), %error, "a payment is not taken; it is tried again");
@@ -304,18 +314,22 @@ async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount
 }
 
 async fn end(
-    shared: &Shared,
+    purse: Purse<'_>,
     (id, once): (ChannelId, Once),
     charged: Amount,
-) -> Result<(), crate::settlement::SettlementError> {
-    let ledger = &shared.desk.shop.ledger;
+) -> Result<(), SettlementError> {
+    let Purse {
+        chain,
+        ledger,
+        settlement,
+    } = purse;
     let used = match &once {
         Once::Exact(Signed { message, .. }) => {
-            let used = shared.chain.authorization_used(message.from, message.nonce);
+            let used = chain.authorization_used(message.from, message.nonce);
             used.await?
         }
         Once::Upto(Signed { message, .. }) => {
-            let used = shared.chain.permit_used(message.owner, message.nonce);
+            let used = chain.permit_used(message.owner, message.nonce);
             used.await?
         }
     };
@@ -328,13 +342,14 @@ async fn end(
             Ok(ledger.took_once(id, taken).await?)
         }
         // What a crash left on its way is looked after; until it ends it has bought nothing else.
-        (false, true) if ledger.being_taken()?.contains(&id) => {
-            Err(crate::settlement::SettlementError::Late)
-        }
+        (false, true) if ledger.being_taken()?.contains(&id) => Err(SettlementError::Late),
         (false, true) => Ok(ledger.void_once(id).await?),
         (false, false) => {
-            shared.desk.settlement.take(id, once, charged).await?;
+            settlement.take(id, once, charged).await?;
             Ok(ledger.took_once(id, charged).await?)
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
