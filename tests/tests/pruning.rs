@@ -88,7 +88,7 @@ async fn regression_receipts_of_a_buyer_that_signs_no_roots_go_by_age_into_the_a
     // A root over all of them can still be signed, also after a restart.
     books.ledger.store().stop().await;
     drop(books);
-    let mut books = Books::open(dir.path(), 1).await.expect("opens again");
+    let books = Books::open(dir.path(), 1).await.expect("opens again");
     assert_eq!(books.cosign(0).await.expect("signs").count, 200);
 }
 

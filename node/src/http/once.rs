@@ -338,7 +338,12 @@ async fn end(
             if nothing {
                 tracing::warn!(channel = %id.short(), "a payment was taken for a purchase that a crash cut off");
             }
-            let taken = if nothing { once.ceiling() } else { charged };
+            let asked = ledger.asked_of_once(id)?;
+            let taken = match asked.filter(|_| nothing) {
+                Some(asked) => asked,
+                None if nothing => once.ceiling(),
+                None => charged,
+            };
             Ok(ledger.took_once(id, taken).await?)
         }
         // What a crash left on its way is looked after; until it ends it has bought nothing else.

@@ -242,6 +242,8 @@ async fn die_after(polls: u32, way: Way) -> bool {
         !paid.is_zero(),
         "{said}: it may be used again, or is known"
     );
+    let claimed = view.map_or(Amount::ZERO, |view| view.channel.claimed());
+    assert_eq!(claimed, paid, "{said}: the books say what was taken");
     let unclaimed = view.map(|view| view.channel.unclaimed());
     assert!(unclaimed.is_none_or(Amount::is_zero), "{said}: it is owed");
     // What has a receipt was paid, to the atom.
