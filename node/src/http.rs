@@ -230,6 +230,13 @@ impl Door {
 }
 
 impl Shared {
+    fn purse(&self) -> once::Purse<'_> {
+        once::Purse {
+            ledger: &self.desk.shop.ledger,
+            settlement: &self.desk.settlement,
+        }
+    }
+
     /// Finds out whether `upto` can be taken, asking until the chain answers, ends what a crash
     /// left, and then takes what is owed, now and then, until it is stopped.
     async fn look(&self, left: Vec<(ChannelId, Once)>) {
@@ -244,11 +251,11 @@ impl Shared {
             }
             break;
         }
-        let mut left = once::resume(self, left).await;
+        let mut left = once::resume(self.purse(), left).await;
         loop {
             tokio::time::sleep(self.collects).await;
-            left = once::resume(self, left).await;
-            once::collect(self).await;
+            left = once::resume(self.purse(), left).await;
+            once::collect(self.purse()).await;
         }
     }
 }

@@ -25,8 +25,9 @@ use crate::http::quote::Quote;
 use crate::http::sale;
 use crate::http::window::Means;
 use crate::http::witness::Witness;
+use crate::ledger::Ledger;
 use crate::ledger::once::Once;
-use crate::settlement::Fate;
+use crate::settlement::{Fate, Settlement, SettlementError};
 
 /// How long before a payment ends its sale does: until it is mined.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -254,21 +255,28 @@ async fn fresh_permit(
     })
 }
 
+/// What it takes to end payments: the books, and who knows the chain and sends transactions.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct Purse<'a> {
+    pub(in crate::http) ledger: &'a Ledger,
+    pub(in crate::http) settlement: &'a Settlement,
+}
+
 /// Ends what a crash left: what is owed is taken, what was not used is forgotten. `left` is what
 /// was there before the door opened. Returns those for which nothing is owed and of which it is not
 /// known yet whether they were taken, to be looked at again.
 pub(in crate::http) async fn resume(
-    shared: &Shared,
+    purse: Purse<'_>,
     left: Vec<(ChannelId, Once)>,
 ) -> Vec<(ChannelId, Once)> {
     let mut unknown = Vec::new();
     for (id, once) in left {
         // What is gone has ended otherwise.
-        let Some(view) = shared.desk.shop.ledger.channel(id) else {
+        let Some(view) = purse.ledger.channel(id) else {
             continue;
         };
         let (charged, claimed) = (view.channel.charged(), view.channel.claimed());
-        if claimed.is_zero() && !try_end(shared, (id, once), charged).await && charged.is_zero() {
+        if claimed.is_zero() && !try_end(purse, (id, once), charged).await && charged.is_zero() {
             unknown.push((id, once));
         }
     }
@@ -276,8 +284,8 @@ pub(in crate::http) async fn resume(
 }
 
 /// Takes what is owed for sales that are over.
-pub(in crate::http) async fn collect(shared: &Shared) {
-    let ledger = &shared.desk.shop.ledger;
+pub(in crate::http) async fn collect(purse: Purse<'_>) {
+    let ledger = purse.ledger;
     let untaken = ledger.untaken().unwrap_or_else(|error| {
         tracing::error!(%error, "payments that were not taken cannot be read");
         Vec::new()
@@ -288,14 +296,14 @@ pub(in crate::http) async fn collect(shared: &Shared) {
         };
         let owed = view.channel.unclaimed();
         if !owed.is_zero() && view.channel.reserved().is_zero() {
-            try_end(shared, (id, once), view.channel.charged()).await;
+            try_end(purse, (id, once), view.channel.charged()).await;
         }
     }
 }
 
 /// Whether it has ended.
-async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount) -> bool {
-    let ended = end(shared, (id, once), charged).await;
+async fn try_end(purse: Purse<'_>, (id, once): (ChannelId, Once), charged: Amount) -> bool {
+    let ended = end(purse, (id, once), charged).await;
     ended.unwrap_or_else(|error| {
         tracing::warn!(channel = %id.short(), %error, "a payment is not taken; it is tried again");
         false
@@ -303,19 +311,25 @@ async fn try_end(shared: &Shared, (id, once): (ChannelId, Once), charged: Amount
 }
 
 async fn end(
-    shared: &Shared,
+    purse: Purse<'_>,
     (id, once): (ChannelId, Once),
     charged: Amount,
-) -> Result<bool, crate::settlement::SettlementError> {
-    let (ledger, settlement) = (&shared.desk.shop.ledger, &shared.desk.settlement);
+) -> Result<bool, SettlementError> {
+    let Purse { ledger, settlement } = purse;
     let nothing = charged.is_zero();
     match settlement.fate(id, &once).await? {
+        // What a crash left on its way is looked after; until it ends it has bought nothing else.
         Fate::UnderWay => return Ok(false),
         Fate::Taken => {
             if nothing {
                 tracing::warn!(channel = %id.short(), "a payment was taken for a purchase that a crash cut off");
             }
-            let taken = if nothing { once.ceiling() } else { charged };
+            let asked = ledger.asked_of_once(id)?;
+            let taken = match asked.filter(|_| nothing) {
+                Some(asked) => asked,
+                None if nothing => once.ceiling(),
+                None => charged,
+            };
             ledger.took_once(id, taken).await?;
         }
         Fate::Open | Fate::Cancelled if nothing => ledger.void_once(id).await?,
@@ -330,3 +344,6 @@ async fn end(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,6 +166,10 @@ impl Window {
         if amount.is_zero() || self.taken {
             return Ok(());
         }
+        if let Err(error) = self.ledger.taking_once(*id, amount).await {
+            tracing::error!(%error, "the ledger failed");
+            return Err(Reason::UnexpectedSettle);
+        }
         self.tried = true;
         let taking = timeout(MINING, settlement.take(*id, *once, amount)).await;
         let moved = taking.map_err(|_| Reason::SettlementPending)?;

@@ -16,7 +16,7 @@ use farthing_protocol::store::{Batch, Order};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, SignedPermit, SignedTransfer};
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::records::{CHANNELS, ONCE, Purpose, TRANSACTIONS};
+use crate::ledger::records::{CHANNELS, ONCE, Purpose, TAKING, TRANSACTIONS};
 use crate::ledger::{Books, ChannelRecord, Ledger, LedgerError};
 
 /// A payment made for one purchase. Its signature was checked.
@@ -163,7 +163,7 @@ impl Ledger {
             if !is_once(&config) || !nothing {
                 return Ok(());
             }
-            let mut batch = Batch::new().delete(&ONCE, &id.0);
+            let mut batch = Batch::new().delete(&ONCE, &id.0).delete(&TAKING, &id.0);
             if channel.receipts() == 0 {
                 books.leave(id, config.payer);
                 batch = batch.delete(&CHANNELS, &id.0);
@@ -171,6 +171,24 @@ impl Ledger {
             permit.commit(batch)
         };
         Ok(durable.await?)
+    }
+
+    /// Writes down how much of a payment is about to be taken, before anything is signed for it:
+    /// should a crash come between, the books know what was.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn taking_once(&self, id: ChannelId, amount: Amount) -> Result<(), LedgerError> {
+        let batch = Batch::new().put(&TAKING, &id.0, &amount)?;
+        Ok(self.store.commit(batch).await?)
+    }
+
+    /// How much of a payment was about to be taken when it was last tried.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn asked_of_once(&self, id: ChannelId) -> Result<Option<Amount>, LedgerError> {
+        Ok(self.store.get(&TAKING, &id.0)?)
     }
 
     /// Enters that `amount` of a payment was taken.
@@ -186,7 +204,8 @@ impl Ledger {
             record.channel.observe(record.channel.balance(), amount)?;
             let batch = Batch::new()
                 .put(&CHANNELS, &id.0, &record)?
-                .delete(&ONCE, &id.0);
+                .delete(&ONCE, &id.0)
+                .delete(&TAKING, &id.0);
             entry.record = record;
             permit.commit(batch)
         };
@@ -199,7 +218,7 @@ impl Ledger {
     /// # Errors
     /// The store's.
     pub async fn lose_once(&self, id: ChannelId) -> Result<(), LedgerError> {
-        let batch = Batch::new().delete(&ONCE, &id.0);
+        let batch = Batch::new().delete(&ONCE, &id.0).delete(&TAKING, &id.0);
         Ok(self.store.commit(batch).await?)
     }
 

@@ -2,7 +2,7 @@
 
 use alloy::primitives::B256;
 use bytes::Bytes;
-use farthing_protocol::amount::Cost;
+use farthing_protocol::amount::{Amount, Cost};
 use farthing_protocol::chain::Fees;
 use farthing_protocol::channel::{Channel, Rejected};
 use farthing_protocol::clock::Timestamp;
@@ -32,6 +32,8 @@ pub const NODES: Table<(B256, (u8, u64)), B256> = Table::new("nodes", 1);
 pub const ROOTS: Table<B256, CoSigned> = Table::new("roots", 1);
 /// Payments made for one purchase, by their channel, until they are taken.
 pub const ONCE: Table<B256, Once> = Table::new("once", 1);
+/// How much of such a payment is being taken, from before its transaction is made until it is over.
+pub const TAKING: Table<B256, Amount> = Table::new("taking", 1);
 /// Checkpoints of running purchases by request.
 pub const OPEN: Table<B256, OpenPurchase> = Table::new("open", 1);
 /// Transactions that were signed and whose end is not known, by hash.
@@ -61,6 +63,7 @@ pub fn schema() -> Schema {
         .table(&ROOTS, &[])
         .table(&OPEN, &[])
         .table(&ONCE, &[])
+        .table(&TAKING, &[])
         .table(&TRANSACTIONS, &[])
         .table(&RAW, &[])
         .table(&MINED, &[])
@@ -89,7 +92,7 @@ impl ChannelRecord {
         if let Some(voucher) = self.voucher {
             let armed = self.channel.armed();
             // The voucher was accepted before any withdrawal that is armed now.
-            self.channel.arm(farthing_protocol::amount::Amount::ZERO);
+            self.channel.arm(Amount::ZERO);
             let ceiling = voucher.message.ceiling.min(self.channel.balance());
             self.channel.accept(ceiling)?;
             self.channel.arm(armed);
