@@ -225,11 +225,7 @@ impl Announcer {
 
     /// Publishes a new offer if it is time or if it says something new.
     async fn renew(&mut self) {
-        self.ground
-            .book
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .sweep(self.ground.clock.now());
+        self.tidy();
         if self.ground.upstream.health() != Health::Up || self.ground.catalog.offers().is_empty() {
             return;
         }
@@ -240,6 +236,23 @@ impl Announcer {
         };
         if due && let Err(error) = self.issue().await {
             tracing::error!(%error, "no offer could be made");
+        }
+    }
+
+    /// Drops the texts of expired offers. Our own is put back when a clock that was wrong for a
+    /// while has had it dropped: newcomers read it here.
+    fn tidy(&self) {
+        let now = self.ground.clock.now();
+        let mut book = self
+            .ground
+            .book
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        book.sweep(now);
+        if book.offer(self.key.id(), now).is_none()
+            && let Some(newest) = self.ground.shelf.newest()
+        {
+            book.hear(newest.signed().clone(), now);
         }
     }
 

@@ -86,7 +86,12 @@ impl Book {
     fn keep(&mut self, offer: Arc<VerifiedOffer>, now: Timestamp) -> Heard {
         let (seller, seq) = (offer.offer().seller, offer.offer().seq);
         let known = self.sellers.get(&seller);
-        if known.is_some_and(|entry| entry.seq >= seq) {
+        // The newest may come again when its text was dropped: by a clock that was wrong.
+        let is_old = |entry: &Entry| match entry.offer {
+            Some(_) => entry.seq >= seq,
+            None => entry.seq > seq,
+        };
+        if known.is_some_and(is_old) {
             return Heard::Old;
         }
         if known.is_none() && self.sellers.len() >= self.max && !self.make_room(now) {
@@ -175,6 +180,19 @@ mod tests {
         book.sweep(NOW.plus(Duration::from_secs(3600)));
         assert_eq!(book.offers(NOW.plus(Duration::from_secs(3600))).count(), 0);
         assert_eq!(book.hear(old, NOW), Heard::Old);
+    }
+
+    #[test]
+    fn regression_the_newest_offer_comes_back_when_a_wrong_clock_dropped_it() {
+        let mut book = Book::new(testing::network());
+        let (old, new) = (testing::signed_offer(1, NOW), testing::signed_offer(2, NOW));
+        book.hear(new.clone(), NOW);
+        assert_eq!(book.hear(new.clone(), NOW), Heard::Old, "it is known");
+        book.sweep(NOW.plus(Duration::from_secs(86_400)));
+        assert_eq!(book.offers(NOW).count(), 0);
+        assert_eq!(book.hear(old, NOW), Heard::Old);
+        assert!(matches!(book.hear(new, NOW), Heard::Fresh(_)));
+        assert_eq!(book.offers(NOW).count(), 1);
     }
 
     #[test]
