@@ -3,7 +3,8 @@
 //! What a channel holds is told only to whoever proves to hold its key, by signing a voucher over
 //! nothing with it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::Address;
@@ -54,6 +55,34 @@ pub struct Desk {
     pub book: Arc<Mutex<Book>>,
     /// Our channels' terms.
     pub terms: Terms,
+    /// For whom the chain is asked.
+    pub lookups: Lookups,
+}
+
+/// Who has a channel looked up on the chain now: everybody one at a time, so that no stranger has
+/// all that may run.
+#[derive(Debug, Default)]
+pub struct Lookups(Mutex<HashSet<NodeId>>);
+
+/// A channel that is looked up, until this is dropped.
+struct Lookup<'a>(&'a Lookups, NodeId);
+
+impl Lookups {
+    fn here(&self) -> MutexGuard<'_, HashSet<NodeId>> {
+        // A set is whole at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, caller: NodeId) -> Option<Lookup<'_>> {
+        let fresh = self.here().insert(caller);
+        fresh.then(|| Lookup(self, caller))
+    }
+}
+
+impl Drop for Lookup<'_> {
+    fn drop(&mut self) {
+        self.0.here().remove(&self.1);
+    }
 }
 
 /// Answers one call of `caller`.
@@ -80,7 +109,7 @@ impl Desk {
             Call::Book { from } => Ok(Answer::Book(self.page(from))),
             Call::Deposit { config, deposit } => self.deposit(config, deposit).await,
             Call::Channel { config, proof } => {
-                let channel = self.known(config, &proof).await?;
+                let channel = self.known(caller, config, &proof).await?;
                 self.proven(caller, channel, &proof)?;
                 let statement = self.shop.ledger.statement(channel);
                 let statement = statement.map_err(|error| unavailable(&error))?;
@@ -114,6 +143,7 @@ impl Desk {
     /// somebody else submitted the deposit. Only who holds its key makes us look.
     async fn known(
         &self,
+        caller: NodeId,
         config: ChannelConfig,
         proof: &SignedVoucher,
     ) -> Result<ChannelId, CallRefusal> {
@@ -123,6 +153,8 @@ impl Desk {
         }
         self.terms.check(&config)?;
         self.holds_key(id, config.payer_authorizer, proof)?;
+        let busy = || CallRefusal::Unavailable("one channel is looked up at a time".to_owned());
+        let _look = self.lookups.begin(caller).ok_or_else(busy)?;
         match self.settlement.adopt(config, id).await {
             Ok(_) => Ok(id),
             Err(SettlementError::Ledger(LedgerError::NoChannel)) => Err(CallRefusal::NoChannel),
@@ -250,4 +282,24 @@ impl Terms {
 fn unavailable(error: &LedgerError) -> CallRefusal {
     tracing::error!(%error, "the ledger failed");
     CallRefusal::Unavailable("the seller's ledger failed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use farthing_protocol::testing;
+
+    use super::*;
+
+    #[test]
+    fn everybody_has_one_channel_looked_up_at_a_time() {
+        let lookups = Lookups::default();
+        let (one, other) = (testing::node_key(1).id(), testing::node_key(2).id());
+        let first = lookups.begin(one);
+        assert!(first.is_some());
+        assert!(lookups.begin(one).is_none());
+        assert!(lookups.begin(other).is_some());
+        drop(first);
+        assert!(lookups.begin(one).is_some());
+        assert!(lookups.here().is_empty());
+    }
 }

@@ -422,7 +422,12 @@ async fn export(global: &Global, output: Option<&Path>) -> Result<ExitCode, CliE
     let file = options.write(true).create_new(true).mode(0o600).open(path);
     let file = file.map_err(system(&format!("cannot write {}", path.display())))?;
     let mut to = io::BufWriter::new(file);
-    let count = receipts::export(&data_dir, &mut to).await?;
+    let written = receipts::export(&data_dir, &mut to).await;
+    if written.is_err() {
+        // Half a list would pass for a whole one, and stand in the way of the next try.
+        std::fs::remove_file(path).map_err(system(&format!("cannot remove {}", path.display())))?;
+    }
+    let count = written?;
     eprintln!("wrote {count} receipts to {}", path.display());
     Ok(ExitCode::SUCCESS)
 }

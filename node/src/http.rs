@@ -104,6 +104,7 @@ pub(in crate::http) struct Shared {
     collects: Duration,
     /// Whether the contracts of scheme `upto` are there.
     takes_upto: AtomicBool,
+    ordered: Arc<window::Ordered>,
     /// Sales that were begun here.
     sales: TaskTracker,
 }
@@ -190,6 +191,7 @@ impl Door {
             askers: Crowd::new(settings.requests_per_client),
             collects: collects.min(COLLECT_AGAIN),
             takes_upto: AtomicBool::new(false),
+            ordered: Arc::default(),
             sales: TaskTracker::new(),
             settings,
         };
@@ -232,6 +234,8 @@ impl Door {
 impl Shared {
     fn purse(&self) -> once::Purse<'_> {
         once::Purse {
+            chain: &self.chain,
+            ordered: &self.ordered,
             ledger: &self.desk.shop.ledger,
             settlement: &self.desk.settlement,
         }

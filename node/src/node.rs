@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::{self, Announcer, Rhythm, Standing};
-use crate::calls::{self, Desk, Terms};
+use crate::calls::{self, Desk, Lookups, Terms};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::http::{self, Door, HttpAddress};
@@ -190,6 +190,7 @@ impl Node {
             settlement: settlement.clone(),
             book,
             terms,
+            lookups: Lookups::default(),
         });
         let keeper = keeper(&shop, &config);
         let stop = CancellationToken::new();

@@ -1,7 +1,7 @@
 //! How many of those who are here come from one address: nobody takes the room of all.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::{HeaderMap, HeaderName};
@@ -108,16 +108,24 @@ pub(in crate::http) fn asker(
         return Some(guest);
     }
     let lists: Vec<_> = headers.get_all(FORWARDED).iter().collect();
-    let texts = lists.iter().rev().filter_map(|list| list.to_str().ok());
-    let hops = texts.flat_map(|list| list.rsplit(','));
+    let lists = lists.iter().rev().map(|list| list.as_bytes());
+    // Bytes: what a client has put before a proxy's word need not be text.
+    let hops = lists.flat_map(|list| list.rsplit(|byte| *byte == b','));
     for hop in hops.take(MOST_HOPS) {
         // What is no address was not written by a proxy of ours: nothing before it counts.
-        let hop = hop.trim().parse::<IpAddr>().ok()?;
+        let hop = address(hop)?;
         if let Some(guest) = guest(hop, proxies) {
             return Some(guest);
         }
     }
     None
+}
+
+/// An address, with or without a port.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|socket| socket.ip());
+    hop.parse().ok().or_else(with_port)
 }
 
 fn customer(address: IpAddr) -> IpAddr {
@@ -129,6 +137,8 @@ fn customer(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -172,6 +182,11 @@ mod tests {
         assert_eq!(of("127.0.0.1", &["203.0.113.7", "192.0.2.1"]), stranger);
         assert_eq!(of("127.0.0.1", &[]), None);
         assert_eq!(of("127.0.0.1", &["192.0.2.1, unknown"]), None);
+        assert_eq!(of("127.0.0.1", &["192.0.2.1:4711"]), stranger);
+        let mut bytes = HeaderMap::new();
+        let odd = HeaderValue::from_bytes(b"\xff, 192.0.2.1").expect("bytes");
+        bytes.append(FORWARDED, odd);
+        assert_eq!(asker(proxies[0], &bytes, &proxies), stranger);
         assert_eq!(of("::ffff:192.0.2.1", &[]), stranger);
         assert_eq!(of("2001:db8::1:2:3:4", &[]), Some(ip("2001:db8::")));
     }

@@ -23,7 +23,7 @@ use crate::http::crowd::Room;
 use crate::http::problem::Denied;
 use crate::http::quote::Quote;
 use crate::http::sale;
-use crate::http::window::Means;
+use crate::http::window::{Means, Ordered};
 use crate::http::witness::Witness;
 use crate::ledger::Ledger;
 use crate::ledger::once::Once;
@@ -72,6 +72,7 @@ pub(in crate::http) async fn buy(
         funds,
         least,
         settlement: shared.desk.settlement.clone(),
+        ordered: Arc::clone(&shared.ordered),
         streams: quote.mode == Mode::Stream,
     };
     let ask = ask(shared, quote, (id, way.amount), &once);
@@ -255,9 +256,11 @@ async fn fresh_permit(
     })
 }
 
-/// What it takes to end payments: the books, and who knows the chain and sends transactions.
+/// What it takes to end payments: the chain, the books, and who sends transactions.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct Purse<'a> {
+    pub(in crate::http) chain: &'a Chain,
+    pub(in crate::http) ordered: &'a Ordered,
     pub(in crate::http) ledger: &'a Ledger,
     pub(in crate::http) settlement: &'a Settlement,
 }
@@ -283,7 +286,7 @@ pub(in crate::http) async fn resume(
     unknown
 }
 
-/// Takes what is owed for sales that are over.
+/// Takes what is owed for sales that are over, and ends those whose taking ended in doubt.
 pub(in crate::http) async fn collect(purse: Purse<'_>) {
     let ledger = purse.ledger;
     let untaken = ledger.untaken().unwrap_or_else(|error| {
@@ -294,9 +297,15 @@ pub(in crate::http) async fn collect(purse: Purse<'_>) {
         let Some(view) = ledger.channel(id) else {
             continue;
         };
-        let owed = view.channel.unclaimed();
-        if !owed.is_zero() && view.channel.reserved().is_zero() {
-            try_end(purse, (id, once), view.channel.charged()).await;
+        let channel = view.channel;
+        let is_owed = !channel.unclaimed().is_zero();
+        // Entered a moment ago, it was not tried; tried, it has bought nothing.
+        let in_doubt = || {
+            let tried = ledger.asked_of_once(id).is_ok_and(|asked| asked.is_some());
+            tried && !purse.ordered.has(id)
+        };
+        if channel.reserved().is_zero() && (is_owed || in_doubt()) {
+            try_end(purse, (id, once), channel.charged()).await;
         }
     }
 }
@@ -315,7 +324,12 @@ async fn end(
     (id, once): (ChannelId, Once),
     charged: Amount,
 ) -> Result<bool, SettlementError> {
-    let Purse { ledger, settlement } = purse;
+    let Purse {
+        chain,
+        ledger,
+        settlement,
+        ..
+    } = purse;
     let nothing = charged.is_zero();
     match settlement.fate(id, &once).await? {
         // What a crash left on its way is looked after; until it ends it has bought nothing else.
@@ -333,6 +347,10 @@ async fn end(
             ledger.took_once(id, taken).await?;
         }
         Fate::Open | Fate::Cancelled if nothing => ledger.void_once(id).await?,
+        Fate::Open if chain.latest().await?.timestamp > once.until() => {
+            tracing::error!(channel = %id.short(), %charged, "a payment was not taken in its time: it stays owed");
+            ledger.lose_once(id).await?;
+        }
         Fate::Open => {
             settlement.take(id, once, charged).await?;
             ledger.took_once(id, charged).await?;

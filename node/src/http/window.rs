@@ -3,6 +3,8 @@
 //! All that a purchase can cost is covered before it starts, so nothing is asked for on the way.
 //! A client that hangs up is heard by the other end of the queue going away.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::B256;
@@ -37,6 +39,37 @@ const STALL: Duration = Duration::from_secs(30);
 /// How long a client is kept waiting for its transaction.
 const MINING: Duration = Duration::from_secs(120);
 
+/// The payments that were given to the settlement to be taken and are not answered for. Nobody
+/// else ends them meanwhile.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Ordered(Mutex<HashSet<ChannelId>>);
+
+/// A payment that is being taken, until this is dropped.
+#[derive(Debug)]
+pub(in crate::http) struct Order(Arc<Ordered>, ChannelId);
+
+impl Ordered {
+    fn here(&self) -> MutexGuard<'_, HashSet<ChannelId>> {
+        // A set is whole at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::http) fn begin(self: &Arc<Self>, id: ChannelId) -> Order {
+        self.here().insert(id);
+        Order(Arc::clone(self), id)
+    }
+
+    pub(in crate::http) fn has(&self, id: ChannelId) -> bool {
+        self.here().contains(&id)
+    }
+}
+
+impl Drop for Order {
+    fn drop(&mut self) {
+        self.0.here().remove(&self.1);
+    }
+}
+
 /// Where the money comes from.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one per sale, never in a row")]
@@ -54,6 +87,8 @@ pub(in crate::http) enum Means {
         /// What is charged, however little is used.
         least: Amount,
         settlement: Settlement,
+        /// Who is told that it is being taken.
+        ordered: Arc<Ordered>,
         streams: bool,
     },
 }
@@ -158,6 +193,7 @@ impl Window {
             once,
             id,
             settlement,
+            ordered,
             ..
         } = &self.means
         else {
@@ -171,8 +207,17 @@ impl Window {
             return Err(Reason::UnexpectedSettle);
         }
         self.tried = true;
-        let taking = timeout(MINING, settlement.take(*id, *once, amount)).await;
-        let moved = taking.map_err(|_| Reason::SettlementPending)?;
+        // It goes on when nobody waits any more.
+        let (settlement, order) = (settlement.clone(), ordered.begin(*id));
+        let (taken, paid) = (*id, *once);
+        let taking = tokio::spawn(async move {
+            let moved = settlement.take(taken, paid, amount).await;
+            drop(order);
+            moved
+        });
+        let Ok(Ok(moved)) = timeout(MINING, taking).await else {
+            return Err(Reason::SettlementPending);
+        };
         let moved = match moved {
             Ok(moved) => moved,
             Err(error) => {

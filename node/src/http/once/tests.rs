@@ -17,11 +17,12 @@ use farthing_protocol::store::Store;
 use farthing_protocol::testing;
 use farthing_protocol::x402::PERMIT2;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::http::window::Window;
-use crate::ledger::{OpenPurchase, Served, schema};
+use crate::http::window::{Window, Word};
+use crate::ledger::{OpenPurchase, Reservation, Served, schema};
 use crate::serve::{Counter, Flush};
 use crate::settlement::{Ground, Policy};
 
@@ -69,6 +70,7 @@ struct Office {
     ledger: Ledger,
     settlement: Settlement,
     task: JoinHandle<()>,
+    ordered: Arc<Ordered>,
 }
 
 impl World {
@@ -102,6 +104,7 @@ impl World {
             ledger,
             settlement,
             task,
+            ordered: Arc::default(),
         }
     }
 
@@ -122,13 +125,15 @@ impl Office {
 
     fn purse(&self) -> Purse<'_> {
         Purse {
+            chain: &self.chain,
+            ordered: &self.ordered,
             ledger: &self.ledger,
             settlement: &self.settlement,
         }
     }
 
-    /// A sale from the payment's entry to its receipt, with the calls that [`crate::serve`] makes.
-    async fn sell(&self, way: Way) {
+    /// A sale whose payment is entered and reserved. Its words go nowhere but have room.
+    async fn begin(&self, way: Way) -> (Window, mpsc::Receiver<Word>, Reservation) {
         let (id, config, once) = payment(way);
         let means = Means::Once {
             once,
@@ -137,13 +142,20 @@ impl Office {
             funds: WEALTH,
             least: Amount::ZERO,
             settlement: self.settlement.clone(),
+            ordered: Arc::clone(&self.ordered),
             streams: way == Way::UptoStream,
         };
-        let (mut window, _words) = Window::new(self.ledger.clone(), means, true);
+        let (window, words) = Window::new(self.ledger.clone(), means, true);
         window.enter().await.expect("is entered");
         let request = RequestId(payment::once_request(id));
         let reservation = self.ledger.reserve(id, request, CEILING);
-        let reservation = reservation.expect("is covered");
+        (window, words, reservation.expect("is covered"))
+    }
+
+    /// A sale from the payment's entry to its receipt, with the calls that [`crate::serve`] makes.
+    async fn sell(&self, way: Way) {
+        let (mut window, _words, reservation) = self.begin(way).await;
+        let (id, ..) = payment(way);
         let due = if way == Way::Exact { CEILING } else { USED };
         window.before(due).await.expect("is taken");
         let piece = Bytes::from_static(b"{}");
@@ -271,4 +283,43 @@ async fn cut_off_at_any_await_a_single_payment_is_taken_once_or_may_be_used_agai
         }
         assert!(polls > 4, "{way:?}: only {polls} places to die in");
     }
+}
+
+#[tokio::test]
+async fn regression_a_payment_whose_taking_ended_in_doubt_is_free_again_without_a_restart() {
+    let world = World::new();
+    let office = world.open().await;
+    let (mut window, _words, reservation) = office.begin(Way::Exact).await;
+    world.memory.set_away(true);
+    assert!(window.before(CEILING).await.is_err());
+    drop(reservation);
+    window.forget().await;
+    let (id, ..) = payment(Way::Exact);
+    assert_eq!(office.ledger.untaken().expect("reads").len(), 1);
+    world.memory.set_away(false);
+    collect(office.purse()).await;
+    assert!(office.ledger.untaken().expect("reads").is_empty());
+    assert!(office.ledger.channel(id).is_none(), "it may be used again");
+    office.crash().await;
+}
+
+#[tokio::test]
+async fn regression_what_is_owed_past_its_time_is_not_tried_for_ever() {
+    let world = World::new();
+    let office = world.open().await;
+    world.memory.set_contrary(true);
+    office.sell(Way::UptoStream).await;
+    let (id, ..) = payment(Way::UptoStream);
+    collect(office.purse()).await;
+    assert_eq!(office.ledger.untaken().expect("reads").len(), 1);
+    world.clock.advance(Duration::from_secs(301));
+    world.memory.mine(1);
+    collect(office.purse()).await;
+    assert!(office.ledger.untaken().expect("reads").is_empty());
+    let owed = office
+        .ledger
+        .channel(id)
+        .map(|view| view.channel.unclaimed());
+    assert_eq!(owed, Some(USED), "it stays owed");
+    office.crash().await;
 }
