@@ -273,6 +273,31 @@ async fn each_limit_bounds_payments_for_one_purchase_and_promises_on_channels_to
 }
 
 #[tokio::test]
+async fn regression_a_price_that_is_said_too_low_leaves_a_models_limit_as_it_was() {
+    let (ledger, dir) = desk();
+    let most = Limits {
+        per_model: atoms(100),
+        ..limits(1_000)
+    };
+    ledger.open_once(&once(1, 60), &most).await.expect("fits");
+    ledger.settle_once(&paid(1, 60, 1)).await.expect("books");
+    let is_full = async |ledger: &Ledger| {
+        let over = ledger.open_once(&once(2, 41), &most).await;
+        let full = matches!(&over, Err(LedgerError::Limit { limit, .. }) if *limit == "per_model");
+        assert!(full, "{over:?}");
+    };
+    is_full(&ledger).await;
+    ledger.store().stop().await;
+    drop(ledger);
+    let ledger = open(&dir);
+    is_full(&ledger).await;
+    ledger
+        .open_once(&once(2, 40), &most)
+        .await
+        .expect("just fits");
+}
+
+#[tokio::test]
 async fn what_was_signed_for_a_purchase_counts_for_good_and_what_it_cost_is_remembered() {
     let (ledger, dir) = desk();
     let most = limits(100);
