@@ -256,10 +256,14 @@ impl WebPurchase {
     /// # Errors
     /// [`PurchaseError`].
     pub async fn next(&mut self) -> Result<WebStep, PurchaseError> {
-        match self.deal.mode {
+        let next = match self.deal.mode {
             Mode::Plain => self.document().await,
             Mode::Stream => self.event().await,
-        }
+        };
+        next.map_err(|error| match self.paid {
+            Some(Paid::Once(_)) => PurchaseError::Taken(error.to_string()),
+            _ => error,
+        })
     }
 
     async fn document(&mut self) -> Result<WebStep, PurchaseError> {
