@@ -3,7 +3,7 @@
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::Write;
+use farthing_protocol::chain::{ChainError, Write};
 use farthing_protocol::clock::Timestamp;
 
 use crate::channels::{ChannelError, Channels, DEPOSIT_WAIT};
@@ -12,9 +12,11 @@ use crate::ledger::{LedgerError, Payment, Scheme};
 
 /// Seconds of the chain's time that must have passed since: a block may be taken back.
 const PAST: u64 = 60;
+/// The most that are ended at once: whoever asks has more to do.
+const FEW: usize = 4;
 
 impl Channels {
-    /// Ends the payments whose time is over: what the chain shows as taken is booked in full (it
+    /// Ends a few of the payments whose time is over, the oldest first: what the chain shows as taken is booked in full (it
     /// does not show how much of a permit), what it shows as not taken is given back. Returns
     /// whether the chain's own time is behind for some.
     ///
@@ -24,7 +26,9 @@ impl Channels {
         let now = self.clock.now();
         let left = self.ledger.left_once();
         let over = |opened: &OpenOnce| opened.once.until().saturating_add(PAST) < now.seconds();
-        let over: Vec<_> = left.into_iter().filter(over).collect();
+        let mut over: Vec<_> = left.into_iter().filter(over).collect();
+        over.sort_by_key(|opened| opened.once.until());
+        over.truncate(FEW);
         let mut waits = false;
         if over.is_empty() {
             return Ok(waits);
@@ -53,7 +57,11 @@ impl Channels {
         let write = Write::AllowPermit2 { amount };
         let prepared = self.chain.prepare(&write, key, None).await?;
         let hash = self.chain.broadcast(&prepared.raw).await?;
-        self.chain.wait(hash, 1, DEPOSIT_WAIT).await?;
+        let outcome = self.chain.wait(hash, 1, DEPOSIT_WAIT).await?;
+        if !outcome.success {
+            let name = format!("approve, in transaction {hash}");
+            return Err(ChainError::Reverted { name }.into());
+        }
         Ok(hash)
     }
 
