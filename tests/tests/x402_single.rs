@@ -30,6 +30,7 @@ use farthing_protocol::payment::{
     self, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentPayload, PaymentRequired,
     SettlementResponse, scheme,
 };
+use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::store::Batch;
 use farthing_protocol::x402::PERMIT2;
 use farthing_tests::street::{Buyer, Ledgers, MODEL, Street, TestNet, WEALTH, eventually};
@@ -55,6 +56,8 @@ enum Manners {
     Absurd,
     /// Says that it took more than was signed.
     OverClaims,
+    /// Sends a receipt that nobody has signed.
+    Forges,
     /// Says that a stream cost less than it did, and leaves out the receipt.
     SaysNothing,
 }
@@ -123,6 +126,13 @@ impl Front {
         let mut settled: SettlementResponse = payment::decode(text.as_bytes()).expect("a word");
         match self.manners() {
             Manners::OverClaims => settled.amount = Some(WEALTH.to_string()),
+            Manners::Forges => {
+                let receipt = &mut settled.extensions["farthing"]["receipt"];
+                let held = serde_json::from_value(receipt.clone());
+                let mut forged: SignedReceipt = held.expect("a receipt");
+                forged.receipt.usage.completion += 1;
+                *receipt = serde_json::to_value(forged).expect("is JSON");
+            }
             Manners::SaysNothing => {
                 settled.amount = None;
                 settled.extensions.clear();
@@ -614,6 +624,29 @@ async fn a_seller_that_says_it_took_more_than_was_signed_is_believed_up_to_that_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_receipt_that_nobody_has_signed_is_disputed_and_not_kept_as_one() {
+    let exact = &[scheme::EXACT];
+    let (mut street, _front) = street(TestNet::new(), exact, Manners::Forges, as_it_is).await;
+    buy(&street, false).await.ok();
+    eventually("it is booked", || {
+        !street.buyers[0].ledger().charged_once().is_zero()
+    })
+    .await
+    .expect("is booked");
+    let held = payments(&street).await;
+    assert!(held[0].payment.dispute.is_some());
+    assert_eq!(held[0].payment.receipt, None);
+    street.buyers[0].stop().await;
+    let own = ReceiptsCommand::Verify {
+        file: None,
+        proof: None,
+        channel: None,
+    };
+    said(&street, own).await.expect("no fault of what is kept");
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permit_whose_price_is_not_said_stays_in_doubt_until_the_chain_tells() {
     let (net, clock) = manual();
     let (street, _front) = street(net, &[scheme::UPTO], Manners::SaysNothing, as_it_is).await;
@@ -754,7 +787,10 @@ async fn said(street: &Street, command: ReceiptsCommand) -> Result<String, Strin
     let mut out = Vec::new();
     let done = run(config, command, &view, &mut out).await;
     let text = String::from_utf8(out).expect("text");
-    done.map(|()| text).map_err(|error| error.to_string())
+    match done {
+        Ok(()) => Ok(text),
+        Err(error) => Err(format!("{text}{error}")),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
