@@ -416,12 +416,16 @@ async fn buy(street: &Street, stream: bool) -> Result<(usize, Amount), InferErro
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regression_a_seller_corrects_the_counter_of_no_channel_but_its_own() {
-    let (_, url) = Seller::start(Manners::BreaksOff).await;
+    let (seller, url) = Seller::start(Manners::BreaksOff).await;
     let (liar, elsewhere) = Seller::start(Manners::NamesAnother).await;
     let street = TestNet::new().sellers(0).buyer_config(move |_, config| {
         config.x402 = vec![setting(&url, &[MODEL]), setting(&elsewhere, &["other"])];
     });
     let street = street.start().await.expect("starts");
+    let gas = street.ledgers.fund(seller.key.address()).await;
+    gas.expect("funds");
+    let chain = street.ledgers.chain().expect("a chain");
+    assert!(seller.chain.set(chain).is_ok());
     buy(&street, true).await.expect_err("it breaks off");
     let (id, before) = street.buyers[0].accounts()[0];
     assert!(

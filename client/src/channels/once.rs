@@ -24,11 +24,7 @@ impl Channels {
     /// The chain's or the books'.
     pub async fn end_once(&self) -> Result<bool, ChannelError> {
         let now = self.clock.now();
-        let left = self.ledger.left_once();
-        let over = |opened: &OpenOnce| opened.once.until().saturating_add(PAST) < now.seconds();
-        let mut over: Vec<_> = left.into_iter().filter(over).collect();
-        over.sort_by_key(|opened| opened.once.until());
-        over.truncate(FEW);
+        let over = few_over(self.ledger.left_once(), now);
         let mut waits = false;
         if over.is_empty() {
             return Ok(waits);
@@ -97,5 +93,55 @@ impl Channels {
             words: None,
         };
         Ok(self.ledger.settle_once(&payment).await?)
+    }
+}
+
+/// A few of those whose time is over, the oldest first: where the chain's time is behind for one,
+/// it is for all after it.
+fn few_over(mut left: Vec<OpenOnce>, now: Timestamp) -> Vec<OpenOnce> {
+    left.retain(|opened| opened.once.until().saturating_add(PAST) < now.seconds());
+    left.sort_by_key(|opened| opened.once.until());
+    left.truncate(FEW);
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::Address;
+    use farthing_protocol::purchase::RequestId;
+    use farthing_protocol::testing;
+    use farthing_protocol::x402::Transfer;
+
+    use super::*;
+
+    fn opened(n: u8, until: u64) -> OpenOnce {
+        OpenOnce {
+            request: RequestId(B256::repeat_byte(n)),
+            seller: testing::node_key(1).id(),
+            url: "http://seller.example/v1".into(),
+            model: "test/model".into(),
+            once: Once::Exact(Transfer {
+                from: Address::repeat_byte(1),
+                to: Address::repeat_byte(2),
+                amount: Amount::atoms(1),
+                valid_after: 0,
+                valid_before: until,
+                nonce: B256::repeat_byte(n),
+            }),
+            at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn regression_payments_whose_time_is_over_are_ended_a_few_at_a_time_the_oldest_first() {
+        let left: Vec<_> = (1..=9).rev().map(|n| opened(n, u64::from(n))).collect();
+        let now = |seconds: u64| Timestamp(seconds * 1_000);
+        let ended = |now| -> Vec<_> {
+            let few = few_over(left.clone(), now);
+            few.iter().map(|opened| opened.once.until()).collect()
+        };
+        assert_eq!(ended(now(1_000)), [1, 2, 3, 4]);
+        assert_eq!(ended(now(PAST + 3)), [1, 2]);
+        assert!(ended(now(PAST)).is_empty());
     }
 }
