@@ -49,9 +49,16 @@ pub enum PurchaseError {
     /// No stream to the seller. Nothing was asked.
     #[error("the seller cannot be reached: {0}")]
     Unreachable(#[from] OpenError),
-    /// The seller refused. Nothing is charged.
+    /// The seller refused before it had a payment for this purchase alone. Nothing is charged,
+    /// or what is shows on the channel.
     #[error("refused: {0}")]
     Refused(Refusal),
+    /// It has a payment made for this purchase alone, which it may take whatever it says; so
+    /// nobody else is paid for the same purchase.
+    #[error(
+        "it has the payment and does not sell: {0}; it may still take it, so no other seller is paid"
+    )]
+    Taken(String),
     /// The stream broke. It is not known whether the seller worked or charged; its receipt will
     /// be asked for.
     #[error("the stream broke: {0}")]

@@ -119,10 +119,9 @@ impl<'a> Receipts<'a> {
         limit: usize,
     ) -> Result<ReceiptPage, LedgerError> {
         page.payments = self.payments(query)?;
-        // What ended before the oldest receipt of the page is for the next one.
+        // What ended in the next page's first millisecond, or before it, is for that page.
         if let Some(next) = page.next {
-            page.payments
-                .retain(|held| held.payment.at.0.saturating_add(1) >= next.0);
+            page.payments.retain(|held| held.payment.at >= next);
         }
         let receipts = page.receipts.iter();
         let mut times: Vec<_> = receipts

@@ -1,4 +1,4 @@
-//! How long receipts are kept, and where they go: pure rules, and one file per month.
+//! How long receipts are kept, and where they go: pure rules, and one file per day.
 //!
 //! Receipts leave the books in whole blocks of [`BLOCK`] from the beginning of a channel, so that
 //! the nodes kept above them carry the tree on. What money or a proof still hangs on never goes.

@@ -393,6 +393,48 @@ async fn regression_what_waits_to_be_signed_elsewhere_counts_against_max_deposit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_deposit_that_was_mined_unheard_counts_against_max_deposit() {
+    let street = with_a_contract(TestNet::new()).await;
+    let most = street.buyers[0].config.spend.max_deposit;
+    let large = Amount::atoms(most.get() / 5 * 3);
+    let draft = prepared(&street, Some(large)).await;
+    let (memory, seller) = (street.ledgers.memory(), &street.sellers[0]);
+    memory.set_held(true);
+    let good = signed(draft.id, &owners());
+    let client = street.buyers[0].client();
+    tokio::select! {
+        done = client.import_deposit(draft.id, good) => panic!("it is not mined: {done:?}"),
+        sent = eventually("it is on its way", || !seller.channels().is_empty()) => {
+            sent.expect("is sent");
+        }
+    }
+    // Whoever waited for it is gone.
+    memory.set_held(false);
+    memory.mine(1);
+    let chain = street.ledgers.chain().expect("a chain");
+    let mined = async {
+        while chain.channel(draft.channel).await.expect("answers").balance != large {
+            tokio::task::yield_now().await;
+        }
+    };
+    let mined = tokio::time::timeout(Duration::from_secs(60), mined).await;
+    mined.expect("is mined");
+    let wish = DepositWish {
+        seller: seller.id(),
+        amount: Some(large),
+        valid: 3600,
+    };
+    for _ in 0..2 {
+        let second = client.prepare_deposit(wish).await;
+        let Err(ActionError::Refused(why)) = second else {
+            panic!("{second:?}");
+        };
+        assert!(why.contains("max_deposit"), "{why}");
+    }
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regression_a_lane_whose_seller_lost_its_books_stays_left_after_its_money_is_back() {
     let clock = Clock::manual(NOON);
     let net = TestNet::new().clock(clock.clone());

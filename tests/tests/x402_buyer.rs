@@ -63,6 +63,8 @@ enum Manners {
     OtherToken,
     /// Ends its stream in the middle and says no price.
     BreaksOff,
+    /// Says "behind" and shows the counter of a channel with another seller.
+    NamesAnother,
 }
 
 #[derive(Default)]
@@ -75,6 +77,8 @@ struct Books {
     /// Answers.
     sold: usize,
     rises: u128,
+    /// A channel with another seller.
+    another: Option<ChannelId>,
 }
 
 struct Seller {
@@ -160,6 +164,7 @@ impl Seller {
         };
         let pay_to = match self.manners {
             Manners::ChangedPayTo if paid => Address::repeat_byte(0xbb),
+            Manners::NamesAnother => Address::repeat_byte(0xdd),
             _ => PAYOUT,
         };
         let asset = match self.manners {
@@ -274,6 +279,11 @@ async fn sell(State(seller): State<Arc<Seller>>, headers: HeaderMap, body: Bytes
     {
         return seller.asks(amount, Some(Reason::InvalidRequirements), None);
     }
+    if seller.manners == Manners::NamesAnother {
+        let another = seller.books.lock().expect("whole").another;
+        let state = seller.state(another.expect("is told"), Amount::ZERO);
+        return seller.asks(amount, Some(Reason::BatchMismatch), Some(state));
+    }
     let (config, voucher) = (*batch.config(), batch.voucher().signed().expect("65 bytes"));
     let network = testing::network();
     let id = config.id(&network);
@@ -358,21 +368,21 @@ fn answer(
     response
 }
 
+fn setting(url: &str, models: &[&str]) -> X402 {
+    X402 {
+        url: url.to_owned(),
+        models: models.iter().map(ToString::to_string).collect(),
+        price_input: Some(INPUT),
+        price_output: Some(OUTPUT),
+        max_output: 1024,
+    }
+}
+
 /// A street without peers: what is bought is bought over HTTP.
 async fn street(manners: Manners, named: bool) -> (Street, Arc<Seller>) {
     let (seller, url) = Seller::start(manners).await;
     let net = TestNet::new().sellers(0).buyer_config(move |_, config| {
-        config.x402 = vec![X402 {
-            url: url.clone(),
-            models: if named {
-                vec![MODEL.to_owned()]
-            } else {
-                Vec::new()
-            },
-            price_input: Some(INPUT),
-            price_output: Some(OUTPUT),
-            max_output: 1024,
-        }];
+        config.x402 = vec![setting(&url, if named { &[MODEL] } else { &[] })];
     });
     let street = net.start().await.expect("starts");
     street
@@ -402,6 +412,38 @@ async fn buy(street: &Street, stream: bool) -> Result<(usize, Amount), InferErro
         }
     }
     panic!("an answer without an end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_seller_corrects_the_counter_of_no_channel_but_its_own() {
+    let (seller, url) = Seller::start(Manners::BreaksOff).await;
+    let (liar, elsewhere) = Seller::start(Manners::NamesAnother).await;
+    let street = TestNet::new().sellers(0).buyer_config(move |_, config| {
+        config.x402 = vec![setting(&url, &[MODEL]), setting(&elsewhere, &["other"])];
+    });
+    let street = street.start().await.expect("starts");
+    let gas = street.ledgers.fund(seller.key.address()).await;
+    gas.expect("funds");
+    let chain = street.ledgers.chain().expect("a chain");
+    assert!(seller.chain.set(chain).is_ok());
+    buy(&street, true).await.expect_err("it breaks off");
+    let (id, before) = street.buyers[0].accounts()[0];
+    assert!(
+        !before.channel.reserved().is_zero(),
+        "nobody said the price"
+    );
+    liar.books.lock().expect("whole").another = Some(id);
+    let mut request = Buyer::chat(60);
+    let body = String::from_utf8_lossy(&request.body).replace(MODEL, "other");
+    request.body = body.into();
+    let refused = street.buyers[0].infer(request).await;
+    let Err(InferError::Failed { attempts }) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(attempts[0].reason.contains("not paid on"), "{attempts:?}");
+    let after = street.buyers[0].ledger().account(id).expect("is there");
+    assert_eq!(after.channel, before.channel, "its doubts are left alone");
+    street.stop().await;
 }
 
 async fn served(manners: Manners, stream: bool) -> Result<(usize, Amount), InferError> {

@@ -30,6 +30,7 @@ use farthing_protocol::payment::{
     self, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentPayload, PaymentRequired,
     SettlementResponse, scheme,
 };
+use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::store::Batch;
 use farthing_protocol::x402::PERMIT2;
 use farthing_tests::street::{Buyer, Ledgers, MODEL, Street, TestNet, WEALTH, eventually};
@@ -45,14 +46,18 @@ enum Manners {
     Honest,
     /// Hands the payment in and breaks off before the answer and its price.
     LosesAnswer,
-    /// Keeps the payment and says it failed.
-    Keeps,
+    /// Keeps the payment and says it failed, with this status.
+    Keeps(u16),
+    /// Takes the payment and closes the connection.
+    CutsOff,
     /// Takes the payment and never answers.
     Hangs,
     /// Asks for more than anybody pays.
     Absurd,
     /// Says that it took more than was signed.
     OverClaims,
+    /// Sends a receipt that nobody has signed.
+    Forges,
     /// Says that a stream cost less than it did, and leaves out the receipt.
     SaysNothing,
 }
@@ -121,6 +126,13 @@ impl Front {
         let mut settled: SettlementResponse = payment::decode(text.as_bytes()).expect("a word");
         match self.manners() {
             Manners::OverClaims => settled.amount = Some(WEALTH.to_string()),
+            Manners::Forges => {
+                let receipt = &mut settled.extensions["farthing"]["receipt"];
+                let held = serde_json::from_value(receipt.clone());
+                let mut forged: SignedReceipt = held.expect("a receipt");
+                forged.receipt.usage.completion += 1;
+                *receipt = serde_json::to_value(forged).expect("is JSON");
+            }
             Manners::SaysNothing => {
                 settled.amount = None;
                 settled.extensions.clear();
@@ -146,7 +158,11 @@ async fn pass(
         front.paid.fetch_add(1, Ordering::SeqCst);
         front.arrived.notify_one();
         match front.manners() {
-            Manners::Keeps => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Manners::Keeps(status) => {
+                let status = StatusCode::from_u16(status).expect("a status");
+                return status.into_response();
+            }
+            Manners::CutsOff => panic!("the connection ends here"),
             Manners::Hangs => return std::future::pending().await,
             _ => {}
         }
@@ -189,14 +205,12 @@ async fn pass(
     response
 }
 
-type Tweak = fn(&mut Config);
-
 /// One of our nodes behind a front, and a buyer that knows only the front.
 async fn street(
     net: TestNet,
     schemes: &'static [&'static str],
     manners: Manners,
-    tweak: Tweak,
+    tweak: impl Fn(&mut Config) + Send + Sync,
 ) -> (Street, Arc<Front>) {
     let (front, url) = Front::start(schemes, manners).await;
     let mut street = net.buyers(0).http().start().await.expect("starts");
@@ -452,7 +466,7 @@ async fn a_lost_answer_counts_as_spent_and_the_chain_tells_later_that_it_was_pai
 async fn a_refused_payment_counts_as_spent_until_its_time_is_over_unused() {
     for way in [&[scheme::EXACT], &[scheme::UPTO]] {
         let (net, clock) = manual();
-        let (mut street, front) = street(net, way, Manners::Keeps, |config| {
+        let (mut street, front) = street(net, way, Manners::Keeps(500), |config| {
             // Room for three answers and not for four.
             config.spend.per_day = Amount::atoms(120 * 3 + 60);
         })
@@ -483,6 +497,44 @@ async fn a_refused_payment_counts_as_spent_until_its_time_is_over_unused() {
         reopen(&mut street, &front).await;
         let charged = buy(&street, false).await.expect("answers");
         agrees(&street, charged).await;
+        street.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_once_a_payment_has_left_no_other_seller_is_paid_and_this_one_is_blamed() {
+    for manners in [
+        Manners::Keeps(400),
+        Manners::Keeps(429),
+        Manners::Keeps(500),
+        Manners::Keeps(503),
+        Manners::LosesAnswer,
+        Manners::CutsOff,
+    ] {
+        let (net, _clock) = manual();
+        let exact = &[scheme::EXACT];
+        let (other, url) = Front::start(exact, manners).await;
+        let (street, front) = street(net, exact, manners, move |config| {
+            let url = url.clone();
+            let second = X402 {
+                url,
+                ..config.x402[0].clone()
+            };
+            config.x402.push(second);
+        })
+        .await;
+        *other.door.lock().expect("whole") = street.sellers[0].http_url();
+        for purchase in 1..=2 {
+            let failed = buy(&street, false).await;
+            // What the gateway answers with 502 and "do not try again".
+            let Err(InferError::Failed { attempts }) = failed else {
+                panic!("{manners:?}: {failed:?}");
+            };
+            assert_eq!(attempts.len(), 1, "{manners:?}");
+            assert_eq!(front.paid() + other.paid(), purchase, "{manners:?}");
+        }
+        // The second purchase has left alone who failed the first.
+        assert_eq!((front.paid(), other.paid()), (1, 1), "{manners:?}");
         street.stop().await;
     }
 }
@@ -572,6 +624,29 @@ async fn a_seller_that_says_it_took_more_than_was_signed_is_believed_up_to_that_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_receipt_that_nobody_has_signed_is_disputed_and_not_kept_as_one() {
+    let exact = &[scheme::EXACT];
+    let (mut street, _front) = street(TestNet::new(), exact, Manners::Forges, as_it_is).await;
+    buy(&street, false).await.ok();
+    eventually("it is booked", || {
+        !street.buyers[0].ledger().charged_once().is_zero()
+    })
+    .await
+    .expect("is booked");
+    let held = payments(&street).await;
+    assert!(held[0].payment.dispute.is_some());
+    assert_eq!(held[0].payment.receipt, None);
+    street.buyers[0].stop().await;
+    let own = ReceiptsCommand::Verify {
+        file: None,
+        proof: None,
+        channel: None,
+    };
+    said(&street, own).await.expect("no fault of what is kept");
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permit_whose_price_is_not_said_stays_in_doubt_until_the_chain_tells() {
     let (net, clock) = manual();
     let (street, _front) = street(net, &[scheme::UPTO], Manners::SaysNothing, as_it_is).await;
@@ -615,9 +690,14 @@ async fn a_payer_elsewhere_pays_by_channels_only_and_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_yes_buys_once_also_where_each_purchase_is_paid_alone() {
-    let (street, front) = street(TestNet::new(), &[scheme::EXACT], Manners::Keeps, |config| {
-        config.spend.approve_above = Some(Amount::atoms(5));
-    })
+    let (street, front) = street(
+        TestNet::new(),
+        &[scheme::EXACT],
+        Manners::Keeps(500),
+        |config| {
+            config.spend.approve_above = Some(Amount::atoms(5));
+        },
+    )
     .await;
     let waits = |bought: Result<Amount, InferError>| {
         matches!(bought, Err(InferError::Errand(Errand::Approval(_))))
@@ -707,7 +787,10 @@ async fn said(street: &Street, command: ReceiptsCommand) -> Result<String, Strin
     let mut out = Vec::new();
     let done = run(config, command, &view, &mut out).await;
     let text = String::from_utf8(out).expect("text");
-    done.map(|()| text).map_err(|error| error.to_string())
+    match done {
+        Ok(()) => Ok(text),
+        Err(error) => Err(format!("{text}{error}")),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,7 +52,7 @@ impl Channels {
         let amount = amount.max(offer.offer().min_deposit);
         self.landed(&config, config.id(self.chain.network()))
             .await?;
-        self.allowed(&config, amount)?;
+        self.allowed(&config, amount).await?;
         let now = self.clock.now();
         let terms = DepositTerms {
             amount,
@@ -154,10 +154,16 @@ impl Channels {
         )
     }
 
-    fn allowed(&self, config: &ChannelConfig, amount: Amount) -> Result<(), ChannelError> {
-        let account = self.ledger.account(config.id(self.chain.network()));
-        let unspent = account.map(|account| unspent(&account)).unwrap_or_default();
+    async fn allowed(&self, config: &ChannelConfig, amount: Amount) -> Result<(), ChannelError> {
         let (id, now) = (config.id(self.chain.network()), self.clock.now().seconds());
+        // A deposit that was mined since the books were written is nowhere but on the chain.
+        let unspent = match self.ledger.account(id) {
+            Some(account) => unspent(&self.look(&account).await?),
+            None => {
+                let seen = self.chain.channel(id).await?;
+                seen.balance.saturating_sub(seen.claimed)
+            }
+        };
         // What waits to be signed, and what is signed and not mined yet, may all be deposited.
         let drafts = self.drafts()?.into_iter().map(|(_, draft)| draft);
         let waiting = drafts

@@ -3,7 +3,7 @@
 
 use alloy::primitives::B256;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::chain::Write;
+use farthing_protocol::chain::{ChainError, Write};
 use farthing_protocol::clock::Timestamp;
 
 use crate::channels::{ChannelError, Channels, DEPOSIT_WAIT};
@@ -12,9 +12,11 @@ use crate::ledger::{LedgerError, Payment, Scheme};
 
 /// Seconds of the chain's time that must have passed since: a block may be taken back.
 const PAST: u64 = 60;
+/// The most that are ended at once: whoever asks has more to do.
+const FEW: usize = 4;
 
 impl Channels {
-    /// Ends the payments whose time is over: what the chain shows as taken is booked in full (it
+    /// Ends a few of the payments whose time is over, the oldest first: what the chain shows as taken is booked in full (it
     /// does not show how much of a permit), what it shows as not taken is given back. Returns
     /// whether the chain's own time is behind for some.
     ///
@@ -22,9 +24,7 @@ impl Channels {
     /// The chain's or the books'.
     pub async fn end_once(&self) -> Result<bool, ChannelError> {
         let now = self.clock.now();
-        let left = self.ledger.left_once();
-        let over = |opened: &OpenOnce| opened.once.until().saturating_add(PAST) < now.seconds();
-        let over: Vec<_> = left.into_iter().filter(over).collect();
+        let over = few_over(self.ledger.left_once(), now);
         let mut waits = false;
         if over.is_empty() {
             return Ok(waits);
@@ -53,7 +53,11 @@ impl Channels {
         let write = Write::AllowPermit2 { amount };
         let prepared = self.chain.prepare(&write, key, None).await?;
         let hash = self.chain.broadcast(&prepared.raw).await?;
-        self.chain.wait(hash, 1, DEPOSIT_WAIT).await?;
+        let outcome = self.chain.wait(hash, 1, DEPOSIT_WAIT).await?;
+        if !outcome.success {
+            let name = format!("approve, in transaction {hash}");
+            return Err(ChainError::Reverted { name }.into());
+        }
         Ok(hash)
     }
 
@@ -89,5 +93,55 @@ impl Channels {
             words: None,
         };
         Ok(self.ledger.settle_once(&payment).await?)
+    }
+}
+
+/// A few of those whose time is over, the oldest first: where the chain's time is behind for one,
+/// it is for all after it.
+fn few_over(mut left: Vec<OpenOnce>, now: Timestamp) -> Vec<OpenOnce> {
+    left.retain(|opened| opened.once.until().saturating_add(PAST) < now.seconds());
+    left.sort_by_key(|opened| opened.once.until());
+    left.truncate(FEW);
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::Address;
+    use farthing_protocol::purchase::RequestId;
+    use farthing_protocol::testing;
+    use farthing_protocol::x402::Transfer;
+
+    use super::*;
+
+    fn opened(n: u8, until: u64) -> OpenOnce {
+        OpenOnce {
+            request: RequestId(B256::repeat_byte(n)),
+            seller: testing::node_key(1).id(),
+            url: "http://seller.example/v1".into(),
+            model: "test/model".into(),
+            once: Once::Exact(Transfer {
+                from: Address::repeat_byte(1),
+                to: Address::repeat_byte(2),
+                amount: Amount::atoms(1),
+                valid_after: 0,
+                valid_before: until,
+                nonce: B256::repeat_byte(n),
+            }),
+            at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn regression_payments_whose_time_is_over_are_ended_a_few_at_a_time_the_oldest_first() {
+        let left: Vec<_> = (1..=9).rev().map(|n| opened(n, u64::from(n))).collect();
+        let now = |seconds: u64| Timestamp(seconds * 1_000);
+        let ended = |now| -> Vec<_> {
+            let few = few_over(left.clone(), now);
+            few.iter().map(|opened| opened.once.until()).collect()
+        };
+        assert_eq!(ended(now(1_000)), [1, 2, 3, 4]);
+        assert_eq!(ended(now(PAST + 3)), [1, 2]);
+        assert!(ended(now(PAST)).is_empty());
     }
 }

@@ -20,7 +20,7 @@ use crate::client;
 use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError, schema};
 use crate::receipts::Receipts;
-use crate::receipts::audit::{Audit, Verdict};
+use crate::receipts::audit::{Audit, Checked, payment_fault};
 use crate::report::{
     ActionError, PaymentReport, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport,
 };
@@ -429,7 +429,7 @@ async fn export(
 }
 
 /// Checks the receipts in the books.
-async fn own(source: &Source, channel: Option<ChannelId>) -> Result<Vec<Verdict>, Failure> {
+async fn own(source: &Source, channel: Option<ChannelId>) -> Result<Checked, Failure> {
     let mut verdicts = Vec::new();
     for book in source.books().await? {
         let (id, mut from) = (book.channel, book.from);
@@ -447,14 +447,20 @@ async fn own(source: &Source, channel: Option<ChannelId>) -> Result<Vec<Verdict>
         }
         verdicts.push(audit.end());
     }
-    Ok(verdicts)
+    let query = ReceiptQuery {
+        channel,
+        ..ReceiptQuery::default()
+    };
+    let payments = source.payments(&query).await?;
+    let payments = payments.iter().filter_map(payment_fault).collect();
+    Ok(Checked { verdicts, payments })
 }
 
 /// Checks the receipts in a file, by what the file itself says of their channels.
-fn from_file(path: &Path) -> Result<Vec<Verdict>, Failure> {
+fn from_file(path: &Path) -> Result<Checked, Failure> {
     let failed = || Failure::io(format!("cannot read {}", path.display()));
     let mut reader = BufReader::new(File::open(path).map_err(failed())?);
-    let (mut verdicts, mut audit) = (Vec::new(), None::<Audit>);
+    let (mut checked, mut audit) = (Checked::default(), None::<Audit>);
     let (mut line, mut number) = (Vec::new(), 0_u64);
     loop {
         line.clear();
@@ -472,31 +478,24 @@ fn from_file(path: &Path) -> Result<Vec<Verdict>, Failure> {
             return Err(wrong("it is too long to be a receipt".to_owned()).into());
         }
         match serde_json::from_slice(&line).map_err(|error| wrong(error.to_string()))? {
-            Line::Book(book) => verdicts.extend(audit.replace(Audit::of(*book)).map(Audit::end)),
-            // Its receipt stands alone: no root and no order bind it.
-            Line::Payment(held) => {
-                if let Some(signed) = held.payment.receipt
-                    && signed.clone().verify(signed.seller).is_err()
-                {
-                    let reason = "its receipt is not signed by the seller it names";
-                    return Err(wrong(reason.to_owned()).into());
-                }
-            }
+            Line::Book(book) => checked
+                .verdicts
+                .extend(audit.replace(Audit::of(*book)).map(Audit::end)),
+            Line::Payment(held) => checked.payments.extend(payment_fault(&held)),
             Line::Receipt(held) => audit
                 .as_mut()
                 .ok_or_else(|| wrong("a receipt before its channel".to_owned()))?
                 .take(&held),
         }
     }
-    verdicts.extend(audit.map(Audit::end));
-    Ok(verdicts)
+    checked.verdicts.extend(audit.map(Audit::end));
+    Ok(checked)
 }
 
 /// Says what was found; faults are a failure.
-fn tell(verdicts: &[Verdict], view: &View, out: &mut impl Write) -> Result<(), Failure> {
-    write(out, &view.verdicts(verdicts))?;
-    let faults = verdicts.iter().map(|verdict| verdict.count);
-    match faults.fold(0, u64::saturating_add) {
+fn tell(checked: &Checked, view: &View, out: &mut impl Write) -> Result<(), Failure> {
+    write(out, &view.checked(checked))?;
+    match checked.faults() {
         0 => Ok(()),
         faults => Err(ReceiptsError::Faults(faults).into()),
     }

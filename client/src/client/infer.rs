@@ -51,6 +51,11 @@ impl Failure {
             Self::Channel(_) | Self::Ledger(_) => true,
         }
     }
+
+    /// Whether the seller has a payment for this purchase alone.
+    const fn is_taken(&self) -> bool {
+        matches!(self, Self::Purchase(PurchaseError::Taken(_)))
+    }
 }
 
 /// A purchase that has begun, with a seller of either kind.
@@ -97,11 +102,15 @@ impl Parts {
                         return Err(error);
                     }
                     let seller = choice.candidate.seller();
-                    tracing::info!(seller = %seller.short(), %failure, "trying the next seller");
                     attempts.push(Attempt {
                         seller,
                         reason: failure.to_string(),
                     });
+                    // That seller may be paid for this purchase: a second one is not.
+                    if failure.is_taken() {
+                        return Err(InferError::Failed { attempts });
+                    }
+                    tracing::info!(seller = %seller.short(), %failure, "trying the next seller");
                     causes.push(failure);
                 }
             }

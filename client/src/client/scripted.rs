@@ -100,6 +100,23 @@ pub(crate) fn receipt() -> ReceiptReport {
     }
 }
 
+/// The book of that receipt.
+pub(crate) fn book() -> ReceiptBook {
+    let held = receipt().signed;
+    ReceiptBook {
+        channel: held.receipt.channel,
+        network: testing::network(),
+        config: testing::channel_config(),
+        seller: held.seller,
+        from: held.receipt.seq,
+        peaks: Vec::new(),
+        count: held.receipt.seq + 1,
+        root: None,
+        contradiction: None,
+        doubles: Vec::new(),
+    }
+}
+
 pub(crate) fn channel() -> ChannelReport {
     ChannelReport {
         id: ChannelId(B256::repeat_byte(5)),
@@ -241,19 +258,7 @@ impl Script {
     }
 
     pub(crate) async fn books(&self) -> Result<Vec<ReceiptBook>, ActionError> {
-        let held = receipt().signed;
-        Ok(vec![ReceiptBook {
-            channel: held.receipt.channel,
-            network: testing::network(),
-            config: testing::channel_config(),
-            seller: held.seller,
-            from: held.receipt.seq,
-            peaks: Vec::new(),
-            count: held.receipt.seq + 1,
-            root: None,
-            contradiction: None,
-            doubles: Vec::new(),
-        }])
+        Ok(vec![book()])
     }
 
     pub(crate) async fn evidence(&self, request: RequestId) -> Result<Evidence, ActionError> {

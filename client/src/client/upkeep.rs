@@ -109,7 +109,12 @@ impl Keeper {
                 Some(low) = self.low.recv(), if room => self.add(low),
                 _ = ticks.tick() => {
                     self.complete_withdrawals().await;
-                    self.end_payments().await;
+                    // Dropped between two of them, or while one is written, it is done again.
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = self.end_payments() => {}
+                    }
                 }
             }
         }

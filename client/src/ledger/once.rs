@@ -224,7 +224,8 @@ impl Ledger {
             if !books.settle_once(request, payment) {
                 return Ok(());
             }
-            let spent = books.models.charge(model, payment.charged, day);
+            // What was signed, as for every other limit: a price that is too low is only said.
+            let spent = books.models.charge(model, payment.signed, day);
             let batch = paid
                 .delete(&ONCE, &request.0)
                 .put(&MODEL_DAYS, &(day, model), &spent)?;

@@ -26,15 +26,16 @@ impl Ledger {
         lesson: Lesson,
     ) -> Result<(), LedgerError> {
         let permit = self.store.reserve().await?;
+        // What holds a stranger's words may not fit: nothing is changed before it is seen to.
+        let paid = Batch::new().put(&PAYMENTS, &(id.0, payment.request.0), payment)?;
         let durable = {
             let mut books = self.books();
             let account = books.pay(id, payment, lesson)?;
             let (model, day) = (model_hash(&payment.model), payment.at.day());
             let spent = books.models.charge(model, payment.charged, day);
-            let batch = Batch::new()
-                .put(&CHANNELS, &id.0, &account)?
-                .put(&MODEL_DAYS, &(day, model), &spent)?
-                .put(&PAYMENTS, &(id.0, payment.request.0), payment)?;
+            let batch =
+                paid.put(&CHANNELS, &id.0, &account)?
+                    .put(&MODEL_DAYS, &(day, model), &spent)?;
             permit.commit(batch)
         };
         Ok(durable.await?)

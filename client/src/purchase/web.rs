@@ -228,7 +228,8 @@ impl WebPurchase {
             charged: said.min(paid.amount()),
             at,
             dispute: end.dispute.map(str::to_owned),
-            receipt: end.receipt.clone(),
+            // What its signer has not signed proves nothing, and is no receipt.
+            receipt: end.receipt.clone().filter(is_signed),
             words: end.words.clone().filter(|words| words.len() <= MAX_WORDS),
         };
         match paid {
@@ -256,10 +257,14 @@ impl WebPurchase {
     /// # Errors
     /// [`PurchaseError`].
     pub async fn next(&mut self) -> Result<WebStep, PurchaseError> {
-        match self.deal.mode {
+        let next = match self.deal.mode {
             Mode::Plain => self.document().await,
             Mode::Stream => self.event().await,
-        }
+        };
+        next.map_err(|error| match self.paid {
+            Some(Paid::Once(_)) => PurchaseError::Taken(error.to_string()),
+            _ => error,
+        })
     }
 
     async fn document(&mut self) -> Result<WebStep, PurchaseError> {
@@ -394,13 +399,17 @@ impl WebPurchase {
     /// A receipt that a Farthing seller sends along.
     fn is_ours(&self, signed: &SignedReceipt, charged: Amount) -> bool {
         let receipt = &signed.receipt;
-        signed.clone().verify(signed.seller).is_ok()
+        is_signed(signed)
             && self.channel().is_none_or(|id| receipt.channel == id)
             && receipt.charged == charged
             && receipt.request_hash == alloy::primitives::keccak256(&self.deal.body)
             && (self.deal.mode == Mode::Stream
                 || receipt.response_hash == self.hash.clone().finalize())
     }
+}
+
+fn is_signed(receipt: &SignedReceipt) -> bool {
+    receipt.clone().verify(receipt.seller).is_ok()
 }
 
 fn refused(status: u16, body: Bytes) -> PurchaseError {

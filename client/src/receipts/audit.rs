@@ -4,11 +4,12 @@
 use farthing_protocol::amount::Amount;
 use farthing_protocol::eip712::Signed;
 use farthing_protocol::history::History;
+use farthing_protocol::purchase::RequestId;
 use farthing_protocol::root;
 use serde::Serialize;
 
 use crate::receipts::base;
-use crate::report::{ReceiptBook, ReceiptReport};
+use crate::report::{PaymentReport, ReceiptBook, ReceiptReport};
 
 /// The most faults that are spelled out; all are counted.
 const SPELLED: usize = 20;
@@ -30,6 +31,51 @@ pub struct Verdict {
     pub count: u64,
     /// The first of them.
     pub faults: Vec<String>,
+}
+
+/// What is wrong with the receipt of a payment over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PaymentFault {
+    /// The purchase.
+    pub payment: RequestId,
+    /// What is wrong.
+    pub fault: &'static str,
+}
+
+/// What was found in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// In each channel.
+    pub verdicts: Vec<Verdict>,
+    /// In payments over HTTP, whose receipts stand alone: no root and no order bind them.
+    pub payments: Vec<PaymentFault>,
+}
+
+impl Checked {
+    /// How many faults there are.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        let channels = self.verdicts.iter().map(|verdict| verdict.count);
+        let payments = u64::try_from(self.payments.len()).unwrap_or(u64::MAX);
+        channels.fold(payments, u64::saturating_add)
+    }
+}
+
+/// What is wrong with a payment's receipt, if it has one.
+#[must_use]
+pub fn payment_fault(held: &PaymentReport) -> Option<PaymentFault> {
+    let signed = held.payment.receipt.as_ref()?;
+    let fault = if signed.clone().verify(signed.seller).is_err() {
+        "its receipt is not signed by the seller it names"
+    } else if signed.receipt.charged != held.payment.charged {
+        "its receipt says another charge than the payment"
+    } else {
+        return None;
+    };
+    Some(PaymentFault {
+        payment: held.payment.request,
+        fault,
+    })
 }
 
 /// One channel being checked.

@@ -1,4 +1,8 @@
+use farthing_protocol::amount::Amount;
+
 use super::*;
+use crate::client::scripted;
+use crate::ledger::{Payment, Scheme};
 
 #[test]
 fn a_moment_is_read_as_people_write_it() {
@@ -44,4 +48,56 @@ fn what_is_written_as_a_day_is_shown_as_that_day() {
         };
         assert_eq!(render::moment(at), format!("{text} 00:00:00Z"));
     }
+}
+
+#[test]
+fn regression_a_false_receipt_of_one_payment_does_not_keep_others_from_being_checked() {
+    let held = scripted::receipt();
+    let report = |spoil: fn(&mut Payment)| {
+        let receipt = &held.signed.receipt;
+        let mut payment = Payment {
+            request: receipt.request,
+            seller: held.signed.seller,
+            url: "http://seller.example/v1".into(),
+            scheme: Scheme::Exact,
+            model: "test/model".into(),
+            signed: receipt.charged,
+            charged: receipt.charged,
+            at: receipt.finished,
+            dispute: None,
+            receipt: Some(held.signed.clone()),
+            words: None,
+        };
+        spoil(&mut payment);
+        let channel = None;
+        Line::Payment(Box::new(PaymentReport { channel, payment }))
+    };
+    let forged = |payment: &mut Payment| {
+        if let Some(signed) = &mut payment.receipt {
+            signed.receipt.usage.completion += 1;
+        }
+    };
+    let book = scripted::book();
+    let text: Vec<_> = [
+        report(forged),
+        report(|payment| payment.charged = Amount::atoms(1)),
+        report(|_| {}),
+        Line::Book(Box::new(book)),
+        Line::Receipt(Box::new(held.clone())),
+    ]
+    .iter()
+    .map(render::json_line)
+    .collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("receipts.jsonl");
+    std::fs::write(&file, text.join("\n")).expect("writes");
+    let checked = from_file(&file).expect("is read to its end");
+    let faults: Vec<_> = checked.payments.iter().map(|found| found.fault).collect();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].contains("not signed") && faults[1].contains("another charge"));
+    assert_eq!(
+        (checked.verdicts.len(), checked.verdicts[0].checked),
+        (1, 1)
+    );
+    assert_eq!(checked.faults(), 2 + checked.verdicts[0].count);
 }

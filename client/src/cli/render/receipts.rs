@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::render::{Left, Right, View, json, moment, safe, sheet, table};
 use crate::ledger::Scheme;
-use crate::receipts::audit::Verdict;
+use crate::receipts::audit::{Checked, PaymentFault, Verdict};
 use crate::report::{PaymentReport, ReceiptPage, ReceiptReport};
 
 impl View {
@@ -137,19 +137,29 @@ impl View {
         ])
     }
 
-    /// What was found in each channel.
+    /// What was found in each channel, and in payments over HTTP.
     #[must_use]
-    pub fn verdicts(&self, verdicts: &[Verdict]) -> String {
+    pub fn checked(&self, checked: &Checked) -> String {
+        let Checked { verdicts, payments } = checked;
         if self.json {
-            let of = |verdict: &Verdict| Checked {
-                channel: verdict.book.channel.to_string(),
-                seller: verdict.book.seller,
-                from: verdict.book.from,
-                verdict: verdict.clone(),
+            let of = |verdict: &Verdict| {
+                Found::Channel(Box::new(OfChannel {
+                    channel: verdict.book.channel.to_string(),
+                    seller: verdict.book.seller,
+                    from: verdict.book.from,
+                    verdict: verdict.clone(),
+                }))
             };
-            return json(&verdicts.iter().map(of).collect::<Vec<_>>());
+            let faults = payments.iter().cloned().map(Found::Payment);
+            let all = verdicts.iter().map(of).chain(faults);
+            return json(&all.collect::<Vec<_>>());
         }
-        if verdicts.is_empty() {
+        let of = |fault: &PaymentFault| {
+            let PaymentFault { payment, fault } = fault;
+            format!("payment {}: {fault}\n", payment.short())
+        };
+        let strays: String = payments.iter().map(of).collect();
+        if verdicts.is_empty() && strays.is_empty() {
             return "There is no receipt to check.\n".into();
         }
         let row = |verdict: &Verdict| {
@@ -179,13 +189,21 @@ impl View {
             };
             verdict.faults.iter().map(of)
         });
-        table(head, &rows) + &faults.collect::<String>()
+        table(head, &rows) + &faults.collect::<String>() + &strays
     }
+}
+
+/// One thing that was found.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Channel(Box<OfChannel>),
+    Payment(PaymentFault),
 }
 
 /// A verdict with its channel.
 #[derive(Serialize)]
-struct Checked {
+struct OfChannel {
     channel: String,
     seller: NodeId,
     from: u64,

@@ -32,7 +32,7 @@ pub(in crate::purchase) enum Said {
     },
     /// 402.
     Asked(Box<PaymentRequired>),
-    /// Another status: nothing is sold and nothing charged.
+    /// Another status: nothing is sold. What it was given it may still take.
     Refused { status: u16, body: Bytes },
 }
 

@@ -83,7 +83,8 @@ impl WebShop {
     /// Asks, pays, and returns when the answer begins.
     ///
     /// # Errors
-    /// [`PurchaseError`]; nothing is charged for a refusal.
+    /// [`PurchaseError`]; nothing is charged for a refusal, but where it has a payment for this
+    /// purchase alone ([`PurchaseError::Taken`]).
     pub async fn buy(&self, deal: WebDeal) -> Result<WebPurchase, PurchaseError> {
         let turn = self.purse.channels.turn(deal.offer.id).lock_owned();
         let turn = timeout_at(deal.deadline, turn).await;
@@ -91,6 +92,7 @@ impl WebShop {
         let mut way = self.remembered(&deal);
         let mut corrected = None;
         let mut given: Option<Given> = None;
+        let mut on = None;
         let mut first = way.clone();
         for _ in 0..=TRIES {
             let made = match &way {
@@ -98,6 +100,7 @@ impl WebShop {
                 Some(way) => Some(self.pay(&deal, way, corrected).await?),
             };
             given = given.or(made.as_ref().map(|made| made.given));
+            on = made.as_ref().map(|made| made.id).or(on);
             let (paid, said) = self.ask(&deal, made).await?;
             match said {
                 Said::Sold { settlement, body } => {
@@ -134,7 +137,7 @@ impl WebShop {
                         Some(Reason::BatchMismatch | Reason::BatchBelowClaimed)
                             if corrected.is_none() =>
                         {
-                            corrected = Some(self.correct(&asked, given).await?);
+                            corrected = Some(self.correct(&asked, on, given).await?);
                         }
                         // Nothing was paid yet, or the price is another one.
                         None if way.is_none() => {}
@@ -277,17 +280,23 @@ impl WebShop {
         account.map_or(Amount::ZERO, |account| account.channel.ceiling())
     }
 
-    /// Takes over the seller's counter, if our own signature proves it: one made before this
-    /// purchase, for the voucher it has just refused has bought nothing.
+    /// Takes over the seller's counter of the channel we have just paid it `on`, if our own
+    /// signature proves it: one made before this purchase, for the voucher it has just refused
+    /// has bought nothing.
     pub(in crate::purchase) async fn correct(
         &self,
         asked: &Way,
+        on: Option<ChannelId>,
         given: Option<Given>,
     ) -> Result<Amount, PurchaseError> {
         let liar = |what| PurchaseError::from(ChannelError::Liar(what));
         let state = asked.extra.channel_state.as_ref();
         let state = state.ok_or_else(|| liar("it corrects a counter and shows none"))?;
         let id = state.channel_id;
+        // Another one may be another seller's, whose doubts are not this one's to settle.
+        if on != Some(id) {
+            return Err(liar("the counter of a channel that it was not paid on"));
+        }
         let charged = state
             .charged_cumulative_amount
             .unwrap_or(state.total_claimed);

@@ -4,6 +4,7 @@
 
 use alloy::primitives::{Address, B256, U256, keccak256};
 use farthing_protocol::amount::Amount;
+use farthing_protocol::chain::ChainError;
 use farthing_protocol::payment::scheme::{
     self, ExactAuthorization, Permitted, UptoAuthorization, UptoWitness,
 };
@@ -14,13 +15,14 @@ use farthing_protocol::payment::{
 use farthing_protocol::x402::{Network, PERMIT2, Permit, Transfer, UPTO_PROXY};
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout_at};
 
 use crate::channels::ChannelError;
 use crate::ledger::once::{Once, OpenOnce};
 use crate::ledger::{Scheme, Wish};
 use crate::purchase::PurchaseError;
 use crate::purchase::web::ask::Unpayable;
-use crate::purchase::web::{Paid, Said, WebDeal, WebPurchase, WebShop, door, refused};
+use crate::purchase::web::{Paid, Said, WebDeal, WebPurchase, WebShop, door};
 use crate::wallet::Order;
 use crate::wallet::once::{OnceHold, SignedOnce};
 
@@ -118,6 +120,12 @@ impl Single {
     }
 }
 
+/// A seller's words, for people.
+fn short(words: &str) -> String {
+    let words = words.chars().filter(|letter| !letter.is_control());
+    words.take(200).collect()
+}
+
 fn words(signed: &SignedOnce) -> Fields {
     match signed {
         SignedOnce::Exact(signed) => fields(&Exact {
@@ -152,6 +160,51 @@ fn words(signed: &SignedOnce) -> Fields {
     }
 }
 
+/// What the payer can pay with.
+#[derive(Debug, Clone, Copy, Default)]
+struct Means {
+    balance: Amount,
+    /// What Permit2 may move of it.
+    allowance: Amount,
+}
+
+impl Means {
+    /// The first way whose price is within bounds and covered.
+    fn pick(
+        self,
+        payer: Address,
+        allowed: Amount,
+        singles: Vec<Single>,
+    ) -> Result<Single, PurchaseError> {
+        let mut why = PurchaseError::from(Unpayable::NoWay);
+        for single in singles {
+            let amount = single.amount();
+            why = if amount > allowed {
+                Unpayable::Dear { amount, allowed }.into()
+            } else if matches!(single.kind, Kind::Upto(_)) && self.allowance < amount {
+                let token = single.requirements.asset;
+                Unpayable::Allowance {
+                    payer,
+                    token,
+                    permit2: PERMIT2,
+                    amount,
+                }
+                .into()
+            } else if self.balance < amount {
+                ChannelError::EmptyWallet {
+                    address: payer.to_string(),
+                    balance: self.balance,
+                    needed: amount,
+                }
+                .into()
+            } else {
+                return Ok(single);
+            };
+        }
+        Err(why)
+    }
+}
+
 /// A payment on its way, for one purchase.
 #[derive(Debug)]
 pub(in crate::purchase) struct PaidOnce {
@@ -181,8 +234,10 @@ impl WebShop {
                 paid.hold.unsent().await?;
                 return Err(error);
             }
-            // Lost or refused, the seller has it and may take it: it counts until its time is over.
-            said => said?,
+            // Lost or refused, the seller has it and may take it: it counts until its time is over,
+            // and nobody else is paid for this purchase.
+            Err(error) => return Err(PurchaseError::Taken(error.to_string())),
+            Ok(said) => said,
         };
         match said {
             Said::Sold { settlement, body } => Ok(WebPurchase::begin(
@@ -191,59 +246,53 @@ impl WebShop {
                 (settlement, body),
                 turn,
             )),
-            Said::Refused { status, body } => Err(refused(status, body)),
+            Said::Refused { status, body } => {
+                let why = String::from_utf8_lossy(&body);
+                Err(PurchaseError::Taken(format!(
+                    "it answers {status} {}",
+                    short(&why)
+                )))
+            }
             Said::Asked(required) => {
                 let why = required.error.unwrap_or_default();
-                let why: String = why.chars().take(200).collect();
-                Err(PurchaseError::Lost(format!(
-                    "it does not take the payment: {why}"
-                )))
+                let why = format!("it asks for another, {}", short(&why));
+                Err(PurchaseError::Taken(why))
             }
         }
     }
 
-    /// The best way whose price is within bounds and that the payer can use.
+    /// The best way whose price is within bounds and that the payer can use, while there is time
+    /// to buy by it.
     async fn choose(&self, deal: &WebDeal, singles: Vec<Single>) -> Result<Single, PurchaseError> {
         let wallet = &self.purse.wallet;
-        let (payer, chain) = (wallet.payer(), self.purse.channels.chain());
+        let payer = wallet.payer();
         if !wallet.signs_deposits() {
             return Err(crate::ledger::LedgerError::Elsewhere(payer).into());
         }
-        let mut why = Unpayable::NoWay;
-        for single in singles {
-            let (amount, allowed) = (single.amount(), deal.max_cost);
-            if amount > allowed {
-                why = Unpayable::Dear { amount, allowed };
-                continue;
-            }
-            if let Kind::Upto(_) = single.kind {
-                let allowance = chain.permit2_allowance(payer).await;
-                if allowance.map_err(ChannelError::from)? < amount {
-                    let token = single.requirements.asset;
-                    why = Unpayable::Allowance {
-                        payer,
-                        token,
-                        permit2: PERMIT2,
-                        amount,
-                    };
-                    continue;
-                }
-            }
-            let balance = chain.token_balance(payer).await;
-            let balance = balance.map_err(ChannelError::from)?;
-            if balance < amount {
-                let address = payer.to_string();
-                let needed = amount;
-                return Err(ChannelError::EmptyWallet {
-                    address,
-                    balance,
-                    needed,
-                }
-                .into());
-            }
-            return Ok(single);
+        let bound = |single: &Single| single.amount() <= deal.max_cost;
+        let means = match singles.iter().any(bound) {
+            true => self.means(deal).await?,
+            false => Means::default(),
+        };
+        if Instant::now() >= deal.first_by {
+            return Err(PurchaseError::Late("time left to pay"));
         }
-        Err(why.into())
+        means.pick(payer, deal.max_cost, singles)
+    }
+
+    /// What the chain shows of the payer, asked once and no longer than the purchase may wait.
+    async fn means(&self, deal: &WebDeal) -> Result<Means, PurchaseError> {
+        let (payer, chain) = (self.purse.wallet.payer(), self.purse.channels.chain());
+        let read = async {
+            Ok::<_, ChainError>(Means {
+                balance: chain.token_balance(payer).await?,
+                allowance: chain.permit2_allowance(payer).await?,
+            })
+        };
+        let late = || ChainError::Unavailable("it does not answer in a purchase's time".into());
+        let read = timeout_at(deal.first_by, read).await;
+        let read = read.unwrap_or_else(|_| Err(late()));
+        Ok(read.map_err(ChannelError::from)?)
     }
 
     async fn sign(
@@ -359,22 +408,53 @@ mod tests {
         assert!(all(vec![way(scheme::EXACT, extra)]).is_empty());
     }
 
+    fn costing(kind: Kind, amount: u128) -> Single {
+        let mut requirements = upto();
+        requirements.amount = Amount::atoms(amount);
+        Single {
+            requirements,
+            kind,
+            required: PaymentRequired {
+                x402_version: VERSION,
+                error: None,
+                resource: Resource::default(),
+                accepts: Vec::new(),
+                extensions: Fields::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn regression_a_way_that_the_balance_does_not_cover_leaves_the_cheaper_one() {
+        let kind = Kind::Upto(Address::repeat_byte(2));
+        let ways = || vec![costing(kind, 500), costing(Kind::Exact, 300)];
+        let pick = |balance, allowance| {
+            let means = Means {
+                balance: Amount::atoms(balance),
+                allowance: Amount::atoms(allowance),
+            };
+            means.pick(Address::ZERO, Amount::atoms(500), ways())
+        };
+        let picked = |balance, allowance| pick(balance, allowance).expect("is covered").kind;
+        assert_eq!(picked(500, 500), kind);
+        assert_eq!(picked(499, 500), Kind::Exact);
+        assert_eq!(picked(500, 499), Kind::Exact);
+        let Err(PurchaseError::Channel(error)) = pick(299, 500) else {
+            panic!("nothing is covered");
+        };
+        assert!(
+            matches!(*error, ChannelError::EmptyWallet { needed, .. } if needed == Amount::atoms(300)),
+            "{error:?}"
+        );
+    }
+
     #[test]
     fn no_seller_gets_more_than_a_quarter_of_an_hour() {
         let mut required = way(scheme::EXACT, domain());
         for (asked, given) in [(60, 60), (u64::MAX, LONGEST)] {
             required.max_timeout_seconds = asked;
-            let single = Single {
-                requirements: required.clone(),
-                kind: Kind::Exact,
-                required: PaymentRequired {
-                    x402_version: VERSION,
-                    error: None,
-                    resource: Resource::default(),
-                    accepts: Vec::new(),
-                    extensions: Fields::new(),
-                },
-            };
+            let mut single = costing(Kind::Exact, 500);
+            single.requirements = required.clone();
             let once = single.once(Address::repeat_byte(3), 1_000, B256::ZERO);
             assert_eq!(once.until(), 1_000 + given);
         }

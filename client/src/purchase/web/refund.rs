@@ -60,7 +60,7 @@ impl WebShop {
                     let why = asked.required.error.as_deref().unwrap_or_default();
                     match Reason::of(why) {
                         Some(Reason::BatchMismatch | Reason::BatchBelowClaimed) => {
-                            self.correct(&asked, None).await?;
+                            self.correct(&asked, Some(id), None).await?;
                         }
                         _ => {
                             let why: String = why.chars().take(200).collect();

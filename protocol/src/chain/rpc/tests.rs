@@ -127,9 +127,14 @@ async fn serve(caller: TcpStream, answers: Arc<Answers>) -> std::io::Result<()> 
 }
 
 fn rpc(urls: &[&String]) -> Rpc {
+    within(Duration::from_secs(60), urls)
+}
+
+/// With a limit that is waited for where a node is silent.
+fn within(timeout: Duration, urls: &[&String]) -> Rpc {
     let config = RpcConfig {
         urls: urls.iter().map(|url| (*url).clone()).collect(),
-        timeout: Duration::from_millis(500),
+        timeout,
         ..RpcConfig::default()
     };
     Rpc::new(config, 31337).expect("a valid configuration")
@@ -192,7 +197,8 @@ async fn regression_what_a_silent_node_may_have_taken_is_not_given_up_because_an
     };
     let (silent, refuses) = (node(7, silent).await, node(7, refuses).await);
     let raw = Bytes::from([2, 0]);
-    let sent = rpc(&[&silent, &refuses]).send(&raw).await;
+    let sent = within(Duration::from_millis(500), &[&silent, &refuses]);
+    let sent = sent.send(&raw).await;
     assert!(
         sent.as_ref().is_err_and(ChainError::is_unavailable),
         "{sent:?}"
