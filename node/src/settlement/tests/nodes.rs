@@ -84,6 +84,35 @@ async fn regression_a_deposit_handed_in_again_does_not_lift_the_freeze_of_a_refu
 }
 
 #[tokio::test]
+async fn regression_a_channel_that_is_taken_in_does_not_lift_the_freeze_of_a_refund() {
+    let world = World::new();
+    let (office, actor) = world.build(Policy::default()).await;
+    for lane in 0.. {
+        world.deposits(lane, 1_000, 1).await;
+        let (config, id) = (config(lane), world.id(lane));
+        let mut adopted = pin!(office.settlement.adopt(config, id));
+        // So far it comes alone.
+        drop(poll_so_often(adopted.as_mut(), lane.into()));
+        if office.find(lane).is_some() {
+            assert!(lane > 2, "only {lane} places");
+            break;
+        }
+        // Meanwhile its deposit is entered, and a refund begun.
+        let frozen = Observation {
+            balance: atoms(1_000),
+            claimed: Amount::ZERO,
+            armed: atoms(1_000),
+        };
+        let known = office.ledger.observe(config, id, frozen).await;
+        known.expect("is entered");
+        let view = adopted.await.expect("is known");
+        assert_eq!(view.channel.available(), Amount::ZERO, "{lane} polls");
+    }
+    drop(actor);
+    world.shut(office).await;
+}
+
+#[tokio::test]
 async fn regression_what_a_node_finds_too_cheap_is_signed_anew_and_dearer() {
     let world = World::new();
     let (office, mut actor) = world.build(eager()).await;
