@@ -34,10 +34,15 @@ impl Rpc {
                     word = Ok(());
                     break;
                 }
-                // A word of one says more than the silence of another.
-                Err(ChainError::Unavailable(_)) => by_all = false,
-                Err(ChainError::WrongChain { .. }) => {}
-                Err(error) => word = Err(error),
+                Err(error) => {
+                    by_all &= !error.is_unavailable();
+                    if word
+                        .as_ref()
+                        .is_err_and(|known| says(known) <= says(&error))
+                    {
+                        word = Err(error);
+                    }
+                }
             }
         }
         if word.is_ok() {
@@ -94,7 +99,8 @@ impl Rpc {
             return (place, Err(nobody));
         };
         let mut limit = self.0.config.timeout;
-        if self.rests(place) {
+        // When all rest, all are asked all the same.
+        if self.rests(place) && (0..self.0.endpoints.len()).any(|other| !self.rests(other)) {
             limit = limit.min(GLANCE);
         }
         let told = timeout(limit, self.ask_one(endpoint, question)).await;
@@ -124,5 +130,16 @@ impl Rpc {
         {
             endpoint.failed(Instant::now());
         }
+    }
+}
+
+/// How much a node's word says of a transaction: more than the silence of another, and that one
+/// finds it too cheap more than that another does not want it at all.
+const fn says(word: &ChainError) -> u8 {
+    match word {
+        ChainError::Unavailable(_) | ChainError::WrongChain { .. } => 0,
+        ChainError::Underpriced => 2,
+        ChainError::NonceUsed => 3,
+        _ => 1,
     }
 }

@@ -276,3 +276,21 @@ async fn regression_a_silent_node_that_rests_is_only_glanced_at() {
     let told = soon(patient(&[&refuses]).spread(&raw)).await;
     assert!(matches!(told.word, Err(ChainError::Refused(_))) && told.by_all);
 }
+
+#[tokio::test]
+async fn what_one_node_finds_too_cheap_is_not_refused_by_all_in_whatever_order_they_answer() {
+    let says = |message: &'static str| {
+        move |method: &str| match method {
+            "eth_sendRawTransaction" => Say::No(-32000, message),
+            _ => Say::Yes(Value::Null),
+        }
+    };
+    let refuses = node(7, says("gas limit too high")).await;
+    let cheap = node(7, says("max fee per gas less than block base fee")).await;
+    let raw = Bytes::from([2, 0]);
+    for urls in [[&refuses, &cheap], [&cheap, &refuses]] {
+        let told = rpc(&urls).spread(&raw).await;
+        assert_eq!(told.word, Err(ChainError::Underpriced));
+        assert!(told.by_all);
+    }
+}
