@@ -342,6 +342,10 @@ impl Settlement {
                 false => SettlementError::Shallow,
             });
         }
+        if let Some(view) = self.ledger.channel(id) {
+            // The actor came first, and what it froze stays so.
+            return Ok(view);
+        }
         let view = self.ledger.observe(config, id, seen).await?;
         tracing::info!(channel = %id.short(), balance = %seen.balance, claimed = %seen.claimed, "took in a channel from the chain");
         Ok(view)

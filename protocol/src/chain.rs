@@ -33,7 +33,8 @@ pub use error::ChainError;
 pub use memory::{MemoryChain, Receipts};
 pub use rpc::RpcConfig;
 pub use words::{
-    Block, Change, Event, Fees, Nonces, OnChain, Outcome, Payouts, PendingWithdrawal, Withdrawal,
+    Block, Change, Event, Fees, Nonces, OnChain, Outcome, Payouts, PendingWithdrawal, Told,
+    Withdrawal,
 };
 pub use write::{ClaimRow, MAX_CLAIM_ROWS, Prepared, Write};
 
@@ -243,11 +244,7 @@ impl Chain {
     ) -> Result<Option<PendingWithdrawal>, ChainError> {
         let call = ISettlement::pendingWithdrawalsCall { channelId: id.0 };
         let pending = self.view(self.network.settlement, call).await?;
-        let initiated_at: u64 = pending.initiatedAt.to();
-        Ok((initiated_at != 0).then(|| PendingWithdrawal {
-            amount: Amount::atoms(pending.amount),
-            initiated_at,
-        }))
+        Ok(words::pending(pending.amount, pending.initiatedAt.to()))
     }
 
     /// The nonce the next signed refund of a channel must carry.

@@ -250,9 +250,14 @@ impl Actor {
                     journal::close(&store, &[attempt], None).await?;
                     return Err(error.into());
                 }
-                Err(ChainError::NonceUsed | ChainError::Underpriced) => {
+                Err(error @ (ChainError::NonceUsed | ChainError::Underpriced)) => {
                     journal::close(&store, &[attempt], None).await?;
-                    let nonce = self.free_nonce(prepared.nonce.saturating_add(1)).await?;
+                    let used = u64::from(error == ChainError::NonceUsed);
+                    let nonce = self.free_nonce(prepared.nonce.saturating_add(used)).await?;
+                    if nonce == prepared.nonce {
+                        // Nobody has taken the place: it offers less than the chain asks.
+                        return Err(error.into());
+                    }
                     prepared = self.chain.moved(&prepared.raw, &self.key, nonce).await?;
                 }
                 Err(error) => {

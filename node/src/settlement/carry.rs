@@ -4,7 +4,8 @@
 //! anew with higher fees in the same place, and whichever is mined counts. One that a
 //! reorganisation took back is handed in again. One whose place another transaction has taken is
 //! sent in a new place if it still has something to do. Nothing is given up while it can be mined,
-//! but for what every node has refused for ten minutes.
+//! but for what every node has refused for ten minutes; of what cannot be made anew, every node
+//! must have said so.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::{Block, ChainError, Outcome, Prepared};
 use farthing_protocol::x402::ChannelId;
 use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 use crate::ledger::LedgerError;
@@ -62,23 +64,16 @@ impl Actor {
 
     /// Whichever transaction of an errand is mined.
     pub(in crate::settlement) async fn found(&self, errand: &Errand) -> Result<Found, ChainError> {
-        for attempt in errand.attempts.iter().rev() {
-            if let Some(outcome) = self.chain.outcome(attempt.hash).await? {
-                return Ok(Some((attempt.hash, outcome)));
-            }
-        }
-        Ok(None)
+        let ask = async |hash| (hash, self.chain.outcome(hash).await);
+        first(errand.attempts.iter().map(|attempt| ask(attempt.hash))).await
     }
 
     /// As [`Actor::found`], but every node is asked: before anything is given up.
     async fn found_anywhere(&self, nonce: u64) -> Result<Found, ChainError> {
         let attempts = self.errands.get(&nonce).map(|errand| &errand.attempts);
-        for attempt in attempts.into_iter().flatten().rev() {
-            if let Some(outcome) = self.chain.outcome_anywhere(attempt.hash).await? {
-                return Ok(Some((attempt.hash, outcome)));
-            }
-        }
-        Ok(None)
+        let ask = async |hash| (hash, self.chain.outcome_anywhere(hash).await);
+        let attempts = attempts.into_iter().flatten();
+        first(attempts.map(|attempt| ask(attempt.hash))).await
     }
 
     async fn mined(
@@ -226,35 +221,40 @@ impl Actor {
         }
     }
 
-    /// Hands the dearest in again; if every node refuses it, the next dearest that one takes. (Our
-    /// purse may not reach for the dearest.)
+    /// Hands the dearest in again; if every node refuses it, all others at once, of which the
+    /// dearest that one takes counts. (Our purse may not reach for the dearest.)
     async fn hand_in_again(&mut self, nonce: u64) -> Result<(), ChainError> {
         let attempts = self.errands.get(&nonce).map(|errand| &errand.attempts);
-        let raws = attempts.into_iter().flatten().rev();
-        let raws: Vec<_> = raws.map(|attempt| attempt.raw.clone()).collect();
-        let mut sent = Ok(());
-        for (place, raw) in raws.iter().enumerate() {
-            sent = self.chain.spread(raw).await;
-            let refused = matches!(sent, Err(ChainError::Refused(_) | ChainError::Underpriced));
-            if place == 0
-                && let Some(errand) = self.errands.get_mut(&nonce)
-            {
-                errand.refused = refused;
-            }
-            if !refused {
-                break;
+        let mut raws = attempts.into_iter().flatten().rev();
+        let Some(newest) = raws.next() else {
+            return Ok(());
+        };
+        let mut told = self.chain.spread(&newest.raw).await;
+        // One that is too cheap is cured by a dearer one.
+        let refused = matches!(told.word, Err(ChainError::Refused(_)));
+        if is_refusal(&told.word) {
+            let others = join_all(raws.map(|attempt| self.chain.spread(&attempt.raw))).await;
+            for other in others {
+                told.by_all &= other.by_all;
+                told.word = other.word;
+                if !is_refusal(&told.word) {
+                    break;
+                }
             }
         }
         let now = self.clock.now();
         if let Some(errand) = self.errands.get_mut(&nonce) {
-            match sent {
-                Err(ChainError::Refused(_)) => drop(errand.unwelcome.get_or_insert(now)),
-                // Silence says nothing either way.
-                Err(ChainError::Unavailable(_)) => {}
+            errand.refused = refused;
+            match told.word {
+                Err(ChainError::Refused(_)) if told.by_all || !errand.is_made_once() => {
+                    errand.unwelcome.get_or_insert(now);
+                }
+                // Silence says nothing either way; who is silent may have it.
+                Err(ChainError::Refused(_) | ChainError::Unavailable(_)) => {}
                 _ => errand.unwelcome = None,
             }
         }
-        sent
+        told.word
     }
 
     /// No node has taken it for so long that it would only keep all others waiting: what is still
@@ -279,7 +279,7 @@ impl Actor {
         let Some(errand) = self.errands.get(&nonce) else {
             return Ok(());
         };
-        // One that is refused does not become welcome by being dearer.
+        // One that is refused does not become welcome by being dearer, unless it was too cheap.
         if errand.refused || errand.attempts.len() >= MOST_ATTEMPTS {
             return Ok(());
         }
@@ -310,7 +310,7 @@ impl Actor {
             Err(error) => {
                 tracing::warn!(nonce, %error, "the dearer transaction was not taken");
                 if let Some(errand) = self.errands.get_mut(&nonce) {
-                    errand.refused = true;
+                    errand.refused = matches!(error, ChainError::Refused(_));
                 }
                 Ok(())
             }
@@ -331,7 +331,7 @@ impl Actor {
         let first_seen = *errand.lost.get_or_insert(head.number);
         let depth = head.number.saturating_sub(first_seen).saturating_add(1);
         let mut wanted = self.policy.confirmations.max(1);
-        if matches!(errand.purpose, Purpose::Deposit { .. } | Purpose::Once(_)) {
+        if errand.is_made_once() {
             wanted = wanted.saturating_add(self.chain.most_behind());
         }
         if depth < wanted {
@@ -485,6 +485,26 @@ impl Actor {
         let view = self.ledger.channel(id).ok_or(LedgerError::NoChannel)?;
         Ok(view.channel.balance())
     }
+}
+
+/// The first of these answers that tells of a mined transaction; all are asked at once.
+async fn first(
+    asked: impl Iterator<Item = impl Future<Output = (B256, Result<Option<Outcome>, ChainError>)>>,
+) -> Result<Found, ChainError> {
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let mut known = Ok(None);
+    while let Some((hash, told)) = asked.next().await {
+        match told {
+            Ok(Some(outcome)) => return Ok(Some((hash, outcome))),
+            Ok(None) => {}
+            Err(error) => known = Err(error),
+        }
+    }
+    known
+}
+
+const fn is_refusal(word: &Result<(), ChainError>) -> bool {
+    matches!(word, Err(ChainError::Refused(_) | ChainError::Underpriced))
 }
 
 /// How long until a transaction is handed in again.

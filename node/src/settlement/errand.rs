@@ -66,7 +66,8 @@ pub(in crate::settlement) struct Errand {
     pub(in crate::settlement) lost: Option<u64>,
     /// Whether the dearest transaction was refused when it was last handed in.
     pub(in crate::settlement) refused: bool,
-    /// Since when every node that answers has refused all of its transactions.
+    /// Since when every node that answers has refused all of its transactions; of what cannot be
+    /// made anew, every node at all.
     pub(in crate::settlement) unwelcome: Option<Timestamp>,
     /// When it was begun, and when it was last handed in.
     pub(in crate::settlement) begun: Instant,
@@ -107,6 +108,11 @@ impl Errand {
     /// The latest transaction: the one that is handed in first.
     pub(in crate::settlement) fn newest(&self) -> Option<&Attempt> {
         self.attempts.last()
+    }
+
+    /// Whether it is a buyer's payment, which cannot be made anew like a claim.
+    pub(in crate::settlement) const fn is_made_once(&self) -> bool {
+        matches!(self.purpose, Purpose::Deposit { .. } | Purpose::Once(_))
     }
 
     /// The channels whose books it changes.

@@ -30,6 +30,9 @@ impl Settlement {
     /// # Errors
     /// The chain's, or the books'.
     pub async fn fate(&self, id: ChannelId, once: &Once) -> Result<Fate, SettlementError> {
+        if let Some(fate) = self.ours(id)? {
+            return Ok(fate);
+        }
         let used = match once {
             Once::Exact(Signed { message, .. }) => {
                 let used = self.chain.authorization_used(message.from, message.nonce);
@@ -40,19 +43,22 @@ impl Settlement {
                 used.await?
             }
         };
+        // What we began, or found mined, while the chain was asked.
+        let meanwhile = self.ours(id)?;
+        Ok(meanwhile.unwrap_or(if used { Fate::Cancelled } else { Fate::Open }))
+    }
+
+    /// What our own journal says of it: that stands, whatever a node that lags says.
+    fn ours(&self, id: ChannelId) -> Result<Option<Fate>, SettlementError> {
         let (store, ours) = (self.ledger.store(), Purpose::Once(id));
         // In this order: what ends goes from the first table to the second in one step.
         let waiting = store.scan(&TRANSACTIONS, .., Order::Up, usize::MAX)?;
         if waiting.iter().any(|(_, pending)| pending.purpose == ours) {
-            return Ok(Fate::UnderWay);
-        }
-        if !used {
-            return Ok(Fate::Open);
+            return Ok(Some(Fate::UnderWay));
         }
         let mined = store.scan(&MINED, .., Order::Up, usize::MAX)?;
-        let took = mined
-            .iter()
-            .any(|(_, mined)| mined.purpose == ours && mined.success);
-        Ok(if took { Fate::Taken } else { Fate::Cancelled })
+        let mut mined = mined.iter().map(|(_, mined)| mined);
+        let took = mined.any(|mined| mined.purpose == ours && mined.success);
+        Ok(took.then_some(Fate::Taken))
     }
 }

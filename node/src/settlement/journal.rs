@@ -49,6 +49,8 @@ fn entered(
         signed: now,
     };
     let mut batch = batch.put(&TRANSACTIONS, &prepared.hash, &pending)?;
+    // One that a reorganisation took back is mined no longer.
+    batch = batch.delete(&MINED, &prepared.hash);
     for (place, piece) in (0_u32..).zip(prepared.raw.chunks(RAW_PIECE)) {
         let piece = Bytes::copy_from_slice(piece).0;
         batch = batch.put(&RAW, &(prepared.hash, place), &piece)?;

@@ -82,15 +82,16 @@ impl Actor {
 
     async fn news(&mut self) -> Result<(), SettlementError> {
         let stale: Vec<_> = self.stale.iter().copied().collect();
-        self.refresh_all(&stale).await?;
-        // A node that keeps its events to itself does not keep us from claiming.
+        // A channel that cannot be looked at does not keep us from what is news, and a node that
+        // keeps its events to itself not from claiming.
+        let looked = self.refresh_all(&stale).await;
         let mut read = self.read_events().await;
         if read.is_ok() {
             read = self.patrol().await;
         }
         self.note_owed().await?;
         self.claim_what_is_due().await?;
-        read
+        looked.and(read)
     }
 
     async fn claim_what_is_due(&mut self) -> Result<(), SettlementError> {
@@ -286,7 +287,8 @@ impl Actor {
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    async fn enter_seen(
+    /// Enters what was seen of a channel that the books know, as far as it may be believed.
+    pub(in crate::settlement) async fn enter_seen(
         &mut self,
         id: ChannelId,
         seen: Observation,

@@ -115,7 +115,12 @@ impl Actor {
             let name = "the deposit's authorization is used up, and nothing is deposited".into();
             return Err(ChainError::Reverted { name }.into());
         }
-        self.ledger.observe(*config, id, seen).await?;
+        if self.ledger.channel(id).is_some() {
+            // A refund that is under way keeps it frozen.
+            self.enter_seen(id, seen).await?;
+        } else {
+            self.ledger.observe(*config, id, seen).await?;
+        }
         Ok(Some(Moved {
             transaction: B256::ZERO,
             amount: seen.balance,

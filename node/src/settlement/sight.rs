@@ -58,46 +58,68 @@ impl Sight {
         !self.shallow().unconfirmed.contains_key(&id)
     }
 
-    /// Looks at a channel.
+    /// Looks at a channel. All as of one block: a deposit between two answers is in both of them
+    /// or in none, and a withdrawal is either still armed or gone from the balance.
     pub(in crate::settlement) async fn look(
         &self,
         id: ChannelId,
     ) -> Result<Observation, ChainError> {
+        let tip = self.chain.latest().await?.number;
         if self.depth <= 1 {
-            let (now, pending) =
-                tokio::try_join!(self.chain.channel(id), self.chain.pending_withdrawal(id))?;
+            let (now, armed) =
+                tokio::try_join!(self.chain.channel_at(id, tip), self.armed_at(id, tip))?;
             let (balance, claimed) = (now.balance, now.claimed);
-            let armed = pending.map(|pending| pending.amount).unwrap_or_default();
             return Ok(Observation {
                 balance,
                 claimed,
                 armed,
             });
         }
-        Box::pin(self.look_deep(id)).await
+        Box::pin(self.look_deep(id, tip)).await
     }
 
-    /// All as of one block: a deposit between two answers is in both of them or in none.
-    async fn look_deep(&self, id: ChannelId) -> Result<Observation, ChainError> {
-        let tip = self.chain.latest().await?.number;
+    async fn look_deep(&self, id: ChannelId, tip: u64) -> Result<Observation, ChainError> {
         let deep = tip.checked_sub(self.depth.saturating_sub(1));
-        let (now, then, pending, deposited) = tokio::try_join!(
+        let young = deep.map_or(0, |deep| deep.saturating_add(1))..=tip;
+        let (now, then, armed, deposited) = tokio::try_join!(
             self.chain.channel_at(id, tip),
             self.deep(id, deep),
-            self.chain.pending_withdrawal(id),
-            self.deposited(id, deep.map_or(0, |deep| deep.saturating_add(1))..=tip)
+            self.armed_at(id, tip),
+            async { Ok(self.deposited(id, young).await) }
         )?;
-        let armed = pending.map(|pending| pending.amount).unwrap_or_default();
         // A withdrawal within the depth may hide a deposit that followed it: the deposits are
         // counted, and what the balance rose by in case a node keeps its events to itself.
         let rise = now.balance.saturating_sub(then.balance);
+        let (deposited, hidden) = match deposited {
+            Ok(deposited) => (deposited, Amount::ZERO),
+            Err(error) => {
+                tracing::debug!(channel = %id.short(), %error, "young deposits cannot be told apart");
+                (Amount::ZERO, self.hidden(id, deep).await?)
+            }
+        };
         let fresh = rise.max(deposited).min(now.balance);
         let early = self.allow(id, fresh);
         Ok(Observation {
             balance: now.balance.saturating_sub(fresh).saturating_add(early),
             claimed: then.claimed.min(now.claimed),
-            armed,
+            armed: armed.max(hidden),
         })
+    }
+
+    /// The most that young deposits may have put back of what left the channel since, when no
+    /// node names them: nothing is lent on so much. A payer can take out only what it had armed
+    /// before (the delay is far longer than we wait); what we give back is frozen until it is
+    /// deep.
+    async fn hidden(&self, id: ChannelId, deep: Option<u64>) -> Result<Amount, ChainError> {
+        match deep {
+            Some(deep) => self.armed_at(id, deep).await,
+            None => Ok(Amount::ZERO),
+        }
+    }
+
+    async fn armed_at(&self, id: ChannelId, block: u64) -> Result<Amount, ChainError> {
+        let pending = self.chain.pending_withdrawal_at(id, block).await?;
+        Ok(pending.map(|pending| pending.amount).unwrap_or_default())
     }
 
     /// What was there when it was as deep as we ask; nothing when the chain is not that long.

@@ -7,7 +7,7 @@ use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
 use alloy::sol_types::{SolCall, SolInterface};
 
 use super::abi::{self, ISettlement};
-use super::words::{Block, Call, Fees, Nonces, OnChain, Outcome};
+use super::words::{self, Block, Call, Fees, Nonces, OnChain, Outcome, PendingWithdrawal, Told};
 use super::write::{self, Prepared, Terms};
 use super::{Chain, ChainError};
 use crate::amount::Amount;
@@ -70,31 +70,46 @@ impl Chain {
     /// # Errors
     /// As [`Chain::channel`].
     pub async fn channel_at(&self, id: ChannelId, block: u64) -> Result<OnChain, ChainError> {
-        let settlement = self.network.settlement;
         let call = ISettlement::channelsCall { channelId: id.0 };
-        let call = Call {
-            from: Address::ZERO,
-            to: settlement,
-            data: call.abi_encode().into(),
-        };
-        let output = self.door.call_at(&call, block).await?;
-        let absent = ChainError::ContractAbsent {
-            what: "settlement contract",
-            address: settlement,
-        };
-        let state = abi::returned::<ISettlement::channelsCall>(&output).ok_or(absent)?;
+        let state = self.view_at(call, block).await?;
         Ok(OnChain {
             balance: Amount::atoms(state.balance),
             claimed: Amount::atoms(state.totalClaimed),
         })
     }
 
-    /// Hands a transaction in at every node there is: to be used for one that waits. One that
-    /// takes it is enough.
+    /// As [`Chain::pending_withdrawal`], but after that block.
     ///
     /// # Errors
-    /// As [`Chain::broadcast`].
-    pub async fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
+    /// As [`Chain::channel_at`].
+    pub async fn pending_withdrawal_at(
+        &self,
+        id: ChannelId,
+        block: u64,
+    ) -> Result<Option<PendingWithdrawal>, ChainError> {
+        let call = ISettlement::pendingWithdrawalsCall { channelId: id.0 };
+        let state = self.view_at(call, block).await?;
+        Ok(words::pending(state.amount, state.initiatedAt.to()))
+    }
+
+    /// What the settlement contract says after that block.
+    async fn view_at<C: SolCall>(&self, call: C, block: u64) -> Result<C::Return, ChainError> {
+        let settlement = self.network.settlement;
+        let call = Call {
+            from: Address::ZERO,
+            to: settlement,
+            data: call.abi_encode().into(),
+        };
+        let output = self.door.call_at(&call, block).await?;
+        abi::returned::<C>(&output).ok_or(ChainError::ContractAbsent {
+            what: "settlement contract",
+            address: settlement,
+        })
+    }
+
+    /// Hands a transaction in at every node there is: to be used for one that waits. One that
+    /// takes it is enough; the word is as of [`Chain::broadcast`].
+    pub async fn spread(&self, raw: &Bytes) -> Told {
         self.door.spread(raw).await
     }
 

@@ -8,7 +8,7 @@ use crate::chain::error::ChainError;
 #[cfg(any(test, feature = "testing"))]
 use crate::chain::memory::MemoryChain;
 use crate::chain::rpc::Rpc;
-use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome};
+use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome, Told};
 
 /// Whoever answers.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ impl Door {
     }
 
     /// As [`Door::send`], but to every node that there is; one that takes it is enough.
-    pub(super) async fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
+    pub(super) async fn spread(&self, raw: &Bytes) -> Told {
         ask!(self, spread(raw))
     }
 
@@ -84,8 +84,8 @@ impl Door {
         ask!(self, outcome(hash))
     }
 
-    /// As [`Door::outcome`], but of every node that there is: one that knows it is enough, and one
-    /// that answers.
+    /// As [`Door::outcome`], but of every node that there is: one that knows it is enough and is
+    /// not kept waiting for the others; one that answers is enough to say that none knows it.
     pub(super) async fn outcome_anywhere(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
         ask!(self, outcome_anywhere(hash))
     }

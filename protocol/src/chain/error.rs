@@ -67,8 +67,11 @@ pub enum ChainError {
     /// Another transaction with this nonce is already mined.
     #[error("the nonce is already used by another transaction; prepare anew")]
     NonceUsed,
-    /// Another transaction with this nonce waits, and this one does not pay enough more.
-    #[error("a waiting transaction with this nonce pays more; replace it with higher fees")]
+    /// It offers less than the chain asks, or not enough more than another transaction with this
+    /// nonce, which waits.
+    #[error(
+        "the chain asks for higher fees, or a waiting transaction with this nonce pays more; offer more"
+    )]
     Underpriced,
     /// The node will not take the transaction, in its own words.
     #[error("the chain node refuses the transaction: {0}")]

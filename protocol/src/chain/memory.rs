@@ -2,19 +2,20 @@
 //! the contract, and does what a test tells it (stand still, go away, lose its answers, take
 //! blocks back, become dear).
 
+mod whims;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy::eips::Decodable2718;
-use alloy::primitives::{Address, B256, Bytes, LogData, TxKind, U256, keccak256};
+use alloy::primitives::{Address, B256, Bytes, LogData, TxKind, keccak256};
 use alloy::rpc::types::Log;
 
-use crate::amount::Amount;
 use crate::chain::abi;
 use crate::chain::error::ChainError;
 use crate::chain::model::{Context, Done, Model};
-use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome};
+use crate::chain::words::{Block, Call, Fees, LogQuery, Nonces, Outcome, Told};
 use crate::clock::Clock;
 use crate::eip712::EvmSignature;
 use crate::x402::Network;
@@ -51,6 +52,9 @@ struct State {
     line: Line,
     held: bool,
     mute: bool,
+    eventless: bool,
+    choosy: bool,
+    partly_silent: bool,
     receipts: Receipts,
     contrary: bool,
     asked: u64,
@@ -115,6 +119,9 @@ impl MemoryChain {
             line: Line::Up,
             held: false,
             mute: false,
+            eventless: false,
+            choosy: false,
+            partly_silent: false,
             receipts: Receipts::Shown,
             contrary: false,
             asked: 0,
@@ -141,118 +148,6 @@ impl MemoryChain {
     #[must_use]
     pub const fn clock(&self) -> &Clock {
         &self.clock
-    }
-
-    /// Test tokens for an account.
-    pub fn mint(&self, to: Address, amount: Amount) {
-        self.lock().alter(|model| model.mint(to, amount.get()));
-    }
-
-    /// Makes an account a contract wallet (EIP-1271) that wants the signatures of all its owners.
-    pub fn place_wallet(&self, at: Address, owners: Vec<Address>) {
-        self.lock().model.place_wallet(at, owners);
-    }
-
-    /// Lets a spender move an owner's tokens, as the owner's own transaction would.
-    pub fn approve(&self, owner: Address, spender: Address, amount: Amount) {
-        let value = U256::from(amount.get());
-        self.lock()
-            .alter(|model| model.approve(owner, spender, value));
-    }
-
-    /// Wei for an account's gas.
-    pub fn fund(&self, account: Address, wei: u128) {
-        let mut state = self.lock();
-        let balance = state.gas.entry(account).or_default();
-        *balance = balance.saturating_add(wei);
-    }
-
-    /// Goes away: every question fails like an outage, until it comes back.
-    pub fn set_away(&self, away: bool) {
-        self.lock().line = if away { Line::Away } else { Line::Up };
-    }
-
-    /// Takes transactions but lets their sender believe in an outage.
-    pub fn set_deaf(&self, deaf: bool) {
-        self.lock().line = if deaf { Line::Deaf } else { Line::Up };
-    }
-
-    /// Leaves events out of its answers, as a node does whose index is broken.
-    pub fn set_mute(&self, mute: bool) {
-        self.lock().mute = mute;
-    }
-
-    /// Says who knows of mined transactions from now on.
-    pub fn set_receipts(&self, receipts: Receipts) {
-        self.lock().receipts = receipts;
-    }
-
-    /// Refuses in simulation what the contract would do, as a node does that lags behind.
-    pub fn set_contrary(&self, contrary: bool) {
-        self.lock().contrary = contrary;
-    }
-
-    /// How many questions it was asked.
-    #[must_use]
-    pub fn asked(&self) -> u64 {
-        self.lock().asked
-    }
-
-    /// Behaves like several nodes whose answers may be so many blocks apart.
-    pub fn set_most_behind(&self, blocks: u64) {
-        self.lock().most_behind = blocks;
-    }
-
-    /// Sets what an account has for gas.
-    pub fn set_funds(&self, account: Address, wei: u128) {
-        self.lock().gas.insert(account, wei);
-    }
-
-    /// A payer cancels an authorization (EIP-3009), as its own transaction would.
-    pub fn cancel_authorization(&self, payer: Address, nonce: B256) {
-        self.lock().alter(|model| model.cancel(payer, nonce));
-    }
-
-    /// An owner uses up a nonce of Permit2, as its own transaction would.
-    pub fn cancel_permit(&self, owner: Address, nonce: U256) {
-        self.lock().alter(|model| model.invalidate(owner, nonce));
-    }
-
-    /// Holds transactions back until [`MemoryChain::mine`], or mines them at once again.
-    pub fn set_held(&self, held: bool) {
-        self.lock().held = held;
-    }
-
-    /// Makes blocks ask so much per gas; transactions that offer less wait.
-    pub fn set_base_fee(&self, wei: u128) {
-        self.lock().base_fee = wei;
-    }
-
-    /// Forgets the transactions that wait, as nodes do under pressure.
-    pub fn forget_waiting(&self) {
-        self.lock().waiting.clear();
-    }
-
-    /// Takes back the last blocks, as far as they are remembered; one more than them come in
-    /// their place, without what was in them.
-    pub fn reorganise(&self, blocks: u64) {
-        let now = self.clock.now().seconds();
-        let mut state = self.lock();
-        let taken = state.take_back(blocks);
-        let held = std::mem::take(&mut state.waiting);
-        for _ in 0..=taken {
-            state.mine(now);
-        }
-        state.waiting = held;
-    }
-
-    /// Mines so many blocks; the first takes all that waits.
-    pub fn mine(&self, blocks: u64) {
-        let now = self.clock.now().seconds();
-        let mut state = self.lock();
-        for _ in 0..blocks {
-            state.mine(now);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -348,8 +243,10 @@ impl MemoryChain {
         Ok(Nonces { mined, free })
     }
 
-    pub(super) fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
-        self.send(raw)
+    pub(super) fn spread(&self, raw: &Bytes) -> Told {
+        let word = self.send(raw);
+        let by_all = !matches!(word, Err(ChainError::Unavailable(_))) && !self.lock().partly_silent;
+        Told { word, by_all }
     }
 
     pub(super) fn send(&self, raw: &Bytes) -> Result<(), ChainError> {
@@ -403,6 +300,9 @@ impl MemoryChain {
                 && topic.is_some_and(|topic| query.topics.contains(topic))
         };
         let state = self.answer()?;
+        if state.eventless {
+            return Err(ChainError::Unavailable("it serves no events".into()));
+        }
         if state.mute {
             return Ok(Vec::new());
         }
@@ -476,6 +376,9 @@ impl State {
         let fee = transaction.max_fee_per_gas;
         if u128::from(transaction.gas_limit).saturating_mul(fee) > self.gas_of(new.from) {
             return Err(ChainError::Refused("insufficient funds for gas".into()));
+        }
+        if self.choosy && fee < self.base_fee {
+            return Err(ChainError::Underpriced);
         }
         let place = |w: &Waiting| w.from == new.from && w.transaction.nonce == transaction.nonce;
         if let Some(old) = self.waiting.iter().position(place) {

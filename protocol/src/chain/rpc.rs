@@ -9,6 +9,7 @@
 
 mod endpoint;
 mod heads;
+mod everywhere;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -293,23 +294,6 @@ impl Rpc {
         }
     }
 
-    /// As [`super::door::Door::spread`].
-    pub(super) async fn spread(&self, raw: &Bytes) -> Result<(), ChainError> {
-        let question = |node| hand_in(node, raw.clone());
-        let all = self.0.endpoints.iter();
-        let all = all.map(|endpoint| self.ask_one(endpoint, &question));
-        let mut worst = Err(ChainError::Unavailable("no node configured".into()));
-        for told in futures::future::join_all(all).await {
-            match told {
-                Ok(()) => return Ok(()),
-                // A word of one says more than the silence of another.
-                Err(error) if error.is_unavailable() => {}
-                Err(error) => worst = Err(error),
-            }
-        }
-        self.or_mined(raw, worst).await
-    }
-
     /// A mined transaction answers "nonce too low" when it is sent again.
     async fn or_mined(&self, raw: &Bytes, sent: Result<(), ChainError>) -> Result<(), ChainError> {
         let mined = async || self.outcome_anywhere(keccak256(raw)).await;
@@ -321,23 +305,6 @@ impl Rpc {
 
     pub(super) async fn outcome(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
         self.ask(|node| outcome_of(node, hash)).await
-    }
-
-    /// As [`super::door::Door::outcome_anywhere`].
-    pub(super) async fn outcome_anywhere(&self, hash: B256) -> Result<Option<Outcome>, ChainError> {
-        let question = |node| outcome_of(node, hash);
-        let all = self.0.endpoints.iter();
-        let all = all.map(|endpoint| self.ask_one(endpoint, &question));
-        let mut known = Err(ChainError::Unavailable("no node configured".into()));
-        for told in futures::future::join_all(all).await {
-            match told {
-                Ok(Some(outcome)) => return Ok(Some(outcome)),
-                Ok(None) => known = Ok(None),
-                Err(error) if known.is_err() => known = Err(error),
-                Err(_) => {}
-            }
-        }
-        known
     }
 
     pub(super) async fn latest(&self) -> Result<Block, ChainError> {
@@ -457,6 +424,14 @@ fn revert_reply(reply: &ErrorPayload) -> Option<ChainError> {
 /// JSON-RPC codes by which nodes refuse a transaction for good.
 const REFUSAL_CODES: [i64; 3] = [-32000, -32003, -32602];
 
+/// Words that say that a dearer transaction would be taken.
+const TOO_CHEAP: [&str; 4] = [
+    "underpriced",
+    "replacementnotallowed",
+    "fee too low",
+    "less than block base fee",
+];
+
 /// A transaction pool's answer by its words: they are the same in geth, reth, erigon and anvil,
 /// the codes are not.
 fn pool_reply(reply: &ErrorPayload) -> Result<(), Fault> {
@@ -467,7 +442,7 @@ fn pool_reply(reply: &ErrorPayload) -> Result<(), Fault> {
     }
     let error = if has(&["nonce too low", "oldnonce"]) {
         ChainError::NonceUsed
-    } else if has(&["underpriced", "replacementnotallowed", "fee too low"]) {
+    } else if has(&TOO_CHEAP) {
         ChainError::Underpriced
     } else if !reply.is_retry_err() && REFUSAL_CODES.contains(&reply.code) {
         ChainError::Refused(reply.message.chars().take(200).collect())

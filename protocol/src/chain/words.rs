@@ -6,6 +6,7 @@ use alloy::primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Amount;
+use crate::chain::error::ChainError;
 use crate::x402::ChannelId;
 
 /// A call to a contract by somebody.
@@ -79,6 +80,15 @@ pub struct Nonces {
     pub free: u64,
 }
 
+/// What the nodes say of a transaction that was handed in at every one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Whether one takes it, and else why not.
+    pub word: Result<(), ChainError>,
+    /// Whether every node has said something: one that is silent may have taken it.
+    pub by_all: bool,
+}
+
 /// A block's number, name and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
@@ -119,6 +129,14 @@ pub struct PendingWithdrawal {
     pub amount: Amount,
     /// When, in seconds since the epoch; it can be executed `withdraw_delay` later.
     pub initiated_at: u64,
+}
+
+/// A withdrawal as the contract tells it; none when its clock never began.
+pub(super) fn pending(amount: u128, initiated_at: u64) -> Option<PendingWithdrawal> {
+    (initiated_at != 0).then(|| PendingWithdrawal {
+        amount: Amount::atoms(amount),
+        initiated_at,
+    })
 }
 
 /// A receiver's totals over all its channels in one token.

@@ -203,9 +203,19 @@ impl World {
     /// The buyer gets so much of its deposit back.
     pub(super) async fn withdraws(&self, lane: u8, amount: u128) {
         self.initiates(lane, amount).await;
+        self.delay_passes(lane);
+        self.finalizes(lane).await;
+    }
+
+    /// So much time passes that the buyer can get what it has asked back.
+    pub(super) fn delay_passes(&self, lane: u8) {
+        let delay = config(lane).withdraw_delay;
+        self.clock.advance(Duration::from_secs(delay + 1));
+    }
+
+    /// The buyer gets what it asked back long ago.
+    pub(super) async fn finalizes(&self, lane: u8) {
         let config = config(lane);
-        self.clock
-            .advance(Duration::from_secs(config.withdraw_delay + 1));
         self.run(&Write::FinalizeWithdraw { config }, &payer())
             .await;
     }

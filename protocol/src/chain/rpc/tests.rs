@@ -34,6 +34,13 @@ fn a_pools_answer_is_read_by_its_words() {
         read(-32000, "replacement transaction underpriced"),
         Err(ChainError::Underpriced)
     );
+    assert_eq!(
+        read(
+            -32000,
+            "max fee per gas less than block base fee: address 0x1"
+        ),
+        Err(ChainError::Underpriced)
+    );
     assert!(matches!(
         read(-32000, "gas limit too high"),
         Err(ChainError::Refused(_))
@@ -222,4 +229,74 @@ async fn a_receipt_that_one_node_has_is_found_however_many_have_none() {
     let rpc = rpc(&[&none, &dead]);
     assert_eq!(rpc.outcome_anywhere(hash).await, Ok(None));
     assert!(self::rpc(&[&dead]).outcome_anywhere(hash).await.is_err());
+}
+
+/// As [`rpc`], but a node that says nothing is waited for longer than any test.
+fn patient(urls: &[&String]) -> Rpc {
+    let config = RpcConfig {
+        urls: urls.iter().map(|url| (*url).clone()).collect(),
+        timeout: Duration::from_secs(3600),
+        ..RpcConfig::default()
+    };
+    Rpc::new(config, 31337).expect("a valid configuration")
+}
+
+async fn soon<T>(answer: impl Future<Output = T>) -> T {
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+    answer.expect("does not wait for the silent one")
+}
+
+#[tokio::test]
+async fn regression_a_silent_node_keeps_nobody_waiting_for_what_another_knows() {
+    let silent = node(7, |_| Say::Nothing).await;
+    let has = node(7, |method| match method {
+        "eth_sendRawTransaction" => Say::Yes(json!(B256::ZERO)),
+        _ => Say::Yes(receipt(6)),
+    });
+    let has = has.await;
+    let rpc = patient(&[&silent, &has]);
+    let found = soon(rpc.outcome_anywhere(B256::ZERO)).await;
+    assert_eq!(found.expect("answers").expect("is mined").block, 6);
+    let raw = Bytes::from([2, 0]);
+    assert_eq!(soon(rpc.spread(&raw)).await.word, Ok(()));
+    let rests = rpc.0.endpoints[0].rests_until();
+    assert!(rests.is_some(), "the next is not kept waiting at all");
+}
+
+#[tokio::test]
+async fn regression_a_silent_node_that_rests_is_only_glanced_at() {
+    let silent = node(7, |_| Say::Nothing).await;
+    let refuses = node(7, |method| match method {
+        "eth_sendRawTransaction" => Say::No(-32003, "gas limit too high"),
+        _ => Say::Yes(Value::Null),
+    });
+    let refuses = refuses.await;
+    let rpc = patient(&[&silent, &refuses]);
+    let day = Duration::from_secs(86_400);
+    rpc.0.endpoints[0].failed(Instant::now() + day);
+    assert_eq!(soon(rpc.outcome_anywhere(B256::ZERO)).await, Ok(None));
+    let raw = Bytes::from([2, 0]);
+    let told = soon(rpc.spread(&raw)).await;
+    assert!(matches!(told.word, Err(ChainError::Refused(_))), "{told:?}");
+    assert!(!told.by_all, "the silent one may have it");
+    let told = soon(patient(&[&refuses]).spread(&raw)).await;
+    assert!(matches!(told.word, Err(ChainError::Refused(_))) && told.by_all);
+}
+
+#[tokio::test]
+async fn what_one_node_finds_too_cheap_is_not_refused_by_all_in_whatever_order_they_answer() {
+    let says = |message: &'static str| {
+        move |method: &str| match method {
+            "eth_sendRawTransaction" => Say::No(-32000, message),
+            _ => Say::Yes(Value::Null),
+        }
+    };
+    let refuses = node(7, says("gas limit too high")).await;
+    let cheap = node(7, says("max fee per gas less than block base fee")).await;
+    let raw = Bytes::from([2, 0]);
+    for urls in [[&refuses, &cheap], [&cheap, &refuses]] {
+        let told = rpc(&urls).spread(&raw).await;
+        assert_eq!(told.word, Err(ChainError::Underpriced));
+        assert!(told.by_all);
+    }
 }
