@@ -56,13 +56,13 @@ pub struct Desk {
     /// Our channels' terms.
     pub terms: Terms,
     /// For whom the chain is asked.
-    pub lookups: Lookups,
+    lookups: Lookups,
 }
 
 /// Who has a channel looked up on the chain now: everybody one at a time, so that no stranger has
 /// all that may run.
 #[derive(Debug, Default)]
-pub struct Lookups(Mutex<HashSet<NodeId>>);
+struct Lookups(Mutex<HashSet<NodeId>>);
 
 /// A channel that is looked up, until this is dropped.
 struct Lookup<'a>(&'a Lookups, NodeId);
@@ -104,6 +104,23 @@ async fn converse(desk: &Desk, caller: NodeId, stream: Stream) -> Result<(), Wir
 }
 
 impl Desk {
+    /// A desk at which nobody stands yet.
+    #[must_use]
+    pub fn new(
+        shop: Arc<Shop>,
+        settlement: Settlement,
+        book: Arc<Mutex<Book>>,
+        terms: Terms,
+    ) -> Self {
+        Self {
+            shop,
+            settlement,
+            book,
+            terms,
+            lookups: Lookups::default(),
+        }
+    }
+
     async fn reply(&self, caller: NodeId, call: Call) -> Result<Answer, CallRefusal> {
         match call {
             Call::Book { from } => Ok(Answer::Book(self.page(from))),

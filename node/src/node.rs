@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::{self, Announcer, Rhythm, Standing};
-use crate::calls::{self, Desk, Lookups, Terms};
+use crate::calls::{self, Desk, Terms};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::http::{self, Door, HttpAddress};
@@ -185,13 +185,8 @@ impl Node {
             metrics,
             seats: seats(&config),
         });
-        let desk = Arc::new(Desk {
-            shop: Arc::clone(&shop),
-            settlement: settlement.clone(),
-            book,
-            terms,
-            lookups: Lookups::default(),
-        });
+        let (for_desk, claims) = (Arc::clone(&shop), settlement.clone());
+        let desk = Arc::new(Desk::new(for_desk, claims, book, terms));
         let keeper = keeper(&shop, &config);
         let stop = CancellationToken::new();
         let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
