@@ -228,7 +228,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn receipts(&self, query: &ReceiptQuery) -> Result<ReceiptPage, ActionError> {
-        inside!(self, it => Ok(it.records().await?.page(query)?), it.receipts(query).await)
+        inside!(self, it => Ok(it.records().await.page(query)?), it.receipts(query).await)
     }
 
     /// The receipts of a channel from `from` on, in order: some of them, none at the end.
@@ -240,7 +240,7 @@ impl Client {
         channel: ChannelId,
         from: u64,
     ) -> Result<Vec<ReceiptReport>, ActionError> {
-        inside!(self, it => Ok(it.records().await?.stretch(channel, from)?), it.stretch(channel, from).await)
+        inside!(self, it => Ok(it.records().await.stretch(channel, from)?), it.stretch(channel, from).await)
     }
 
     /// What is needed to check the receipts elsewhere, for each channel.
@@ -248,7 +248,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn books(&self) -> Result<Vec<ReceiptBook>, ActionError> {
-        inside!(self, it => Ok(it.records().await?.books()?), it.books().await)
+        inside!(self, it => Ok(it.records().await.books()?), it.books().await)
     }
 
     /// The evidence of one receipt.
@@ -264,7 +264,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn receipt(&self, request: RequestId) -> Result<ReceiptReport, ActionError> {
-        inside!(self, it => it.records().await?.one(request), it.receipt(request).await)
+        inside!(self, it => it.records().await.one(request), it.receipt(request).await)
     }
 
     /// The payment of one purchase from a seller met over plain HTTP.
@@ -272,7 +272,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn payment(&self, request: RequestId) -> Result<PaymentReport, ActionError> {
-        inside!(self, it => it.records().await?.payment(request), { let _ = request; it.unknown("payment") })
+        inside!(self, it => it.records().await.payment(request), { let _ = request; it.unknown("payment") })
     }
 
     /// All payments to sellers met over plain HTTP that a query is about, newest first.
@@ -280,7 +280,7 @@ impl Client {
     /// # Errors
     /// [`ActionError`].
     pub async fn payments(&self, query: &ReceiptQuery) -> Result<Vec<PaymentReport>, ActionError> {
-        inside!(self, it => Ok(it.records().await?.payments(query)?), { let _ = (it, query); Ok(Vec::new()) })
+        inside!(self, it => Ok(it.records().await.payments(query)?), { let _ = (it, query); Ok(Vec::new()) })
     }
 
     /// Ends what lives, in order. Purchases under way lose their streams; what is in doubt is

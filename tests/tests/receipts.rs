@@ -300,3 +300,13 @@ async fn a_contract_believes_a_proof_of_a_real_receipt_and_no_changed_one() {
     }
     street.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_receipts_are_shown_when_the_store_writes_no_more() {
+    let street = street(TestNet::new()).await;
+    buy(&street, 2).await;
+    street.settled().await.expect("agrees");
+    street.buyers[0].ledger().store().stop().await;
+    assert_eq!(paged(&street, ReceiptQuery::default()).await.len(), 2);
+    street.stop().await;
+}

@@ -130,8 +130,7 @@ async fn regression_a_payment_that_was_sent_is_never_said_to_be_untouched() {
     let office = world.open(Policy::default()).await;
     let (id, once) = world.exact(700, 1);
     world.chain.set_held(true);
-    let settlement = office.settlement.clone();
-    let taking = tokio::spawn(async move { settlement.take(id, once, atoms(700)).await });
+    let taking = office.takes((id, once), 700);
     under_way(&office, 1).await;
     let sent = office.settlement.outlook().in_flight[0].clone();
     world.takes_place(sent.nonce).await;
@@ -151,8 +150,7 @@ async fn regression_a_place_that_is_taken_while_there_is_no_gas_is_left_when_the
     let office = world.open(Policy::default()).await;
     let (id, once) = world.exact(700, 1);
     world.chain.set_held(true);
-    let settlement = office.settlement.clone();
-    let taking = tokio::spawn(async move { settlement.take(id, once, atoms(700)).await });
+    let taking = office.takes((id, once), 700);
     under_way(&office, 1).await;
     let nonce = office.settlement.outlook().in_flight[0].nonce;
     world.takes_place(nonce).await;
@@ -245,8 +243,7 @@ async fn regression_a_payment_that_its_payer_cancelled_is_not_one_that_we_took()
     for (id, once) in [world.exact(700, 2), world.upto(700, 2)] {
         let fate = async || office.settlement.fate(id, &once).await.expect("answers");
         world.chain.set_held(true);
-        let settlement = office.settlement.clone();
-        let taking = tokio::spawn(async move { settlement.take(id, once, atoms(700)).await });
+        let taking = office.takes((id, once), 700);
         under_way(&office, 1).await;
         assert_eq!(fate().await, Fate::UnderWay);
         world.chain.set_held(false);

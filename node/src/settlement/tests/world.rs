@@ -342,6 +342,16 @@ impl Office {
         tokio::spawn(async move { settlement.deposit(config, deposit).await })
     }
 
+    /// Takes a payment made for one purchase, in a task of its own.
+    pub(super) fn takes(
+        &self,
+        (id, once): (ChannelId, Once),
+        atoms: u128,
+    ) -> JoinHandle<Result<Moved, SettlementError>> {
+        let (settlement, amount) = (self.settlement.clone(), Amount::atoms(atoms));
+        tokio::spawn(async move { settlement.take(id, once, amount).await })
+    }
+
     /// Sells so many atoms' worth on a channel, under a voucher for exactly that.
     pub(super) async fn sell(&self, lane: u8, charge: u128) {
         let id = config(lane).id(&testing::network());
