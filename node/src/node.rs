@@ -10,6 +10,7 @@ use farthing_protocol::book::Book;
 use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::EvmKey;
+use farthing_protocol::grapevine::Grapevine;
 use farthing_protocol::identity::{NodeId, NodeKey};
 use farthing_protocol::net::{self, Net, Protocol};
 use farthing_protocol::offer::VerifiedOffer;
@@ -188,6 +189,7 @@ impl Node {
         let (for_desk, claims) = (Arc::clone(&shop), settlement.clone());
         let desk = Arc::new(Desk::new(for_desk, claims, book, terms));
         let keeper = keeper(&shop, &config);
+        let grapevine = Grapevine::new(net.clone(), chain.clone(), desk.roll.clone());
         let stop = CancellationToken::new();
         let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
         let doors = Doors::new(Arc::clone(&desk), &config);
@@ -200,6 +202,9 @@ impl Node {
             ))),
             serving,
             Some(tokio::spawn(keeper.run(stop.clone()))),
+            Some(tokio::spawn(
+                grapevine.run(stop.clone().cancelled_owned()),
+            )),
         ];
         Ok(Self {
             tasks: Mutex::new(tasks.into_iter().flatten().collect()),
