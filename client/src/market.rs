@@ -19,10 +19,13 @@ use farthing_protocol::x402::Network;
 use crate::report::{ModelListing, OfferReport};
 
 mod sketch;
+mod belief;
 mod stats;
 mod web;
 mod listing;
 
+use belief::Beliefs;
+pub use belief::{Belief, NEWCOMER_CREDIT, Tally};
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
 pub use web::WebOffer;
@@ -116,6 +119,7 @@ struct State {
     measured: HashMap<NodeId, Vec<(String, Endpoint, Stats)>>,
     /// Sellers met over HTTP, as configured.
     web: Vec<Arc<WebOffer>>,
+    beliefs: Beliefs,
 }
 
 impl Market {
@@ -128,6 +132,7 @@ impl Market {
             fresh: 0,
             measured: HashMap::new(),
             web: Vec::new(),
+            beliefs: Beliefs::default(),
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -178,14 +183,12 @@ impl Market {
         let sellers = state.sellers.get(model).into_iter().flatten();
         let candidate = |seller: &NodeId| {
             let offer = state.book.offer(*seller, now)?;
-            let measured = state.measured(*seller, model, endpoint, now);
-            let measured = measured.unwrap_or_default();
+            let measured = state.known(*seller, model, endpoint, now);
             Candidate::of(Arc::clone(offer), model, measured)
         };
         let peers = sellers.filter_map(candidate);
         let web = state.web.iter().filter_map(|offer| {
-            let measured = state.measured(offer.id, model, endpoint, now);
-            let measured = measured.unwrap_or_default();
+            let measured = state.known(offer.id, model, endpoint, now);
             Candidate::from(Source::Web(Arc::clone(offer)), model, measured)
         });
         peers.chain(web).collect()
@@ -217,6 +220,27 @@ impl Market {
             endpoint,
             began: now,
         }
+    }
+
+    /// Takes what is believed of a seller's model beside what is measured here.
+    pub fn believe(&self, seller: NodeId, model: &str, belief: Belief) {
+        self.lock().beliefs.believe(seller, model, belief);
+    }
+
+    /// Takes what is believed of sellers that nothing else is believed of.
+    pub fn believe_newcomers(&self, belief: Belief) {
+        self.lock().beliefs.believe_newcomers(belief);
+    }
+
+    /// Nothing is believed any more of this seller's model, but what is of any newcomer.
+    pub fn forget(&self, seller: NodeId, model: &str) {
+        self.lock().beliefs.forget(seller, model);
+    }
+
+    /// What became of purchases since this was asked last, by seller and model.
+    #[must_use]
+    pub fn tallies(&self) -> Vec<((NodeId, String), Tally)> {
+        self.lock().beliefs.tallies()
     }
 
     /// The models on offer, by id.
@@ -295,7 +319,13 @@ impl State {
         let (_, _, stats) = models
             .iter()
             .find(|(id, at, _)| id == model && *at == endpoint)?;
-        Some(stats.at(now))
+        Some(stats.at(now, self.beliefs.of(seller, model)))
+    }
+
+    /// What was measured, or is believed of one that never was.
+    fn known(&self, seller: NodeId, model: &str, endpoint: Endpoint, now: Timestamp) -> Measured {
+        let measured = self.measured(seller, model, endpoint, now);
+        measured.unwrap_or_else(|| Measured::untried(self.beliefs.of(seller, model)))
     }
 
     /// The measurements of a seller, model and endpoint; the least recently used ones make room.
@@ -354,6 +384,10 @@ impl Trial {
 
     /// How it ended.
     pub fn record(self, outcome: Outcome) {
+        {
+            let mut state = self.market.lock();
+            state.beliefs.count(self.seller, &self.model, outcome);
+        }
         self.change(|stats, now| stats.record(outcome, now));
     }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use alloy::primitives::Address;
 use farthing_protocol::book::Book;
-use farthing_protocol::frame::{Answer, BOOK_PAGE, CALL_LIMIT, Call, CallRefusal, RECEIPT_PAGE, TESTIMONY_PAGE};
+use farthing_protocol::frame::{
+    Answer, BOOK_PAGE, CALL_LIMIT, Call, CallRefusal, RECEIPT_PAGE, TESTIMONY_PAGE,
+};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::Stream;
 use farthing_protocol::net::session::Limits;

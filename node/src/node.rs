@@ -202,9 +202,7 @@ impl Node {
             ))),
             serving,
             Some(tokio::spawn(keeper.run(stop.clone()))),
-            Some(tokio::spawn(
-                grapevine.run(stop.clone().cancelled_owned()),
-            )),
+            Some(tokio::spawn(grapevine.run(stop.clone().cancelled_owned()))),
         ];
         Ok(Self {
             tasks: Mutex::new(tasks.into_iter().flatten().collect()),

@@ -320,9 +320,7 @@ mod tests {
     fn a_testimony_counts_for_its_time_only() {
         let later = |by: Duration| {
             let signed = testing::testimony(8, NOW);
-            signed
-                .verify(&testing::network(), NOW.plus(by))
-                .map(|_| ())
+            signed.verify(&testing::network(), NOW.plus(by)).map(|_| ())
         };
         assert_eq!(later(LIFETIME - Duration::from_secs(1)), Ok(()));
         assert_eq!(later(LIFETIME), Err(TestimonyError::Expired));

@@ -11,6 +11,7 @@ use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
 use farthing_protocol::receipt::model_hash;
+use farthing_protocol::roll::Roll;
 use farthing_protocol::store::{self, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
@@ -229,9 +230,10 @@ impl Parts {
             seen_wait: spend.deposit_wait,
             instance: config.wallet.instance,
         };
+        let roll = Roll::new(network.clone(), clock.clone());
         let market = Market::new(network, clock.clone());
         let stop = CancellationToken::new();
-        let discovery = discovery::Discovery::new(net.clone(), market.clone());
+        let discovery = discovery::Discovery::new(net.clone(), market.clone(), roll.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
