@@ -33,6 +33,7 @@ mod counsel;
 mod desk;
 mod discovery;
 mod infer;
+mod renown;
 mod upkeep;
 mod web;
 mod parts;
@@ -57,9 +58,10 @@ use crate::market::Market;
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
     DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, Permit2Report,
-    Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, Standing, WalletReport,
-    Word,
+    Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, SellerReport, Standing,
+    WalletReport, Word,
 };
+use crate::reputation::Reputation;
 
 /// The buyer. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
@@ -140,6 +142,12 @@ impl Client {
     #[must_use]
     pub fn offers(&self) -> Vec<OfferReport> {
         inside!(self, it => it.market.offers(), it.offers())
+    }
+
+    /// What is believed of every seller that anything is known of, and why.
+    #[must_use]
+    pub fn sellers(&self) -> Vec<SellerReport> {
+        inside!(self, it => it.reputation.report(), { let _ = it; Vec::new() })
     }
 
     /// Sums over all channels, for metrics.
@@ -293,6 +301,12 @@ impl Client {
     #[must_use]
     pub fn market(&self) -> Option<&Market> {
         inside!(self, it => Some(&it.market), { let _ = it; None })
+    }
+
+    /// What is believed of sellers.
+    #[must_use]
+    pub fn reputation(&self) -> Option<&Reputation> {
+        inside!(self, it => Some(&it.reputation), { let _ = it; None })
     }
 
     /// The books.

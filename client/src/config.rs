@@ -16,11 +16,16 @@ use farthing_protocol::x402::{COLLECTOR, Network, SETTLEMENT};
 use serde::{Deserialize, Serialize};
 
 pub mod layers;
+mod reputation;
+
+pub use reputation::{Probes, Reputation};
 
 /// The chain id of a local chain (anvil), the only one with defaults.
 pub const LOCAL_CHAIN: u64 = 31337;
 /// Where `make dev` and `make demo` deploy the test token.
 const LOCAL_TOKEN: Address = address!("dc64a140aa3e981100a9beca4e685f962f0cf6c9");
+/// What may be at risk at a seller nobody knows, in atoms.
+pub(crate) const NEWCOMER_CREDIT: Amount = Amount::atoms(50_000);
 /// What an ask's frame needs beside the body.
 const ASK_OVERHEAD: usize = 4 * 1024;
 
@@ -44,6 +49,10 @@ pub struct Config {
     pub x402: Vec<X402>,
     /// How a seller is chosen.
     pub router: Router,
+    /// What is believed of sellers, and what others are told.
+    pub reputation: Reputation,
+    /// How sellers are put to the proof.
+    pub probes: Probes,
     /// Names of your own for models: alias → model id.
     pub aliases: BTreeMap<String, String>,
     /// How long receipts are kept.
@@ -63,6 +72,8 @@ impl Default for Config {
             spend: Spend::default(),
             x402: Vec::new(),
             router: Router::default(),
+            reputation: Reputation::default(),
+            probes: Probes::default(),
             aliases: BTreeMap::new(),
             receipts: ReceiptsConfig::default(),
             log: Log::default(),
@@ -423,6 +434,12 @@ impl Config {
         if self.router.attempts == 0 {
             return invalid("router.attempts", "must be at least 1");
         }
+        if self.probes.share > 1000 {
+            return invalid("probes.share", "must be 0 to 1000, of a thousand answers");
+        }
+        if self.reputation.stake.is_zero() {
+            return invalid("reputation.stake", "must be more than nothing");
+        }
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");
         }
@@ -444,6 +461,7 @@ impl Config {
             ("router.connect", self.router.connect),
             ("router.first_token", self.router.first_token),
             ("router.idle", self.router.idle),
+            ("reputation.testify_every", self.reputation.testify_every),
         ];
         match waits.into_iter().find(|(_, wait)| wait.is_zero()) {
             Some((key, _)) => invalid(key, "must be longer than nothing, such as \"30s\""),

@@ -25,7 +25,7 @@ mod web;
 mod listing;
 
 use belief::Beliefs;
-pub use belief::{Belief, NEWCOMER_CREDIT, Tally};
+pub use belief::{Belief, Tally};
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
 pub use web::WebOffer;

@@ -12,6 +12,10 @@ use farthing_protocol::root::{CoSigned, SignedRoot};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
 use serde::{Deserialize, Serialize};
 
+mod sellers;
+
+pub use sellers::{SellerReport, WordReport};
+
 /// The payment token, as people read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {

@@ -17,6 +17,7 @@ use farthing_protocol::purchase::Endpoint;
 use crate::market::{Candidate, Pause};
 use crate::policy::Terms;
 
+mod credit;
 mod score;
 
 pub use score::Expected;
@@ -117,6 +118,14 @@ pub enum Reason {
         /// `spend.per_purchase`.
         limit: Amount,
     },
+    /// More would be at risk there at one time than it has proven to be worth.
+    #[error("{needed} atoms would be at risk there, it is trusted with {credit} so far")]
+    Unproven {
+        /// What would be signed ahead of proof, with what runs there.
+        needed: Amount,
+        /// What it is trusted with.
+        credit: Amount,
+    },
     /// Its prices are beyond all numbers.
     #[error("its prices do not make an amount")]
     Overflow,
@@ -210,7 +219,8 @@ pub fn plan(terms: &Terms, candidates: Vec<Candidate>, seed: u64) -> Plan {
             Err(reason) => dropped.push(Dropped { seller, reason }),
         }
     }
-    let mut choices = without_paused(kept, &mut dropped);
+    let choices = without_paused(kept, &mut dropped);
+    let mut choices = credit::within_credit(choices, &mut dropped);
     score::score(&mut choices, terms.strategy);
     choices.sort_by(|a, b| {
         let paused = |choice: &Choice| matches!(choice.standing, Standing::LastResort(_));

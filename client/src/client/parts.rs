@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
 use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{EvmKey, InvalidKey};
+use farthing_protocol::grapevine::Grapevine;
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
+use crate::client::renown::{self, Renown};
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
@@ -28,6 +31,8 @@ use crate::market::Market;
 use crate::purchase::PurchaseError;
 use crate::purchase::web::{Purse, WebShop};
 use crate::report::Token;
+use crate::reputation::judgement::Rules;
+use crate::reputation::{self, Reputation};
 use crate::wallet::{self, Payer, Wallet};
 
 /// The chain id of the local development network.
@@ -188,6 +193,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) upkeep: Upkeep,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
+    pub(in crate::client) reputation: Reputation,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -232,7 +238,29 @@ impl Parts {
         };
         let roll = Roll::new(network.clone(), clock.clone());
         let market = Market::new(network, clock.clone());
+        let reputation = Reputation::open(
+            reputation::Ground {
+                store: ledger.store().clone(),
+                market: market.clone(),
+                roll: roll.clone(),
+                clock: clock.clone(),
+                us: wallet.payer(),
+            },
+            rules(&config),
+        )?;
+        let renown = Renown::new(
+            renown::Ground {
+                net: net.clone(),
+                roll: roll.clone(),
+                wallet: wallet.clone(),
+                ledger: ledger.clone(),
+                clock: clock.clone(),
+                reputation: reputation.clone(),
+            },
+            testify(&config),
+        );
         let stop = CancellationToken::new();
+        let grapevine = Grapevine::new(net.clone(), chain.clone(), roll.clone());
         let discovery = discovery::Discovery::new(net.clone(), market.clone(), roll.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
@@ -250,12 +278,17 @@ impl Parts {
         };
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
-        let tasks = vec![
+        let mut tasks = vec![
+            tokio::spawn(renown.run(stop.clone())),
             tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(discovery.run(inbox, stop.clone())),
         ];
+        if config.reputation.listen {
+            let end = stop.clone().cancelled_owned();
+            tasks.push(tokio::spawn(grapevine.run(end)));
+        }
         Ok(Arc::new(Self {
             channels,
             web,
@@ -267,6 +300,7 @@ impl Parts {
             net,
             wallet,
             market,
+            reputation,
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))
@@ -305,6 +339,21 @@ fn net_config(config: &Config) -> net::Config {
         },
         ..net::Config::default()
     }
+}
+
+const fn rules(config: &Config) -> Rules {
+    let settings = &config.reputation;
+    Rules {
+        credit: settings.credit,
+        stake: settings.stake,
+        listen: settings.listen,
+    }
+}
+
+/// How often others are told what became of our purchases; none: never.
+fn testify(config: &Config) -> Option<Duration> {
+    let settings = &config.reputation;
+    settings.testify.then_some(settings.testify_every)
 }
 
 fn limits(config: &Config) -> Limits {

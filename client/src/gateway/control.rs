@@ -91,6 +91,7 @@ fn routes(client: Client) -> Router {
         .route("/health", get(health))
         .route("/models", get(models))
         .route("/offers", get(offers))
+        .route("/sellers", get(sellers))
         .route("/wallet", get(wallet))
         .route("/wallet/deposits", post(prepare))
         .route("/wallet/deposits/{id}", post(import))
@@ -131,6 +132,10 @@ async fn health(State(client): State<Client>) -> Response {
 
 async fn models(State(client): State<Client>) -> Response {
     Json(client.models()).into_response()
+}
+
+async fn sellers(State(client): State<Client>) -> Response {
+    Json(client.sellers()).into_response()
 }
 
 async fn offers(State(client): State<Client>) -> Response {

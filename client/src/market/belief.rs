@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
 
+use crate::config::NEWCOMER_CREDIT;
 use crate::market::MAX_MEASURED;
 use crate::market::stats::Outcome;
 
@@ -14,8 +15,6 @@ use crate::market::stats::Outcome;
 const NEWCOMER_SUCCESS: f64 = 0.9;
 /// … so many purchases.
 const NEWCOMER_WEIGHT: f64 = 3.0;
-/// What may be at risk at a seller nobody knows, unless the configuration says otherwise.
-pub const NEWCOMER_CREDIT: Amount = Amount::atoms(50_000);
 /// The most models of one seller that something is believed of.
 const MAX_MODELS: usize = farthing_protocol::offer::MAX_MODELS;
 

@@ -1,0 +1,166 @@
+//! Keeps what is believed of sellers in step with what happens, and tells others of it if we are
+//! to.
+//!
+//! A living part without questions: every second the reputation takes in what the market saw,
+//! now and then it is written, and at its own pace what became of our purchases is signed and
+//! handed to some of the peers at hand. It ends when its token is cancelled, after a last write.
+
+use std::time::Duration;
+
+use farthing_protocol::clock::Clock;
+use farthing_protocol::grapevine::tell;
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::net::Net;
+use farthing_protocol::roll::Roll;
+use farthing_protocol::testimony::{RECENT, SignedTestimony, Testimony};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{Account, Ledger, LedgerError};
+use crate::reputation::Reputation;
+use crate::wallet::Wallet;
+
+/// How often news are taken in.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often experience is written.
+const WRITE: Duration = Duration::from_secs(10);
+/// To how many peers a testimony is handed; they hand it on.
+const LISTENERS: usize = 8;
+/// Testimonies handed over at once.
+const TELLING: usize = 8;
+/// The most sellers spoken of at a time.
+const SUBJECTS: usize = 64;
+
+/// What it stands on.
+pub(in crate::client) struct Ground {
+    pub(in crate::client) net: Net,
+    pub(in crate::client) roll: Roll,
+    pub(in crate::client) wallet: Wallet,
+    pub(in crate::client) ledger: Ledger,
+    pub(in crate::client) clock: Clock,
+    pub(in crate::client) reputation: Reputation,
+}
+
+/// The living part.
+pub(in crate::client) struct Renown {
+    ground: Ground,
+    /// How often others are told; never, if not.
+    testify: Option<Duration>,
+    telling: JoinSet<()>,
+}
+
+impl Renown {
+    pub(in crate::client) fn new(ground: Ground, testify: Option<Duration>) -> Self {
+        Self {
+            ground,
+            testify,
+            telling: JoinSet::new(),
+        }
+    }
+
+    pub(in crate::client) async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut written = Instant::now();
+        let mut told = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                // Whoever did not hear it asks for it.
+                Some(_) = self.telling.join_next() => continue,
+                _ = ticks.tick() => self.ground.reputation.refresh(),
+            }
+            if written.elapsed() >= WRITE {
+                self.write().await;
+                written = Instant::now();
+            }
+            if self.testify.is_some_and(|every| told.elapsed() >= every) {
+                self.testify();
+                told = Instant::now();
+            }
+        }
+        self.ground.reputation.refresh();
+        self.write().await;
+    }
+
+    async fn write(&self) {
+        if let Err(error) = self.ground.reputation.save().await {
+            tracing::warn!(%error, "what became of purchases is not written yet");
+        }
+    }
+
+    /// Tells some peers of the sellers bought from lately.
+    fn testify(&mut self) {
+        let peers = self.ground.net.peers();
+        for (id, account) in self.ground.subjects() {
+            let said = match self.ground.testimony(&account, id) {
+                Ok(Some(said)) => said,
+                Ok(None) => continue,
+                Err(error) => return tracing::warn!(%error, "no testimony could be made"),
+            };
+            self.ground.roll.hear(said.clone(), self.ground.net.local());
+            // The seller itself is the last who should carry it, but it may be the only one.
+            let mut listeners = peers.clone();
+            listeners.sort_by_key(|peer| *peer == account.seller);
+            for peer in listeners.into_iter().take(LISTENERS) {
+                self.hand(peer, said.clone());
+            }
+        }
+    }
+
+    fn hand(&mut self, peer: NodeId, said: SignedTestimony) {
+        if self.telling.len() >= TELLING * SUBJECTS {
+            return;
+        }
+        let net = self.ground.net.clone();
+        self.telling.spawn(async move {
+            if let Err(error) = tell(&net, peer, &said).await {
+                tracing::debug!(peer = %peer.short(), %error, "a testimony was not heard");
+            }
+        });
+    }
+}
+
+impl Ground {
+    /// For each seller the channel that has paid it most.
+    fn subjects(&self) -> Vec<(farthing_protocol::x402::ChannelId, Account)> {
+        let mut accounts = self.ledger.accounts();
+        let paid = |account: &Account| account.channel.charged();
+        accounts.retain(|(_, account)| !paid(account).is_zero());
+        accounts
+            .sort_by_key(|(id, account)| (account.seller, std::cmp::Reverse(paid(account)), *id));
+        accounts.dedup_by_key(|(_, account)| account.seller);
+        accounts.truncate(SUBJECTS);
+        accounts
+    }
+
+    /// What became of the purchases from a seller; none without a receipt of these days.
+    fn testimony(
+        &self,
+        account: &Account,
+        channel: farthing_protocol::x402::ChannelId,
+    ) -> Result<Option<SignedTestimony>, LedgerError> {
+        let now = self.clock.now();
+        let newest = self.ledger.newest_receipts(channel, 1)?;
+        let Some(kept) = newest.into_iter().next() else {
+            return Ok(None);
+        };
+        let receipt = kept.receipt;
+        if now.since(receipt.receipt.finished) > RECENT {
+            return Ok(None);
+        }
+        let Some((since, lines)) = self.reputation.lines(account.seller) else {
+            return Ok(None);
+        };
+        let said = Testimony {
+            channel,
+            seller: account.seller,
+            since,
+            until: now,
+            lines,
+        };
+        Ok(Some(self.wallet.testify(said, account.config, receipt)))
+    }
+}
