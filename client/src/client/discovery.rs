@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::market::Market;
+use crate::purchase::Lines;
 
 /// Books read at once.
 const READING: usize = 8;
@@ -33,6 +34,7 @@ const CALL_WAIT: Duration = Duration::from_secs(10);
 pub(in crate::client) struct Discovery {
     net: Net,
     market: Market,
+    lines: Lines,
     roll: Roll,
     reading: JoinSet<Vec<SignedOffer>>,
     answering: JoinSet<()>,
@@ -40,10 +42,11 @@ pub(in crate::client) struct Discovery {
 }
 
 impl Discovery {
-    pub(in crate::client) fn new(net: Net, market: Market, roll: Roll) -> Self {
+    pub(in crate::client) fn new(net: Net, market: Market, lines: Lines, roll: Roll) -> Self {
         Self {
             net,
             market,
+            lines,
             roll,
             reading: JoinSet::new(),
             answering: JoinSet::new(),
@@ -111,6 +114,7 @@ impl Discovery {
     fn tick(&mut self) {
         if self.turn.is_multiple_of(SWEEP) {
             self.market.sweep();
+            self.lines.sweep();
         }
         self.turn = self.turn.wrapping_add(1);
         if self.market.sellers() > 0 {

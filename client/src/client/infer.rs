@@ -178,6 +178,9 @@ impl Parts {
                 let begun = self.begin_web(terms, choice, offer).await?;
                 return Ok(Started::Web(Box::new(begun)));
             }
+            Source::Record => {
+                return Err(PurchaseError::Protocol("it is only known from a record").into());
+            }
         };
         let mut repairs = 0;
         loop {
@@ -239,7 +242,7 @@ impl Parts {
             other => other?,
         };
         self.upkeep.used(channel, offer);
-        let mut purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
+        let mut purchase = Purchase::ask(&self.lines, deal, terms, hold, voucher).await?;
         let mut load = None;
         loop {
             match purchase.next().await? {

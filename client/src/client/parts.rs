@@ -28,8 +28,8 @@ use crate::config::Config;
 use crate::keeper::Keeper;
 use crate::ledger::{Ledger, LedgerError, Limits, schema};
 use crate::market::Market;
-use crate::purchase::PurchaseError;
 use crate::purchase::web::{Purse, WebShop};
+use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
 use crate::reputation::judgement::Rules;
 use crate::reputation::{self, Reputation};
@@ -191,6 +191,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) wallet: Wallet,
     pub(in crate::client) channels: Arc<Channels>,
     pub(in crate::client) upkeep: Upkeep,
+    pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     pub(in crate::client) reputation: Reputation,
@@ -259,9 +260,10 @@ impl Parts {
             },
             testify(&config),
         );
+        let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
         let grapevine = Grapevine::new(net.clone(), chain.clone(), roll.clone());
-        let discovery = discovery::Discovery::new(net.clone(), market.clone(), roll.clone());
+        let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone(), roll);
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
@@ -291,6 +293,7 @@ impl Parts {
         }
         Ok(Arc::new(Self {
             channels,
+            lines,
             web,
             upkeep,
             config,

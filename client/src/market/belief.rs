@@ -8,7 +8,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
 
 use crate::config::NEWCOMER_CREDIT;
-use crate::market::MAX_MEASURED;
+use crate::market::memory::MAX_MEASURED;
 use crate::market::stats::Outcome;
 
 /// A seller nobody knows counts as if it had succeeded in this share of …
@@ -72,15 +72,21 @@ pub(super) struct Beliefs {
 }
 
 impl Beliefs {
-    pub(super) fn of(&self, seller: NodeId, model: &str) -> Belief {
+    pub(super) fn known(&self, seller: NodeId, model: &str) -> Option<Belief> {
         let models = self.known.get(&seller).into_iter().flatten();
         let mut known = models.filter(|(id, _)| id == model);
-        known.next().map_or(self.newcomer, |(_, belief)| *belief)
+        known.next().map(|(_, belief)| *belief)
     }
 
-    pub(super) fn believe(&mut self, seller: NodeId, model: &str, belief: Belief) {
-        if !self.known.contains_key(&seller) && self.known.len() >= MAX_MEASURED {
-            return;
+    pub(super) const fn newcomer(&self) -> Belief {
+        self.newcomer
+    }
+
+    /// Whether it is another belief than before.
+    pub(super) fn believe(&mut self, seller: NodeId, model: &str, belief: Belief) -> bool {
+        let full = !self.known.contains_key(&seller) && self.known.len() >= MAX_MEASURED;
+        if full || self.known(seller, model) == Some(belief) {
+            return false;
         }
         let models = self.known.entry(seller).or_default();
         if let Some((_, known)) = models.iter_mut().find(|(id, _)| id == model) {
@@ -88,6 +94,7 @@ impl Beliefs {
         } else if models.len() < MAX_MODELS {
             models.push((model.to_owned(), belief));
         }
+        true
     }
 
     pub(super) const fn believe_newcomers(&mut self, belief: Belief) {
