@@ -33,7 +33,10 @@ mod counsel;
 mod desk;
 mod discovery;
 mod infer;
+mod likeness;
+mod probe;
 mod renown;
+mod scrutiny;
 mod upkeep;
 mod web;
 mod parts;
@@ -47,6 +50,7 @@ use farthing_protocol::chain::Chain;
 use farthing_protocol::evidence::Evidence;
 use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
+use farthing_protocol::roll::Roll;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
 
 pub use crate::client::answer::{Answer, Attempt, Bill, Errand, Event, InferError, Request};
@@ -129,7 +133,7 @@ impl Client {
     /// # Errors
     /// [`InferError`]; nothing is charged for nothing delivered.
     pub async fn infer(&self, request: Request) -> Result<Answer, InferError> {
-        inside!(self, it => Box::pin(it.infer(request)).await, it.infer(request).await)
+        inside!(self, it => Box::pin(it.watched(request)).await, it.infer(request).await)
     }
 
     /// The models on offer.
@@ -307,6 +311,12 @@ impl Client {
     #[must_use]
     pub fn reputation(&self) -> Option<&Reputation> {
         inside!(self, it => Some(&it.reputation), { let _ = it; None })
+    }
+
+    /// What others say of sellers.
+    #[must_use]
+    pub fn roll(&self) -> Option<&Roll> {
+        inside!(self, it => Some(&it.roll), { let _ = it; None })
     }
 
     /// The books.

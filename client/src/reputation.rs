@@ -117,7 +117,7 @@ impl Reputation {
     pub fn note(&self, seller: NodeId, model: &str, deed: Deed) {
         let now = self.ground.clock.now();
         let mut state = self.lock();
-        // How it ended is entered first: some deeds say more of the same purchase.
+        // What led to it is entered first.
         self.hear_tallies(&mut state, now);
         state.note(seller, model, deed, now);
         self.tell(&state, (seller, model_hash(model)), model, now);
@@ -213,7 +213,7 @@ impl Reputation {
         let line = |((_, model), known): (&Name, &Experience)| Line {
             model: *model,
             served: known.served,
-            failed: known.failed,
+            failed: known.plainly_failed(),
             broken: known.broken,
             disputed: known.disputed,
             invalid: known.invalid,
@@ -243,7 +243,7 @@ impl Reputation {
                 success: belief.success,
                 credit: belief.credit,
                 served: count(|known| known.served),
-                failed: count(|known| known.failed),
+                failed: count(Experience::plainly_failed),
                 broken: count(|known| known.broken),
                 disputed: count(|known| known.disputed),
                 invalid: count(|known| known.invalid),

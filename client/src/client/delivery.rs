@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::client::answer::{Answer, Bill, Event, InferError};
 use crate::client::infer::{Begun, Failure, blame, broken_off};
 use crate::client::parts::Parts;
+use crate::ledger::experience::Deed;
 use crate::ledger::{LedgerError, Note, Standing};
 use crate::market::{Outcome, Served, Trial};
 use crate::policy::Terms;
@@ -258,6 +259,9 @@ impl Delivery {
     ) -> Result<(), LedgerError> {
         let (channel, deal) = (self.purchase.channel(), self.purchase.deal());
         if let Some(dispute) = dispute {
+            let seller = deal.offer.offer().seller;
+            let reputation = &self.parts.reputation;
+            reputation.note(seller, &self.model, Deed::Disputed);
             freeze(
                 &self.parts,
                 deal.offer.offer().seller,

@@ -76,8 +76,19 @@ impl Parts {
         self: &Arc<Self>,
         request: Request,
     ) -> Result<Answer, InferError> {
-        let terms = Terms::of(request.endpoint, &request.body, &self.config)?;
-        let plan = self.plan(&terms)?;
+        self.infer_of(request, &[], Amount::MAX).await
+    }
+
+    /// The same of any seller but those, for at most so much.
+    pub(in crate::client) async fn infer_of(
+        self: &Arc<Self>,
+        request: Request,
+        without: &[NodeId],
+        most: Amount,
+    ) -> Result<Answer, InferError> {
+        let mut terms = Terms::of(request.endpoint, &request.body, &self.config)?;
+        terms.max_cost = terms.max_cost.min(most);
+        let plan = self.plan(&terms, without)?;
         let mut attempts = Vec::new();
         let mut causes = Vec::new();
         for choice in plan.choices.iter().take(terms.attempts as usize) {
@@ -119,7 +130,7 @@ impl Parts {
     }
 
     /// Whom to try. A seller whose receipts were false is not tried again.
-    fn plan(&self, terms: &Terms) -> Result<Plan, InferError> {
+    fn plan(&self, terms: &Terms, without: &[NodeId]) -> Result<Plan, InferError> {
         let model = terms.model.clone();
         let mut candidates = self.market.snapshot(&terms.model, terms.endpoint);
         if candidates.is_empty() && self.market.sellers() == 0 {
@@ -134,7 +145,7 @@ impl Parts {
         }
         candidates.retain(|candidate| {
             let seller = candidate.seller();
-            !self.is_frozen(seller) && !self.ledger.is_false(seller)
+            !without.contains(&seller) && !self.is_frozen(seller) && !self.ledger.is_false(seller)
         });
         if candidates.is_empty() {
             let reason = "every seller of it has signed a false receipt".to_owned();

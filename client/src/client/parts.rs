@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
+use crate::client::probe::Probing;
 use crate::client::renown::{self, Renown};
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
@@ -195,6 +196,8 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     pub(in crate::client) reputation: Reputation,
+    pub(in crate::client) probing: Probing,
+    pub(in crate::client) roll: Roll,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -263,7 +266,8 @@ impl Parts {
         let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
         let grapevine = Grapevine::new(net.clone(), chain.clone(), roll.clone());
-        let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone(), roll);
+        let discovery =
+            discovery::Discovery::new(net.clone(), market.clone(), lines.clone(), roll.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
@@ -304,6 +308,8 @@ impl Parts {
             wallet,
             market,
             reputation,
+            probing: Probing::default(),
+            roll,
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))

@@ -13,6 +13,8 @@ const HALF_LIFE: Duration = Duration::from_secs(7 * 86_400);
 const PERIOD: Duration = Duration::from_secs(30 * 86_400);
 /// A false receipt counts as so many failures: it is no accident.
 pub const FALSE_RECEIPT: f64 = 20.0;
+/// What a whole answer that is not what was asked for weighs, beside counting as served.
+const INVALID: f64 = 2.0;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub struct Experience {
     pub bad: f64,
     /// Whole answers.
     pub served: u32,
-    /// Purchases that brought nothing.
+    /// Purchases that did not work, the broken and disputed ones among them.
     pub failed: u32,
     /// Answers that broke off.
     pub broken: u32,
@@ -97,24 +99,25 @@ impl Experience {
                 self.bad += f64::from(count);
                 self.failed = self.failed.saturating_add(count);
             }
-            // Those two were entered as failures when they ended.
-            Deed::Broken => {
-                self.broken = self.broken.saturating_add(1);
-                self.failed = self.failed.saturating_sub(1);
-            }
+            // These say more of a purchase that is entered as failed or served, before or after.
+            Deed::Broken => self.broken = self.broken.saturating_add(1),
             Deed::Disputed => {
                 self.bad += FALSE_RECEIPT - 1.0;
                 self.disputed = self.disputed.saturating_add(1);
-                self.failed = self.failed.saturating_sub(1);
                 self.settled = Amount::ZERO;
             }
-            // It was entered as good when it ended.
             Deed::Invalid => {
-                self.good = (self.good - 1.0).max(0.0);
-                self.bad += 1.0;
+                self.bad += INVALID;
                 self.invalid = self.invalid.saturating_add(1);
             }
         }
+    }
+
+    /// Purchases that failed in no more particular way.
+    #[must_use]
+    pub fn plainly_failed(&self) -> u32 {
+        let particular = self.broken.saturating_add(self.disputed);
+        self.failed.saturating_sub(particular)
     }
 
     /// What is good and what is bad, as it counts now.
@@ -144,15 +147,20 @@ mod tests {
         known.note(Deed::Failed(2), NOW);
         known.note(Deed::Broken, NOW);
         known.note(Deed::Invalid, NOW);
-        let counts = (known.served, known.failed, known.broken, known.invalid);
+        let counts = (
+            known.served,
+            known.plainly_failed(),
+            known.broken,
+            known.invalid,
+        );
         assert_eq!(counts, (3, 1, 1, 1));
-        assert_eq!(known.weights(NOW), (2.0, 3.0));
+        assert_eq!(known.weights(NOW), (3.0, 2.0 + INVALID));
         assert_eq!(known.settled, Amount::atoms(30));
-        known.note(Deed::Failed(1), NOW);
         known.note(Deed::Disputed, NOW);
-        assert_eq!((known.failed, known.disputed), (1, 1));
+        known.note(Deed::Failed(1), NOW);
+        assert_eq!((known.plainly_failed(), known.disputed), (1, 1));
         assert_eq!(known.settled, Amount::ZERO, "a liar begins anew");
-        assert_eq!(known.weights(NOW), (2.0, 3.0 + FALSE_RECEIPT));
+        assert_eq!(known.weights(NOW), (3.0, 2.0 + INVALID + FALSE_RECEIPT));
     }
 
     #[test]
