@@ -78,7 +78,8 @@ impl Parts {
         choice: &Choice,
         mut splice: Splice,
     ) -> Result<Opened, Failure> {
-        let trial = self.market.begin(choice.candidate.seller(), &terms.model);
+        let seller = choice.candidate.seller();
+        let trial = self.market.begin(seller, &terms.model, terms.endpoint);
         let (mut running, mut piece) = match Box::pin(self.begin(terms, choice)).await {
             Ok(begun) => begun,
             Err(failure) => {

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::purchase::RequestId;
+use farthing_protocol::purchase::Usage;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::client::answer::{Answer, Attempt, Bill, Break, Event, InferError};
+use crate::client::answer::{Answer, Attempt, Bill, Event, InferError};
 use crate::client::attempt::Opened;
-use crate::client::failure::{Failure, ours};
+use crate::client::failure::Failure;
 use crate::client::parts::Parts;
+use crate::client::rescue::Rescue;
 use crate::client::running::{Close, Closed, Closing, Piece, Running};
 use crate::client::splice::Splice;
 use crate::policy::Terms;
@@ -43,11 +44,27 @@ pub(in crate::client) struct Delivery {
     pub(in crate::client) tried: Vec<Attempt>,
     /// Whom to ask for the rest no more.
     pub(in crate::client) used: Vec<NodeId>,
-    /// Those that broke off, and what they came to.
-    pub(in crate::client) closing: Vec<Closing>,
-    /// What they may have charged.
+    /// What the sellers that broke off may have charged.
     pub(in crate::client) spent: Amount,
+    /// Those sellers.
+    pub(in crate::client) broken: Vec<Closing>,
     events: mpsc::Sender<Result<Event, InferError>>,
+}
+
+/// A seller that broke off.
+pub(in crate::client) struct Broken {
+    pub(in crate::client) seller: NodeId,
+    pub(in crate::client) failure: Failure,
+    /// What it counted.
+    pub(in crate::client) used: Usage,
+    /// Nobody else may be paid for the same purchase.
+    pub(in crate::client) is_paid_once: bool,
+}
+
+/// How one seller's part ends.
+enum Flow {
+    Whole(Closed),
+    Broken(Box<Broken>),
 }
 
 /// The application is gone.
@@ -56,49 +73,184 @@ struct Unwanted;
 /// Hands the answer over; the rest of it is delivered by a task that ends with it.
 pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order) -> Answer {
     let (events, receiver) = mpsc::channel(EVENTS);
-    let nobody = || (RequestId(alloy::primitives::B256::ZERO), parts.net.id());
-    let (request, seller) = opened.running.names().unwrap_or_else(nobody);
-    let answer = Answer {
-        request,
-        seller,
-        model: order.terms.model.clone(),
-        why: order.why,
-        events: receiver,
-    };
-    let used = order.tried.iter().map(|one| one.seller).chain([seller]);
+    let (request, seller) = opened.running.names();
+    let Order {
+        terms,
+        why,
+        until,
+        tried,
+    } = order;
+    let model = terms.model.clone();
+    let used = tried.iter().map(|one| one.seller).chain([seller]).collect();
     let delivery = Delivery {
         parts,
-        terms: order.terms,
-        until: order.until,
-        splice: Splice::new(answer_endpoint(&opened), opened.splice.mode()),
-        used: used.collect(),
-        tried: order.tried,
-        closing: Vec::new(),
+        splice: Splice::new(terms.endpoint, terms.mode),
+        terms,
+        until,
+        tried,
+        used,
         spent: Amount::ZERO,
+        broken: Vec::new(),
         events,
     };
     tokio::spawn(delivery.run(opened));
-    answer
+    Answer {
+        request,
+        seller,
+        model,
+        why,
+        events: receiver,
+    }
 }
 
 impl Delivery {
-    /// Hands on what one seller after the other sends. Dropping a purchase that is not wanted any
-    /// more hangs it up.
     async fn run(mut self, mut opened: Opened) {
         loop {
-            let (seller, failure) = match self.flow(opened).await {
-                Ok(Flow::Ended(end)) => return self.end(Ok(end)).await,
-                Ok(Flow::Broken { seller, failure }) => (seller, failure),
+            let broken = match self.flow(opened).await {
+                Ok(Flow::Whole(closed)) => return self.end(closed).await,
+                Ok(Flow::Broken(broken)) => broken,
                 Err(Unwanted) => return,
             };
-            self.tried.push(failure.of(seller));
             if self.splice.is_finished() {
-                return self.complete().await;
+                // The application has it all; what is missing is the seller's word on the price.
+                return self.end(Closed::default()).await;
             }
-            match Box::pin(self.rescue(seller, &failure)).await {
-                Ok(next) => opened = next,
-                Err(error) => return self.end(Err(error)).await,
+            let rescue = Box::pin(self.rescue(&broken));
+            let rescued = tokio::select! {
+                biased;
+                () = self.events.closed() => return,
+                rescued = rescue => rescued,
+            };
+            match rescued {
+                Ok(Rescue::By(next)) => opened = *next,
+                Ok(Rescue::Length) => return self.length().await,
+                Err(error) => return self.fail(error).await,
             }
         }
+    }
+
+    /// Hands on what one seller sends, until something ends it. A purchase that nobody wants any
+    /// more is dropped, which hangs it up.
+    async fn flow(&mut self, opened: Opened) -> Result<Flow, Unwanted> {
+        let Opened {
+            mut running,
+            events,
+            splice,
+            end,
+        } = opened;
+        self.splice = splice;
+        for event in events {
+            self.say(event).await?;
+        }
+        if let Some(end) = end {
+            return Ok(self.close(running, end).await);
+        }
+        loop {
+            let piece = tokio::select! {
+                biased;
+                () = self.events.closed() => return Err(Unwanted),
+                piece = running.next() => piece,
+            };
+            let failure = match piece {
+                Ok(Piece::Data(event)) => match self.splice.take(&event) {
+                    Ok(Some(event)) => {
+                        self.say(event).await?;
+                        continue;
+                    }
+                    Ok(None) => continue,
+                    Err(failure) => failure,
+                },
+                Ok(Piece::End(end)) => return Ok(self.close(running, end).await),
+                Err(failure) => failure,
+            };
+            return Ok(self.give_up(running, failure));
+        }
+    }
+
+    async fn say(&self, event: Bytes) -> Result<(), Unwanted> {
+        let sent = self.events.send(Ok(Event::Data(event))).await;
+        sent.map_err(|_| Unwanted)
+    }
+
+    /// The seller has said its last word: books it.
+    async fn close(&mut self, running: Running, end: Close) -> Flow {
+        let fault = end.fault().filter(|_| !self.splice.is_finished());
+        let broken = fault.map(|fault| self.broken(&running, Failure::Ended(fault)));
+        let closed = running.close(end, fault.is_none()).await;
+        match broken {
+            Some(broken) if closed.broken.is_none() => {
+                self.spent = self.spent.saturating_add(closed.charged);
+                self.broken.push(Closing::Now(closed));
+                Flow::Broken(broken)
+            }
+            _ => Flow::Whole(closed),
+        }
+    }
+
+    /// The seller has not: whatever it says yet is heard beside.
+    fn give_up(&mut self, running: Running, failure: Failure) -> Flow {
+        let (request, _) = running.names();
+        tracing::warn!(request = %request.short(), error = %failure, "an answer broke off");
+        self.spent = self.spent.saturating_add(running.at_most());
+        let broken = self.broken(&running, failure);
+        self.broken.push(running.give_up(&broken.failure));
+        Flow::Broken(broken)
+    }
+
+    fn broken(&mut self, running: &Running, failure: Failure) -> Box<Broken> {
+        let (_, seller) = running.names();
+        self.tried.push(failure.of(seller));
+        let mut used = running.used();
+        // A seller that does not count has sent at least so many.
+        let pieces = u32::try_from(self.splice.pieces()).unwrap_or(u32::MAX);
+        used.completion = used.completion.max(pieces);
+        Box::new(Broken {
+            seller,
+            failure,
+            used,
+            is_paid_once: running.is_paid_once(),
+        })
+    }
+
+    /// As many tokens as were asked for are there; the seller broke off before it said so.
+    async fn length(mut self) {
+        for event in self.splice.end_of_length() {
+            if self.say(event).await.is_err() {
+                return;
+            }
+        }
+        self.end(Closed::default()).await;
+    }
+
+    /// The bill, over all sellers that had a part in the answer.
+    async fn end(self, last: Closed) {
+        let mut charged = last.charged;
+        let mut receipts = Vec::new();
+        for closing in self.broken {
+            let closed = closing.closed().await;
+            charged = charged.saturating_add(closed.charged);
+            receipts.extend(closed.receipt);
+        }
+        receipts.extend(last.receipt);
+        let event = match (last.broken, receipts.pop()) {
+            (Some(error), _) => Err(error),
+            (None, Some(receipt)) => Ok(Event::End(Box::new(Bill {
+                receipt,
+                charged,
+                earlier: receipts,
+            }))),
+            (None, None) => Ok(Event::Paid(charged)),
+        };
+        // Whoever asked may have gone.
+        self.events.send(event).await.ok();
+    }
+
+    /// The error, once it is known what is charged, or left in doubt.
+    async fn fail(self, error: InferError) {
+        for closing in self.broken {
+            closing.closed().await;
+        }
+        // Whoever asked may have gone.
+        self.events.send(Err(error)).await.ok();
     }
 }

@@ -47,7 +47,7 @@ impl Parts {
         without: &[NodeId],
     ) -> Result<Plan, InferError> {
         let model = terms.model.clone();
-        let mut candidates = self.market.snapshot(&terms.model);
+        let mut candidates = self.market.snapshot(&terms.model, terms.endpoint);
         if candidates.is_empty() && self.market.sellers() == 0 {
             let peers = self.net.peers().len();
             let reason = format!(

@@ -100,7 +100,12 @@ impl Closing {
 }
 
 /// A purchase under way. Dropped, it hangs up politely.
-pub(in crate::client) struct Running(Option<Box<Inner>>);
+pub(in crate::client) struct Running {
+    request: RequestId,
+    seller: NodeId,
+    /// Until it is over.
+    inner: Option<Box<Inner>>,
+}
 
 struct Inner {
     parts: Arc<Parts>,
@@ -117,17 +122,15 @@ struct Inner {
 struct Pace {
     asked: Instant,
     first: Option<Duration>,
-    last: Instant,
+    /// The longest silence after the first content. A slow reader is not the seller's silence.
     longest: Duration,
 }
 
 impl Pace {
-    fn heard(&mut self) {
-        let now = Instant::now();
+    fn heard(&mut self, since: Instant) {
         if self.first.is_some() {
-            self.longest = self.longest.max(now.duration_since(self.last));
+            self.longest = self.longest.max(since.elapsed());
         }
-        self.last = now;
     }
 }
 
@@ -141,10 +144,13 @@ impl Running {
         let pace = Pace {
             asked,
             first: None,
-            last: asked,
             longest: Duration::ZERO,
         };
-        Self(Some(Box::new(Inner {
+        let (request, seller) = match &work {
+            Work::Peer(it) => (it.deal().request, it.deal().offer.offer().seller),
+            Work::Web(it) => (it.deal().request, it.seller()),
+        };
+        let inner = Inner {
             parts,
             work,
             trial: None,
@@ -153,12 +159,17 @@ impl Running {
             endpoint,
             topped_up: 0,
             pace,
-        })))
+        };
+        Self {
+            request,
+            seller,
+            inner: Some(Box::new(inner)),
+        }
     }
 
     /// From here on the market hears how it goes.
     pub(in crate::client) fn tried(&mut self, trial: Trial) {
-        let Some(inner) = &mut self.0 else { return };
+        let Some(inner) = &mut self.inner else { return };
         if let Some(load) = inner.load.take() {
             trial.load(load);
         }
@@ -167,9 +178,11 @@ impl Running {
 
     /// The first content is here.
     pub(in crate::client) fn begun(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            let pace = &mut inner.pace;
-            pace.first = pace.first.or(Some(pace.last.duration_since(pace.asked)));
+        if let Some(inner) = &mut self.inner {
+            inner.pace.first = Some(inner.pace.asked.elapsed());
+            if let Some(trial) = &inner.trial {
+                trial.answered();
+            }
         }
     }
 
@@ -179,30 +192,32 @@ impl Running {
     /// # Errors
     /// [`Failure`].
     pub(in crate::client) async fn next(&mut self) -> Result<Piece, Failure> {
-        match &mut self.0 {
+        match &mut self.inner {
             Some(inner) => inner.next().await,
             None => Err(Failure::Ended("the purchase is over")),
         }
     }
 
     /// The purchase's id, and who sells.
-    pub(in crate::client) fn names(&self) -> Option<(RequestId, NodeId)> {
-        let names = |inner: &Inner| match &inner.work {
-            Work::Peer(it) => (it.deal().request, it.deal().offer.offer().seller),
-            Work::Web(it) => (it.deal().request, it.seller()),
-        };
-        self.0.as_deref().map(names)
+    pub(in crate::client) const fn names(&self) -> (RequestId, NodeId) {
+        (self.request, self.seller)
     }
 
     /// Whether it is paid for by a payment of its own, which cannot be taken back.
     pub(in crate::client) fn is_paid_once(&self) -> bool {
         let once = |inner: &Inner| matches!(&inner.work, Work::Web(it) if it.is_paid_once());
-        self.0.as_deref().is_some_and(once)
+        self.inner.as_deref().is_some_and(once)
+    }
+
+    /// What it may charge at most, as things stand.
+    pub(in crate::client) fn at_most(&self) -> Amount {
+        let inner = self.inner.as_deref();
+        inner.map_or(Amount::ZERO, |inner| inner.at_most().charged)
     }
 
     /// What the seller has counted so far, as far as it says and we believe it.
     pub(in crate::client) fn used(&self) -> Usage {
-        match self.0.as_deref().map(|inner| &inner.work) {
+        match self.inner.as_deref().map(|inner| &inner.work) {
             Some(Work::Peer(purchase)) => purchase.used(),
             _ => Usage::default(),
         }
@@ -210,7 +225,7 @@ impl Running {
 
     /// Books the end.
     pub(in crate::client) async fn close(mut self, close: Close, is_whole: bool) -> Closed {
-        match self.0.take() {
+        match self.inner.take() {
             Some(inner) => inner.close(close, is_whole).await,
             None => Closed::default(),
         }
@@ -219,7 +234,7 @@ impl Running {
     /// Gives up after a failure. A seller that may still be heard is asked for its receipt, beside
     /// whatever comes next.
     pub(in crate::client) fn give_up(mut self, failure: &Failure) -> Closing {
-        let Some(mut inner) = self.0.take() else {
+        let Some(mut inner) = self.inner.take() else {
             return Closing::Now(Closed::default());
         };
         let outcome = match failure {
@@ -238,14 +253,14 @@ impl Running {
 
     /// Lets go of a purchase in which nothing is left to hear or to pay.
     pub(in crate::client) fn let_go(mut self) {
-        self.0 = None;
+        self.inner = None;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // Without a runtime there is nobody to wait; the money is then left in doubt.
-        if let (Some(inner), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+        if let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
             runtime.spawn(inner.hang_up());
         }
     }
@@ -253,6 +268,7 @@ impl Drop for Running {
 
 impl Inner {
     async fn next(&mut self) -> Result<Piece, Failure> {
+        let since = Instant::now();
         loop {
             let step = match &mut self.work {
                 Work::Peer(purchase) => purchase.next().await,
@@ -261,14 +277,14 @@ impl Inner {
                         WebStep::Data(data) => Piece::Data(data),
                         WebStep::End(end) => Piece::End(Close::Web(end)),
                     };
-                    self.pace.heard();
+                    self.pace.heard(since);
                     return Ok(piece);
                 }
             };
             match step {
                 Ok(Step::Accepted(load)) => self.load(load),
                 Ok(Step::Data(data)) => {
-                    self.pace.heard();
+                    self.pace.heard(since);
                     return Ok(Piece::Data(data));
                 }
                 Ok(Step::Done {
@@ -313,21 +329,21 @@ impl Inner {
 
     async fn close(mut self: Box<Self>, close: Close, is_whole: bool) -> Closed {
         let ended = matches!(close.fault(), None);
-        let (closed, tokens, disputed) = match close {
+        let (closed, used, disputed) = match close {
             Close::Peer { receipt, dispute } => {
-                let tokens = receipt.receipt().usage.completion;
+                let used = receipt.receipt().usage;
                 let closed = self.book(&receipt, dispute.as_ref()).await;
-                (closed, tokens, dispute.is_some())
+                (closed, used, dispute.is_some())
             }
             Close::Web(mut end) => {
                 end.whole |= is_whole;
                 let disputed = end.dispute.is_some();
-                (self.book_web(&end).await, 0, disputed)
+                (self.book_web(&end).await, Usage::default(), disputed)
             }
         };
         let good = closed.broken.is_none() && !disputed && ended;
         let outcome = if good {
-            Outcome::Served(self.served(tokens, closed.charged))
+            Outcome::Served(self.served(used, closed.charged))
         } else {
             Outcome::Failed
         };
@@ -335,11 +351,14 @@ impl Inner {
         closed
     }
 
-    fn served(&self, tokens: u32, charged: Amount) -> Served {
+    fn served(&self, used: Usage, charged: Amount) -> Served {
+        let elapsed = self.pace.asked.elapsed();
         Served {
-            first_token: self.pace.first.unwrap_or_default(),
-            elapsed: self.pace.asked.elapsed(),
-            tokens,
+            first_token: self.pace.first.unwrap_or(elapsed),
+            elapsed,
+            longest_gap: self.pace.longest,
+            prompt: used.prompt,
+            tokens: used.completion,
             charged,
         }
     }
