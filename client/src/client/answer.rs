@@ -1,5 +1,7 @@
 //! What goes into a purchase and comes out of it, as applications see it.
 
+use std::fmt;
+
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;

@@ -8,10 +8,10 @@ use farthing_protocol::channel::Rejected;
 use farthing_protocol::net::ask::read_book;
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::pricing;
-use farthing_protocol::purchase::Refusal;
+use farthing_protocol::purchase::{Mode, Refusal};
 use farthing_protocol::receipt::model_hash;
 use farthing_protocol::x402::ChannelId;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::client::failure::{Failure, blame};
 use crate::client::parts::{Parts, request_id};
@@ -59,6 +59,25 @@ impl Running {
         }
     }
 
+    /// The next thing it sends, by when the first content must be there: a seller that only says
+    /// that it is alive is late.
+    async fn next_by(&mut self, terms: &Terms) -> Result<Piece, Failure> {
+        let wait = match terms.mode {
+            Mode::Stream => terms.deadlines.first_token,
+            Mode::Plain => terms.deadlines.total,
+        };
+        match timeout_at(self.asked() + wait, self.next()).await {
+            Ok(piece) => piece,
+            Err(_) => {
+                let late = "first token";
+                Err(match self.is_paid_once() {
+                    true => PurchaseError::Taken(format!("no {late} in time")).into(),
+                    false => PurchaseError::Late(late).into(),
+                })
+            }
+        }
+    }
+
     /// Ends it after a failure, without waiting for its receipt.
     fn failed(self, failure: Failure) -> Failure {
         drop(self.give_up(&failure));
@@ -100,14 +119,26 @@ impl Parts {
                         running.close(end, false).await;
                         return Err(Failure::Ended(fault));
                     }
-                    _ => return Ok(Opened { running, events, splice, end: Some(end) }),
+                    _ => {
+                        return Ok(Opened {
+                            running,
+                            events,
+                            splice,
+                            end: Some(end),
+                        });
+                    }
                 },
             }
             if splice.has_content() || events.len() >= MOST_HELD {
                 running.begun();
-                return Ok(Opened { running, events, splice, end: None });
+                return Ok(Opened {
+                    running,
+                    events,
+                    splice,
+                    end: None,
+                });
             }
-            piece = match running.next().await {
+            piece = match running.next_by(terms).await {
                 Ok(next) => next,
                 Err(failure) => return Err(running.failed(failure)),
             };
@@ -184,7 +215,9 @@ impl Parts {
         let purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
         let work = Work::Peer(Box::new(purchase));
         let what = (terms.model.clone(), terms.endpoint);
-        Running::new(Arc::clone(self), work, what, asked).first().await
+        Running::new(Arc::clone(self), work, what, asked)
+            .first()
+            .await
     }
 
     /// Signs further ahead the more was paid on the channel without trouble.
@@ -241,4 +274,3 @@ fn same_prices(newer: &VerifiedOffer, older: &VerifiedOffer, model: &str) -> boo
     let prices = |offer: &VerifiedOffer| offer.offer().model(model).map(|model| model.prices);
     prices(newer).is_some() && prices(newer) == prices(older)
 }
-

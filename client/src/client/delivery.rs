@@ -115,15 +115,16 @@ impl Delivery {
                 // The application has it all; what is missing is the seller's word on the price.
                 return self.end(Closed::default()).await;
             }
+            let application = self.events.clone();
             let rescue = Box::pin(self.rescue(&broken));
             let rescued = tokio::select! {
                 biased;
-                () = self.events.closed() => return,
+                () = application.closed() => return,
                 rescued = rescue => rescued,
             };
             match rescued {
                 Ok(Rescue::By(next)) => opened = *next,
-                Ok(Rescue::Length) => return self.length().await,
+                Ok(Rescue::Length) => return self.length(broken.used).await,
                 Err(error) => return self.fail(error).await,
             }
         }
@@ -213,7 +214,8 @@ impl Delivery {
     }
 
     /// As many tokens as were asked for are there; the seller broke off before it said so.
-    async fn length(mut self) {
+    async fn length(mut self, used: Usage) {
+        self.splice = self.splice.handed_on(false, used);
         for event in self.splice.end_of_length() {
             if self.say(event).await.is_err() {
                 return;

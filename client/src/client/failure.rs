@@ -9,8 +9,8 @@ use crate::channels::ChannelError;
 use crate::client::answer::{Attempt, Errand, InferError};
 use crate::ledger::LedgerError;
 use crate::market::Outcome;
-use crate::purchase::web::Unpayable;
 use crate::purchase::PurchaseError;
+use crate::purchase::web::Unpayable;
 
 /// The most characters of a reason that are told.
 const REASON: usize = 200;
@@ -48,6 +48,11 @@ impl Failure {
     /// Whether the seller has a payment for this purchase alone.
     pub(in crate::client) const fn is_taken(&self) -> bool {
         matches!(self, Self::Purchase(PurchaseError::Taken(_)))
+    }
+
+    /// Whether the seller says that the request is wrong.
+    pub(in crate::client) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Purchase(PurchaseError::Refused(_)))
     }
 
     /// Whether it may be gone when the same seller is asked once more. One that is silent or busy

@@ -29,8 +29,10 @@ pub(in crate::client) fn after(terms: &Terms, first: &Choice, second: &Choice) -
         return None;
     }
     let measured = &first.candidate.measured;
-    let late = measured.first_token_p95.filter(|_| measured.weight >= WEIGHT)?;
-    let both = first.max_cost.checked_add(second.max_cost)?;
+    let late = measured
+        .first_token_p95
+        .filter(|_| measured.weight >= WEIGHT)?;
+    let both = first.max_cost.saturating_add(second.max_cost);
     let dear = first.expected.cost.get().checked_mul(DEARER)?;
     let affordable = both <= terms.max_cost && second.expected.cost <= Cost::micro_atoms(dear);
     let fit = !matches!(second.standing, Standing::LastResort(_));

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farthing_protocol::identity::NodeId;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep};
@@ -167,7 +166,9 @@ impl<'a> Race<'a> {
         let tried_before = self.attempts.iter().any(|one| one.seller == seller);
         tracing::info!(seller = %seller.short(), %failure, "a seller was tried in vain");
         self.attempts.push(failure.of(seller));
-        if let Some(error) = terminal(&failure) {
+        // One that does not go on with another's answer says nothing of the request.
+        let is_declined = self.splice.goes_on() && failure.is_refusal();
+        if let Some(error) = terminal(&failure).filter(|_| !is_declined) {
             self.hopeless.get_or_insert(error);
         } else if failure.is_taken() {
             // That seller may be paid for this purchase: a second one is not.
@@ -192,12 +193,5 @@ impl<'a> Race<'a> {
             None => verdict(self.attempts, self.causes),
         };
         Lost { error, attempts }
-    }
-}
-
-impl Lost {
-    /// Those that were asked.
-    pub(in crate::client) fn sellers(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.attempts.iter().map(|attempt| attempt.seller)
     }
 }

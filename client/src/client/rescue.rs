@@ -38,7 +38,10 @@ impl Delivery {
     ///
     /// # Errors
     /// [`InferError::Interrupted`], or what of our own money is in the way.
-    pub(in crate::client) async fn rescue(&mut self, broken: &Broken) -> Result<Rescue, InferError> {
+    pub(in crate::client) async fn rescue(
+        &mut self,
+        broken: &Broken,
+    ) -> Result<Rescue, InferError> {
         if let Some(error) = ours(&broken.failure) {
             return Err(error);
         }
@@ -120,9 +123,11 @@ impl Delivery {
         let mut choices = self.able(way, &self.used);
         // One that stumbled is better than nobody.
         let stumbled = self.tried.iter().filter(|one| one.seller == broken.seller);
-        if choices.is_empty() && broken.failure.may_pass() && stumbled.count() == 1 {
-            let others = self.used.iter().filter(|seller| **seller != broken.seller);
-            choices = self.able(way, &others.copied().collect::<Vec<_>>());
+        if broken.failure.may_pass() && stumbled.count() == 1 {
+            let mut others = self.used.clone();
+            others.extend(choices.iter().map(|choice| choice.candidate.seller()));
+            others.retain(|seller| *seller != broken.seller);
+            choices.extend(self.able(way, &others));
         }
         if choices.is_empty() {
             return None;
@@ -133,7 +138,10 @@ impl Delivery {
             Ok(won) => (Some(won.opened), won.attempts),
             Err(lost) => (None, lost.attempts),
         };
-        self.used.extend(attempts.iter().map(|one| one.seller));
+        // Who does not go on with a text may still say it again.
+        if way.again || won.is_some() {
+            self.used.extend(attempts.iter().map(|one| one.seller));
+        }
         self.tried.extend(attempts);
         if let Some(opened) = &won {
             let (_, seller) = opened.running.names();

@@ -203,6 +203,12 @@ impl Running {
         (self.request, self.seller)
     }
 
+    /// When it was asked.
+    pub(in crate::client) fn asked(&self) -> Instant {
+        let asked = self.inner.as_deref().map(|inner| inner.pace.asked);
+        asked.unwrap_or_else(Instant::now)
+    }
+
     /// Whether it is paid for by a payment of its own, which cannot be taken back.
     pub(in crate::client) fn is_paid_once(&self) -> bool {
         let once = |inner: &Inner| matches!(&inner.work, Work::Web(it) if it.is_paid_once());

@@ -63,7 +63,10 @@ pub(in crate::client) fn rest(
             left => changes.push((field, left.to_string())),
         }
     }
-    let changes: Vec<_> = changes.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     Ok(Sequel::Rest(body.with(&changes).into()))
 }
 

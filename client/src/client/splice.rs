@@ -55,6 +55,10 @@ pub(in crate::client) struct Splice {
     finished: bool,
     /// Counted by the sellers before this one.
     earlier: [u64; 3],
+    /// Tokens of the text they left.
+    tokens: u64,
+    /// Whether this one began anew.
+    anew: bool,
     part: Part,
 }
 
@@ -149,6 +153,8 @@ impl Splice {
             pieces: 0,
             finished: false,
             earlier: [0; 3],
+            tokens: 0,
+            anew: false,
             part: Part::First,
         }
     }
@@ -176,9 +182,23 @@ impl Splice {
         self.finished
     }
 
+    /// Whether a seller is asked to go on, not to begin.
+    pub(in crate::client) const fn goes_on(&self) -> bool {
+        !matches!(self.part, Part::First)
+    }
+
     /// How many pieces of text this seller sent: at least so many tokens.
     pub(in crate::client) const fn pieces(&self) -> u64 {
         self.pieces
+    }
+
+    /// Tokens of the text so far, when this seller counted so many.
+    pub(in crate::client) fn delivered(&self, used: Usage) -> u64 {
+        let used = u64::from(used.completion);
+        match self.anew {
+            true => self.tokens.max(used),
+            false => self.tokens.saturating_add(used),
+        }
     }
 
     /// The same answer, to be gone on with by another seller: by the rest of it, or all of it
@@ -189,6 +209,8 @@ impl Splice {
         for (sum, count) in next.earlier.iter_mut().zip(counts) {
             *sum = sum.saturating_add(count);
         }
+        next.tokens = self.delivered(used);
+        next.anew = again;
         next.part = if again { Part::Again(0) } else { Part::Rest };
         (next.content, next.pieces) = (false, 0);
         next
@@ -224,7 +246,9 @@ impl Splice {
     fn note(&mut self, event: &Bytes, message: &Message<'_>) -> Result<(), Failure> {
         if self.names.is_none() {
             let whole = object(event)?;
-            let named = whole.into_iter().filter(|(name, _)| NAMES.contains(&name.as_str()));
+            let named = whole
+                .into_iter()
+                .filter(|(name, _)| NAMES.contains(&name.as_str()));
             self.names = Some(named.collect());
         }
         for choice in message.choices.iter().flatten() {
@@ -266,7 +290,9 @@ impl Splice {
         for (at, choice) in message.choices.iter().flatten().enumerate() {
             let text = choice.text().map(decoded).transpose()?.flatten();
             let fresh = next.fresh(self, choice, text)?;
-            let place = value.get_mut("choices").and_then(|choices| choices.get_mut(at));
+            let place = value
+                .get_mut("choices")
+                .and_then(|choices| choices.get_mut(at));
             says |= full(choice.finish_reason).is_some() || choice.beside().is_some();
             says |= fresh.as_ref().is_some_and(|text| !text.is_empty());
             if let Some(place) = place {
@@ -418,7 +444,8 @@ fn decoded(json: &str) -> Result<Option<String>, Failure> {
         return Ok(None);
     }
     let text = serde_json::from_str(json);
-    text.map(Some).map_err(|_| Failure::Nonsense("a text is not a JSON string"))
+    text.map(Some)
+        .map_err(|_| Failure::Nonsense("a text is not a JSON string"))
 }
 
 #[cfg(test)]

@@ -61,7 +61,9 @@ impl Parts {
         let purchase = Box::pin(self.web.buy(deal)).await?;
         let work = Work::Web(Box::new(purchase));
         let what = (terms.model.clone(), terms.endpoint);
-        Running::new(Arc::clone(self), work, what, now).first().await
+        Running::new(Arc::clone(self), work, what, now)
+            .first()
+            .await
     }
 }
 
