@@ -7,6 +7,7 @@ mod stage;
 
 use std::time::Duration;
 
+use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::offer::ASSISTANT_PREFIX;
 use farthing_protocol::purchase::Ending;
@@ -310,24 +311,36 @@ async fn s16_after_all_of_them_the_chain_the_receipts_and_both_books_say_the_sam
     let clock = Clock::manual(NOON);
     let street = net(2)
         .clock(clock.clone())
-        .buyer_config(|_, config| stage::impatient(config));
+        .buyer_config(|_, config| stage::impatient(config))
+        .seller_config(|n, config| {
+            let model = &mut config.models[0];
+            model.features = vec![ASSISTANT_PREFIX.to_owned()];
+            // However the first fails, it stays the cheapest by far.
+            model.prices.output = Price(if n == 0 { 500_000 } else { 20_000_000 });
+        });
     let stage = Stage::of(street).await;
-    let mut refused = 0;
+    let (mut refused, mut whole) = (0, 0);
     for fault in faults {
-        let next = stage.street.sellers[0].upstream.count() + 1;
-        stage.street.sellers[0].upstream.fail(next, fault.clone());
-        // Long enough for whoever failed to be asked again.
-        clock.advance(Duration::from_secs(45));
+        // A good answer in between, and time enough for whoever failed to be asked again.
+        clock.advance(Duration::from_secs(20));
+        stage.ask().await.is_whole();
+        let asked = stage.asked()[0];
+        stage.street.sellers[0]
+            .upstream
+            .fail(asked + 1, fault.clone());
+        clock.advance(Duration::from_secs(20));
         let told = stage.ask().await;
         match told.status {
             400 => refused += 1,
             _ => told.is_whole(),
         }
+        whole += if told.status == 400 { 1 } else { 2 };
+        assert!(stage.asked()[0] > asked, "it met {fault:?}");
     }
     let charged = stage.paid().await;
     assert_eq!(refused, 2);
     let tokens: u32 = stage.tokens().await.iter().sum();
-    assert_eq!(tokens, 60 * 9, "every token once, and none twice");
+    assert_eq!(tokens, 60 * whole, "every token once, and none twice");
     let endings = stage.street.buyers[0].receipts().await;
     let broken = endings
         .iter()
@@ -341,7 +354,7 @@ async fn s16_after_all_of_them_the_chain_the_receipts_and_both_books_say_the_sam
         .collect();
     // Whoever stops claims first.
     stage.stop().await;
-    let mut claimed = farthing_protocol::amount::Amount::ZERO;
+    let mut claimed = Amount::ZERO;
     for id in channels {
         claimed = claimed.saturating_add(chain.channel(id).await.expect("answers").claimed);
     }
@@ -355,9 +368,11 @@ async fn a_late_first_token_is_asked_of_the_next_seller_as_well_and_the_loser_is
         config.router.hedge = 100;
     });
     let stage = Stage::of(net).await;
-    for _ in 0..6 {
+    for _ in 0..12 {
         stage.ask().await.is_whole();
     }
+    stage.paid().await;
+    let sold = stage.tokens().await;
     let slow = Behaviour::default().fault(Fault::SlowFirstToken(Duration::from_secs(3600)));
     stage.street.sellers[0].upstream.behave(slow.tokens(TOKENS));
     let before = stage.street.sellers[0].upstream.count();
@@ -369,8 +384,7 @@ async fn a_late_first_token_is_asked_of_the_next_seller_as_well_and_the_loser_is
         .await;
     assert_eq!(loser.chunks, 0);
     stage.paid().await;
-    let tokens = stage.tokens().await;
-    assert_eq!(tokens.iter().sum::<u32>(), 7 * 60, "every answer once");
+    assert_eq!(stage.tokens().await, [sold[0], sold[1] + 60]);
     stage.stop().await;
 }
 

@@ -150,6 +150,9 @@ impl Parts {
         let mut offer = match choice.candidate.source() {
             Source::Peer(offer) => Arc::clone(offer),
             Source::Web(offer) => return self.begin_web(terms, choice, offer).await,
+            Source::Record => {
+                return Err(PurchaseError::Protocol("it is only known from a record").into());
+            }
         };
         let mut repairs = 0;
         loop {

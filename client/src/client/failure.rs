@@ -68,7 +68,7 @@ impl Failure {
                 | PurchaseError::Lost(_) => true,
                 _ => false,
             },
-            Self::Nonsense(_) => true,
+            Self::Nonsense(_) | Self::Ended(_) => true,
             _ => false,
         }
     }

@@ -41,7 +41,7 @@ pub(in crate::client) fn after(terms: &Terms, first: &Choice, second: &Choice) -
 }
 
 /// A payment over plain HTTP may be one for this purchase alone: it is not made twice.
-const fn is_peer(choice: &Choice) -> bool {
+fn is_peer(choice: &Choice) -> bool {
     matches!(choice.candidate.source(), Source::Peer(_))
 }
 

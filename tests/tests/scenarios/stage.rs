@@ -145,7 +145,10 @@ impl Stage {
     }
 
     /// So many sellers, the first of which fails so in its first requests.
-    pub(crate) async fn failing(sellers: usize, faults: &[farthing_tests::upstream::Fault]) -> Self {
+    pub(crate) async fn failing(
+        sellers: usize,
+        faults: &[farthing_tests::upstream::Fault],
+    ) -> Self {
         let stage = Self::of(net(sellers).buyer_config(|_, config| impatient(config))).await;
         for (number, fault) in (1..).zip(faults) {
             stage.street.sellers[0].upstream.fail(number, fault.clone());
@@ -178,7 +181,11 @@ impl Stage {
     }
 
     /// The same, to be waited for while something happens to the street.
-    pub(crate) fn asking(&self, path: &str, body: &Value) -> impl Future<Output = Told> + Send + 'static {
+    pub(crate) fn asking(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> impl Future<Output = Told> + Send + 'static {
         let url = format!("{}/{path}", self.gateway.base_url());
         let asked = self.http.post(url).body(body.to_string()).send();
         async move { told(asked.await.expect("answers")).await }
