@@ -36,6 +36,7 @@ pub(in crate::client) fn after(terms: &Terms, first: &Choice, second: &Choice) -
     let dear = first.expected.cost.get().checked_mul(DEARER)?;
     let affordable = both <= terms.max_cost && second.expected.cost <= Cost::micro_atoms(dear);
     let fit = !matches!(second.standing, Standing::LastResort(_));
+    let late = measured.with_prompt(late, terms.expected.prompt);
     let wait = Duration::try_from_secs_f64(late / 1000.0).ok()?;
     (affordable && fit && wait < terms.deadlines.first_token).then_some(wait)
 }

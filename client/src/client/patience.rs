@@ -30,9 +30,8 @@ pub(in crate::client) fn of(terms: &Terms, measured: &Measured, is_last: bool) -
     }
     let prompt = terms.expected.prompt;
     let least = LEAST_FIRST_TOKEN.saturating_add(PER_PROMPT_TOKEN.saturating_mul(prompt));
-    // What was measured is about prompts of a length of their own.
-    let longer = (f64::from(prompt) - measured.prompt).max(0.0) * measured.per_prompt;
-    let first_token = measured.first_token_p99.map(|millis| millis + longer);
+    let first_token = measured.first_token_p99;
+    let first_token = first_token.map(|millis| measured.with_prompt(millis, prompt));
     Deadlines {
         first_token: times(first_token, FIRST_TOKEN, least, most.first_token),
         idle: times(measured.gap_p99, GAP, LEAST_GAP, most.idle),

@@ -376,7 +376,12 @@ impl Inner {
     }
 
     async fn hang_up(mut self: Box<Self>) {
-        self.record(Outcome::Blameless);
+        self.record(match self.pace.first {
+            Some(_) => Outcome::Blameless,
+            None => Outcome::Overtaken {
+                waited: self.pace.asked.elapsed(),
+            },
+        });
         self.end(LAST_WORD).await;
     }
 
