@@ -215,7 +215,7 @@ impl Parts {
         };
         self.upkeep.used(channel, offer);
         let asked = Instant::now();
-        let purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
+        let purchase = Purchase::ask(&self.lines, deal, terms, hold, voucher).await?;
         let work = Work::Peer(Box::new(purchase));
         let what = (terms.model.clone(), terms.endpoint);
         Running::new(Arc::clone(self), work, what, asked)

@@ -354,6 +354,10 @@ impl Inner {
             Outcome::Failed
         };
         self.record(outcome);
+        // Before the end is told, so that what is asked next finds the line.
+        if let Work::Peer(purchase) = self.work {
+            purchase.leave();
+        }
         closed
     }
 

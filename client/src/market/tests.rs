@@ -177,13 +177,24 @@ fn a_seller_that_was_overtaken_is_slower_than_it_was_taken_for_and_not_to_blame(
         waited: Duration::from_millis(millis),
     };
     begin().record(overtaken(900));
-    assert_eq!(measured(&market, 1).first_token, None, "of one nobody knows");
+    assert_eq!(
+        measured(&market, 1).first_token,
+        None,
+        "of one nobody knows"
+    );
     begin().record(served(100, 200, 2));
     begin().record(overtaken(50));
-    assert_eq!(measured(&market, 1).first_token, Some(100.0), "it was in time");
+    assert_eq!(
+        measured(&market, 1).first_token,
+        Some(100.0),
+        "it was in time"
+    );
     begin().record(overtaken(900));
     let known = measured(&market, 1);
-    assert!(known.first_token.is_some_and(|millis| millis > 100.0), "{known:?}");
+    assert!(
+        known.first_token.is_some_and(|millis| millis > 100.0),
+        "{known:?}"
+    );
     assert_eq!((known.failures, known.pause), (0, None));
 }
 
