@@ -231,9 +231,9 @@ impl Delivery {
         for closing in self.broken {
             let closed = closing.closed().await;
             charged = charged.saturating_add(closed.charged);
-            receipts.extend(closed.receipt);
+            receipts.extend(closed.receipt.map(|receipt| *receipt));
         }
-        receipts.extend(last.receipt);
+        receipts.extend(last.receipt.map(|receipt| *receipt));
         let event = match (last.broken, receipts.pop()) {
             (Some(error), _) => Err(error),
             (None, Some(receipt)) => Ok(Event::End(Box::new(Bill {

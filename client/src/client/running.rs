@@ -77,7 +77,7 @@ pub(in crate::client) struct Closed {
     /// What was charged; where the seller has not said, what it may charge at most.
     pub(in crate::client) charged: Amount,
     /// The receipt of a seller on the network.
-    pub(in crate::client) receipt: Option<SignedReceipt>,
+    pub(in crate::client) receipt: Option<Box<SignedReceipt>>,
     /// The books could not be kept.
     pub(in crate::client) broken: Option<InferError>,
 }
@@ -334,7 +334,7 @@ impl Inner {
     }
 
     async fn close(mut self: Box<Self>, close: Close, is_whole: bool) -> Closed {
-        let ended = matches!(close.fault(), None);
+        let ended = close.fault().is_none();
         let (closed, used, disputed) = match close {
             Close::Peer { receipt, dispute } => {
                 let used = receipt.receipt().usage;
@@ -423,7 +423,7 @@ impl Inner {
         let signed = receipt.signed().clone();
         Closed {
             charged: signed.receipt.charged,
-            receipt: Some(signed),
+            receipt: Some(Box::new(signed)),
             broken: booked.err().map(internal),
         }
     }

@@ -112,7 +112,7 @@ struct Delta<'a> {
 }
 
 /// A value that says something.
-fn full<'a>(value: Option<&'a RawValue>) -> Option<&'a str> {
+fn full(value: Option<&RawValue>) -> Option<&str> {
     let text = value?.get();
     (!matches!(text, "\"\"" | "[]" | "{}" | "null")).then_some(text)
 }

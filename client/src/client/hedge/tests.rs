@@ -35,7 +35,7 @@ fn choice(n: u8, output: u64, measured: Measured) -> Choice {
     offer.models[0].prices.output = Price(output);
     let signed = SignedOffer::sign(&offer, &testing::node_key(n)).expect("signs");
     let offer = Arc::new(signed.verify(&testing::network(), NOW).expect("verifies"));
-    let candidate = Candidate::of(offer, "test/model", measured).expect("offers it");
+    let candidate = Candidate::of(&offer, "test/model", measured).expect("offers it");
     let mut plan = router::plan(&terms(true), vec![candidate], 1);
     plan.choices.pop().expect("is kept")
 }
