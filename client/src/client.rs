@@ -28,6 +28,15 @@
 //! ```
 
 mod answer;
+mod failure;
+mod splice;
+mod sequel;
+mod patience;
+mod hedge;
+mod running;
+mod attempt;
+mod race;
+mod rescue;
 mod delivery;
 mod counsel;
 mod desk;
@@ -53,7 +62,7 @@ use farthing_protocol::purchase::RequestId;
 use farthing_protocol::roll::Roll;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
 
-pub use crate::client::answer::{Answer, Attempt, Bill, Errand, Event, InferError, Request};
+pub use crate::client::answer::{Answer, Attempt, Bill, Break, Errand, Event, InferError, Request};
 use crate::client::parts::Parts;
 pub use crate::client::parts::{Keys, OpenError, Outside, network};
 use crate::config::Config;
@@ -151,7 +160,7 @@ impl Client {
     /// What is believed of every seller that anything is known of, and why.
     #[must_use]
     pub fn sellers(&self) -> Vec<SellerReport> {
-        inside!(self, it => it.reputation.report(), { let _ = it; Vec::new() })
+        inside!(self, it => it.repute.reputation.report(), { let _ = it; Vec::new() })
     }
 
     /// Sums over all channels, for metrics.
@@ -310,13 +319,13 @@ impl Client {
     /// What is believed of sellers.
     #[must_use]
     pub fn reputation(&self) -> Option<&Reputation> {
-        inside!(self, it => Some(&it.reputation), { let _ = it; None })
+        inside!(self, it => Some(&it.repute.reputation), { let _ = it; None })
     }
 
     /// What others say of sellers.
     #[must_use]
     pub fn roll(&self) -> Option<&Roll> {
-        inside!(self, it => Some(&it.roll), { let _ = it; None })
+        inside!(self, it => Some(&it.repute.roll), { let _ = it; None })
     }
 
     /// The books.

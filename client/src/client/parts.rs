@@ -2,18 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
 use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{EvmKey, InvalidKey};
-use farthing_protocol::grapevine::Grapevine;
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
 use farthing_protocol::receipt::model_hash;
-use farthing_protocol::roll::Roll;
 use farthing_protocol::store::{self, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
@@ -21,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
-use crate::client::probe::Probing;
-use crate::client::renown::{self, Renown};
+use crate::client::hedge::Allowance;
+use crate::client::renown::Repute;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
@@ -32,8 +29,6 @@ use crate::market::Market;
 use crate::purchase::web::{Purse, WebShop};
 use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
-use crate::reputation::judgement::Rules;
-use crate::reputation::{self, Reputation};
 use crate::wallet::{self, Payer, Wallet};
 
 /// The chain id of the local development network.
@@ -195,9 +190,8 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
-    pub(in crate::client) reputation: Reputation,
-    pub(in crate::client) probing: Probing,
-    pub(in crate::client) roll: Roll,
+    pub(in crate::client) repute: Repute,
+    hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -240,34 +234,16 @@ impl Parts {
             seen_wait: spend.deposit_wait,
             instance: config.wallet.instance,
         };
-        let roll = Roll::new(network.clone(), clock.clone());
         let market = Market::new(network, clock.clone());
-        let reputation = Reputation::open(
-            reputation::Ground {
-                store: ledger.store().clone(),
-                market: market.clone(),
-                roll: roll.clone(),
-                clock: clock.clone(),
-                us: wallet.payer(),
-            },
-            rules(&config),
-        )?;
-        let renown = Renown::new(
-            renown::Ground {
-                net: net.clone(),
-                roll: roll.clone(),
-                wallet: wallet.clone(),
-                ledger: ledger.clone(),
-                clock: clock.clone(),
-                reputation: reputation.clone(),
-            },
-            testify(&config),
-        );
+        let (repute, renown, grapevine) = Repute::open(&config, &ground, &market)?;
         let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
-        let grapevine = Grapevine::new(net.clone(), chain.clone(), roll.clone());
-        let discovery =
-            discovery::Discovery::new(net.clone(), market.clone(), lines.clone(), roll.clone());
+        let discovery = discovery::Discovery::new(
+            net.clone(),
+            market.clone(),
+            lines.clone(),
+            repute.roll.clone(),
+        );
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
@@ -291,7 +267,7 @@ impl Parts {
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(discovery.run(inbox, stop.clone())),
         ];
-        if config.reputation.listen {
+        if let Some(grapevine) = grapevine {
             let end = stop.clone().cancelled_owned();
             tasks.push(tokio::spawn(grapevine.run(end)));
         }
@@ -307,12 +283,18 @@ impl Parts {
             net,
             wallet,
             market,
-            reputation,
-            probing: Probing::default(),
-            roll,
+            repute,
+            hedges: std::sync::Mutex::default(),
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))
+    }
+
+    /// How many hedges may be made.
+    pub(in crate::client) fn hedges(&self) -> std::sync::MutexGuard<'_, Allowance> {
+        self.hedges
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Stops in reverse. Purchases under way lose their streams; what is in doubt is reconciled
@@ -348,21 +330,6 @@ fn net_config(config: &Config) -> net::Config {
         },
         ..net::Config::default()
     }
-}
-
-const fn rules(config: &Config) -> Rules {
-    let settings = &config.reputation;
-    Rules {
-        credit: settings.credit,
-        stake: settings.stake,
-        listen: settings.listen,
-    }
-}
-
-/// How often others are told what became of our purchases; none: never.
-fn testify(config: &Config) -> Option<Duration> {
-    let settings = &config.reputation;
-    settings.testify.then_some(settings.testify_every)
 }
 
 fn limits(config: &Config) -> Limits {

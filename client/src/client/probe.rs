@@ -40,7 +40,7 @@ struct Turn(Arc<Parts>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.probing.0.store(false, Ordering::Release);
+        self.0.repute.probing.0.store(false, Ordering::Release);
     }
 }
 
@@ -177,20 +177,23 @@ impl Watch {
     /// The answer is whole and paid.
     async fn judge(self, seen: Seen, bill: &Bill) {
         // An answer by several sellers says nothing of any.
-        if bill.receipt.seller != seen.seller {
+        if bill.receipt.seller != seen.seller || !bill.earlier.is_empty() {
             return;
         }
         let (parts, seller) = (&seen.parts, seen.seller);
         if let Some(fault) = self.expected.as_ref().and_then(|it| seen.spoken.fault(it)) {
             tracing::info!(seller = %seller.short(), model = %seen.model, %fault, "an answer is not what was asked for");
-            parts.reputation.note(seller, &seen.model, Deed::Invalid);
+            parts
+                .repute
+                .reputation
+                .note(seller, &seen.model, Deed::Invalid);
         }
         let Some(again) = self.again else { return };
         let Some(first) = saying(&seen.spoken, bill) else {
             return;
         };
         let parts = Arc::clone(parts);
-        if parts.probing.0.swap(true, Ordering::AcqRel) {
+        if parts.repute.probing.0.swap(true, Ordering::AcqRel) {
             return;
         }
         let turn = Turn(parts);
@@ -247,7 +250,7 @@ impl Parts {
         if let Some(place) = alone(&[first.1, second.1, third.1]) {
             let seller = sellers[place];
             tracing::info!(seller = %seller.short(), %model, "two other sellers of the model agree against its answer");
-            self.reputation.note(seller, model, Deed::Invalid);
+            self.repute.reputation.note(seller, model, Deed::Invalid);
         }
         Ok(())
     }
@@ -280,7 +283,8 @@ impl Parts {
         let bill = bill.ok_or(ProbeError::Other)?;
         self.spent(&most, bill.charged).await?;
         let seller = bill.receipt.seller;
-        let said = saying(&spoken, &bill).filter(|_| seller == answer.seller);
+        let alone = bill.earlier.is_empty();
+        let said = saying(&spoken, &bill).filter(|_| alone && seller == answer.seller);
         Ok((seller, said.ok_or(ProbeError::Other)?))
     }
 

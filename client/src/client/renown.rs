@@ -8,17 +8,23 @@
 use std::time::Duration;
 
 use farthing_protocol::clock::Clock;
-use farthing_protocol::grapevine::tell;
+use farthing_protocol::grapevine::{Grapevine, tell};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::Net;
 use farthing_protocol::roll::Roll;
 use farthing_protocol::testimony::{RECENT, SignedTestimony, Testimony};
+use farthing_protocol::x402::ChannelId;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::channels;
+use crate::client::probe::Probing;
+use crate::config::Config;
 use crate::ledger::{Account, Ledger, LedgerError};
-use crate::reputation::Reputation;
+use crate::market::Market;
+use crate::reputation::judgement::Rules;
+use crate::reputation::{self, Reputation};
 use crate::wallet::Wallet;
 
 /// How often news are taken in.
@@ -32,14 +38,66 @@ const TELLING: usize = 8;
 /// The most sellers spoken of at a time.
 const SUBJECTS: usize = 64;
 
-/// What it stands on.
-pub(in crate::client) struct Ground {
-    pub(in crate::client) net: Net,
-    pub(in crate::client) roll: Roll,
-    pub(in crate::client) wallet: Wallet,
-    pub(in crate::client) ledger: Ledger,
-    pub(in crate::client) clock: Clock,
+/// What is believed of sellers, and where it comes from.
+#[derive(Debug)]
+pub(in crate::client) struct Repute {
     pub(in crate::client) reputation: Reputation,
+    pub(in crate::client) roll: Roll,
+    pub(in crate::client) probing: Probing,
+}
+
+impl Repute {
+    /// What was known before, and the parts that keep it up to date: the second only if others
+    /// are listened to.
+    pub(in crate::client) fn open(
+        config: &Config,
+        ground: &channels::Ground,
+        market: &Market,
+    ) -> Result<(Self, Renown, Option<Grapevine>), LedgerError> {
+        let (clock, ledger) = (&ground.clock, &ground.ledger);
+        let roll = Roll::new(ground.chain.network().clone(), clock.clone());
+        let known = reputation::Ground {
+            store: ledger.store().clone(),
+            market: market.clone(),
+            roll: roll.clone(),
+            clock: clock.clone(),
+            us: ground.wallet.payer(),
+        };
+        let settings = &config.reputation;
+        let rules = Rules {
+            credit: settings.credit,
+            stake: settings.stake,
+            listen: settings.listen,
+        };
+        let reputation = Reputation::open(known, rules)?;
+        let stands = Ground {
+            net: ground.net.clone(),
+            roll: roll.clone(),
+            wallet: ground.wallet.clone(),
+            ledger: ledger.clone(),
+            clock: clock.clone(),
+            reputation: reputation.clone(),
+        };
+        let renown = Renown::new(stands, settings.testify.then_some(settings.testify_every));
+        let (net, chain) = (ground.net.clone(), ground.chain.clone());
+        let grapevine = Grapevine::new(net, chain, roll.clone());
+        let repute = Self {
+            reputation,
+            roll,
+            probing: Probing::default(),
+        };
+        Ok((repute, renown, settings.listen.then_some(grapevine)))
+    }
+}
+
+/// What the living part stands on.
+struct Ground {
+    net: Net,
+    roll: Roll,
+    wallet: Wallet,
+    ledger: Ledger,
+    clock: Clock,
+    reputation: Reputation,
 }
 
 /// The living part.
@@ -51,7 +109,7 @@ pub(in crate::client) struct Renown {
 }
 
 impl Renown {
-    pub(in crate::client) fn new(ground: Ground, testify: Option<Duration>) -> Self {
+    fn new(ground: Ground, testify: Option<Duration>) -> Self {
         Self {
             ground,
             testify,
@@ -125,7 +183,7 @@ impl Renown {
 
 impl Ground {
     /// For each seller the channel that has paid it most.
-    fn subjects(&self) -> Vec<(farthing_protocol::x402::ChannelId, Account)> {
+    fn subjects(&self) -> Vec<(ChannelId, Account)> {
         let mut accounts = self.ledger.accounts();
         let paid = |account: &Account| account.channel.charged();
         accounts.retain(|(_, account)| !paid(account).is_zero());
@@ -140,7 +198,7 @@ impl Ground {
     fn testimony(
         &self,
         account: &Account,
-        channel: farthing_protocol::x402::ChannelId,
+        channel: ChannelId,
     ) -> Result<Option<SignedTestimony>, LedgerError> {
         let now = self.clock.now();
         let newest = self.ledger.newest_receipts(channel, 1)?;

@@ -59,7 +59,7 @@ impl Tally {
                 self.charged = self.charged.saturating_add(served.charged);
             }
             Outcome::Failed => self.failed = self.failed.saturating_add(1),
-            Outcome::Busy { .. } | Outcome::Blameless => {}
+            Outcome::Busy { .. } | Outcome::Overtaken { .. } | Outcome::Blameless => {}
         }
     }
 }
@@ -112,7 +112,7 @@ impl Beliefs {
     }
 
     pub(super) fn count(&mut self, seller: NodeId, model: &str, outcome: Outcome) {
-        if matches!(outcome, Outcome::Busy { .. } | Outcome::Blameless) {
+        if !matches!(outcome, Outcome::Served(_) | Outcome::Failed) {
             return;
         }
         let key = (seller, model.to_owned());
