@@ -15,6 +15,7 @@ use farthing_protocol::identity::{NodeId, NodeKey};
 use farthing_protocol::net::{self, Net, Protocol};
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::purchase::Load;
+use farthing_protocol::roll::Roll;
 use farthing_protocol::root;
 use farthing_protocol::store::{OpenError, Store};
 use tokio::sync::Semaphore;
@@ -257,6 +258,12 @@ impl Node {
     #[must_use]
     pub fn terms(&self) -> &Terms {
         &self.desk.terms
+    }
+
+    /// What buyers say of sellers.
+    #[must_use]
+    pub fn roll(&self) -> &Roll {
+        &self.desk.roll
     }
 
     /// How full each model is.

@@ -203,12 +203,7 @@ impl Parts {
         outside: Outside,
     ) -> Result<Arc<Self>, OpenError> {
         let Outside { clock, chain } = outside;
-        match chain.verify().await {
-            Err(error) if error.is_unavailable() => {
-                tracing::warn!(%error, "starting without the chain; channels cannot be opened until it answers");
-            }
-            other => other?,
-        }
+        verify(&chain).await?;
         let ledger = Ledger::open(Store::open(&config.data_dir, schema())?)?;
         let (net, inbox) = Net::start(keys.node.seed(), net_config(&config)).await?;
         let network = network(&config);
@@ -226,14 +221,6 @@ impl Parts {
             ledger: ledger.clone(),
             clock: clock.clone(),
         };
-        let spend = &config.spend;
-        let funding = Funding {
-            deposit: spend.deposit,
-            max_deposit: spend.max_deposit,
-            top_up_below: spend.top_up_below,
-            seen_wait: spend.deposit_wait,
-            instance: config.wallet.instance,
-        };
         let market = Market::new(network, clock.clone());
         let (repute, renown, grapevine) = Repute::open(&config, &ground, &market)?;
         let lines = Lines::new(net.clone());
@@ -244,7 +231,7 @@ impl Parts {
             lines.clone(),
             repute.roll.clone(),
         );
-        let channels = Arc::new(Channels::new(ground, funding));
+        let channels = Arc::new(Channels::new(ground, funding(&config)));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
             ledger.clone(),
@@ -313,6 +300,28 @@ impl Parts {
         }
         self.net.stop().await;
         self.ledger.store().stop().await;
+    }
+}
+
+/// Checks the chain if it answers. One that is away is waited for; a wrong one is an error.
+async fn verify(chain: &Chain) -> Result<(), ChainError> {
+    match chain.verify().await {
+        Err(error) if error.is_unavailable() => {
+            tracing::warn!(%error, "starting without the chain; channels cannot be opened until it answers");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+const fn funding(config: &Config) -> Funding {
+    let spend = &config.spend;
+    Funding {
+        deposit: spend.deposit,
+        max_deposit: spend.max_deposit,
+        top_up_below: spend.top_up_below,
+        seen_wait: spend.deposit_wait,
+        instance: config.wallet.instance,
     }
 }
 
