@@ -67,7 +67,11 @@ async fn a_newcomer_that_hears_from_who_paid_avoids_a_failing_seller() {
     if let Err(error) = heard {
         let roll = newcomer.client().roll().expect("a real client");
         let waiting = roll.waiting();
-        panic!("{error}: {:?}, {waiting} wait, {:?}", newcomer.client().sellers(), roll.heard());
+        panic!(
+            "{error}: {:?}, {waiting} wait, {:?}",
+            newcomer.client().sellers(),
+            roll.heard()
+        );
     }
     let report = known(newcomer, bad).expect("is known");
     assert_eq!((report.served, report.failed), (0, 0), "by word only");
