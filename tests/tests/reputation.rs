@@ -63,7 +63,7 @@ async fn a_newcomer_that_hears_from_who_paid_avoids_a_failing_seller() {
     street.acquainted().await.expect("knows the sellers");
     let bad = street.sellers[0].id();
     let newcomer = &street.buyers[1];
-    let heard = eventually("the newcomer has heard", || success(newcomer, bad) < 0.7).await;
+    let heard = eventually("the newcomer has heard", || success(newcomer, bad) < 0.75).await;
     if let Err(error) = heard {
         let roll = newcomer.client().roll().expect("a real client");
         let waiting = roll.waiting();
