@@ -17,13 +17,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
+use crate::client::decisions::Decisions;
 use crate::client::discovery;
+use crate::client::memory::Memory;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
 use crate::keeper::Keeper;
 use crate::ledger::{Ledger, LedgerError, Limits, schema};
-use crate::market::Market;
+use crate::market::{MEASURED, Market};
 use crate::purchase::PurchaseError;
 use crate::purchase::web::{Purse, WebShop};
 use crate::report::Token;
@@ -187,6 +189,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) upkeep: Upkeep,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
+    pub(in crate::client) decisions: Decisions,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -204,7 +207,8 @@ impl Parts {
             }
             other => other?,
         }
-        let ledger = Ledger::open(Store::open(&config.data_dir, schema())?)?;
+        let schema = schema().table(&MEASURED, &[]);
+        let ledger = Ledger::open(Store::open(&config.data_dir, schema)?)?;
         let (net, inbox) = Net::start(keys.node.seed(), net_config(&config)).await?;
         let network = network(&config);
         let wallet = Wallet::new(
@@ -229,7 +233,15 @@ impl Parts {
             seen_wait: spend.deposit_wait,
             instance: config.wallet.instance,
         };
-        let market = Market::new(network, clock.clone());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which of equals are asked first differs from buyer to buyer"
+        )]
+        let market = Market::salted(network, clock.clone(), rand::random());
+        let memory = Memory::open(market.clone(), ledger.store().clone());
+        let memory = memory.map_err(LedgerError::from)?;
+        let most = config.router.decisions;
+        let (decisions, recorder) = Decisions::new(&config.data_dir, most);
         let stop = CancellationToken::new();
         let discovery = discovery::Discovery::new(net.clone(), market.clone());
         let channels = Arc::new(Channels::new(ground, funding));
@@ -249,6 +261,8 @@ impl Parts {
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
         let tasks = vec![
+            tokio::spawn(memory.run(stop.clone())),
+            tokio::spawn(recorder.run(stop.clone())),
             tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
@@ -265,6 +279,7 @@ impl Parts {
             net,
             wallet,
             market,
+            decisions,
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))
