@@ -54,7 +54,7 @@ use farthing_protocol::x402::{ChannelId, PayerSignature};
 pub use crate::client::answer::{Answer, Attempt, Bill, Errand, Event, InferError, Request};
 pub use crate::client::decisions::{FILE as DECISIONS, OLDER as OLDER_DECISIONS};
 use crate::client::parts::Parts;
-pub use crate::client::parts::{Keys, OpenError, Outside, network};
+pub use crate::client::parts::{Keys, OpenError, Outside, network, schema};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::market::Market;

@@ -11,7 +11,7 @@ use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
 use farthing_protocol::receipt::model_hash;
-use farthing_protocol::store::{self, Store};
+use farthing_protocol::store::{self, Schema, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +24,10 @@ use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
 use crate::keeper::Keeper;
-use crate::ledger::{Ledger, LedgerError, Limits, schema};
+use crate::ledger::{self, Ledger, LedgerError, Limits};
 use crate::market::{MEASURED, Market};
-use crate::purchase::PurchaseError;
 use crate::purchase::web::{Purse, WebShop};
+use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
 use crate::wallet::{self, Payer, Wallet};
 
@@ -152,6 +152,12 @@ pub enum OpenError {
     Web(PurchaseError),
 }
 
+/// Every table of a client's store: the books, and what was measured.
+#[must_use]
+pub fn schema() -> Schema {
+    ledger::schema().table(&MEASURED, &[])
+}
+
 /// Where the money lives, by the config.
 #[must_use]
 pub fn network(config: &Config) -> Network {
@@ -187,6 +193,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) wallet: Wallet,
     pub(in crate::client) channels: Arc<Channels>,
     pub(in crate::client) upkeep: Upkeep,
+    pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     pub(in crate::client) decisions: Decisions,
@@ -207,8 +214,7 @@ impl Parts {
             }
             other => other?,
         }
-        let schema = schema().table(&MEASURED, &[]);
-        let ledger = Ledger::open(Store::open(&config.data_dir, schema)?)?;
+        let ledger = Ledger::open(Store::open(&config.data_dir, schema())?)?;
         let (net, inbox) = Net::start(keys.node.seed(), net_config(&config)).await?;
         let network = network(&config);
         let wallet = Wallet::new(
@@ -242,8 +248,9 @@ impl Parts {
         let memory = memory.map_err(LedgerError::from)?;
         let most = config.router.decisions;
         let (decisions, recorder) = Decisions::new(&config.data_dir, most);
+        let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
-        let discovery = discovery::Discovery::new(net.clone(), market.clone());
+        let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
@@ -270,6 +277,7 @@ impl Parts {
         ];
         Ok(Arc::new(Self {
             channels,
+            lines,
             web,
             upkeep,
             config,

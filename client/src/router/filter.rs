@@ -50,15 +50,9 @@ pub enum Reason {
     /// Its prices are beyond all numbers.
     #[error("its prices do not make an amount")]
     Overflow,
-    /// It does not say that it is where it should be.
-    #[error("not in a wanted region")]
-    Region,
-    /// It does not say that it keeps nothing of a prompt.
-    #[error("may keep prompts")]
-    DataPolicy,
-    /// Its weights are not known to be of a wanted precision.
-    #[error("not of a wanted quantization")]
-    Quantization,
+    /// It does not say that it is where, or what, or as discreet as it should be.
+    #[error("{0}")]
+    Unwanted(&'static str),
     /// It is ignored, or others are asked for by name.
     #[error("not among the sellers asked for")]
     Unnamed,
@@ -158,19 +152,19 @@ fn place(wanted: &Preferences, goods: &Goods) -> Result<(), Reason> {
     if wanted.private {
         let says = goods.data_policy.as_deref().unwrap_or_default();
         if !KEEPS_NOTHING.contains(&says) {
-            return Err(Reason::DataPolicy);
+            return Err(Reason::Unwanted("may keep prompts"));
         }
     }
     if !wanted.regions.is_empty() {
         let region = goods.region.as_deref().unwrap_or_default();
         if !wanted.regions.iter().any(|wanted| is_in(region, wanted)) {
-            return Err(Reason::Region);
+            return Err(Reason::Unwanted("not in a wanted region"));
         }
     }
     for list in &wanted.quantizations {
         let has = goods.model.quantization.as_deref().unwrap_or("unknown");
         if !list.iter().any(|wanted| wanted.eq_ignore_ascii_case(has)) {
-            return Err(Reason::Quantization);
+            return Err(Reason::Unwanted("not of a wanted quantization"));
         }
     }
     let named = |names: &Vec<String>| names.iter().any(|name| goods.is_named(name));
