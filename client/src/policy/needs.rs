@@ -43,14 +43,12 @@ impl Needs {
 
     /// Those without which there is no sensible answer: a model that cannot see answers about an
     /// image it has not seen.
-    #[must_use]
     pub fn senses(self) -> impl Iterator<Item = &'static str> {
         let all = [(self.vision, "vision"), (self.audio, "audio")];
         all.into_iter().filter_map(|(is, name)| is.then_some(name))
     }
 
     /// The others: many sellers have them and do not say so.
-    #[must_use]
     pub fn skills(self) -> impl Iterator<Item = &'static str> {
         let all = [
             (self.tools, "tools"),

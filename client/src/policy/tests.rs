@@ -182,8 +182,7 @@ fn auto_takes_the_models_of_the_first_rule_that_fits() {
     let text = r#"{"model":"auto","messages":[{"role":"user","content":"translate: hello"}]}"#;
     let refused = read(&Config::default(), text).expect_err("no rules");
     assert!(refused.to_string().contains("translation"), "{refused}");
-    let mut config = Config::default();
-    config.auto = vec![
+    let auto = vec![
         Auto {
             name: Some("words".into()),
             tasks: vec![Task::Translation],
@@ -196,6 +195,10 @@ fn auto_takes_the_models_of_the_first_rule_that_fits() {
             ..Auto::default()
         },
     ];
+    let mut config = Config {
+        auto,
+        ..Config::default()
+    };
     let terms = read(&config, text).expect("accepted");
     assert_eq!(terms.models, ["a/translator", "a/any"]);
     assert_eq!(terms.strategy, Strategy::Cheapest);

@@ -88,11 +88,9 @@ pub(super) fn order(terms: &Terms, choices: &mut Vec<Choice>, seed: u64) {
     let Some(best) = choices.first() else { return };
     let free =
         terms.preferences.sort.is_none() && best.tier.ordered == terms.preferences.order.len();
-    if free && best.standing == Standing::Score {
-        if !stick(terms, choices) {
-            spread(choices, seed);
-            explore(terms, choices, seed);
-        }
+    if free && best.standing == Standing::Score && !stick(terms, choices) {
+        spread(choices, seed);
+        explore(terms, choices, seed);
     }
     if terms.preferences.no_fallbacks && terms.preferences.order.is_empty() {
         choices.truncate(1);
