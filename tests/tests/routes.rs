@@ -103,7 +103,9 @@ async fn the_provider_object_chooses_the_seller_and_stays_here() {
         json!({"ignore": [cheap]}),
         json!({"order": [short], "allow_fallbacks": false}),
     ] {
-        let told = shop.ask(json!({"provider": provider, "session_id": "s"})).await;
+        let told = shop
+            .ask(json!({"provider": provider, "session_id": "s"}))
+            .await;
         assert_eq!(told.seller(), dear, "{provider}");
         let asked = shop.asked(1);
         assert_eq!(asked.get("provider"), None);
@@ -111,15 +113,30 @@ async fn the_provider_object_chooses_the_seller_and_stays_here() {
         assert_eq!(asked["max_tokens"], 8);
     }
     // 0.3 of the token per million: what the first asks is 0.5.
-    let told = shop.ask(json!({"provider": {"max_price": {"completion": 0.3}}})).await;
+    let told = shop
+        .ask(json!({"provider": {"max_price": {"completion": 0.3}}}))
+        .await;
     assert_eq!(told.status, 503);
     let text = told.body["error"]["message"].as_str().expect("a message");
-    assert!(text.contains("2 × price over ceiling") || text.contains("price over ceiling"), "{text}");
-    let told = shop.ask(json!({"provider": {"only": ["nobody-at-all"]}})).await;
-    assert!(told.body.to_string().contains("not among the sellers asked for"));
+    assert!(
+        text.contains("2 × price over ceiling") || text.contains("price over ceiling"),
+        "{text}"
+    );
+    let told = shop
+        .ask(json!({"provider": {"only": ["nobody-at-all"]}}))
+        .await;
+    assert!(
+        told.body
+            .to_string()
+            .contains("not among the sellers asked for")
+    );
     let told = shop.ask(json!({"provider": {"order": dear}})).await;
     assert_eq!(told.status, 400);
-    assert!(told.body.to_string().contains("`provider.order`"), "{}", told.body);
+    assert!(
+        told.body.to_string().contains("`provider.order`"),
+        "{}",
+        told.body
+    );
     shop.stop().await;
 }
 
@@ -140,13 +157,19 @@ async fn another_model_answers_when_the_first_one_refuses_the_request() {
     first.behave(Behaviour::default().fault(Fault::ContextLength));
     let alone = shop.ask(json!({"model": "own/0"})).await;
     assert_eq!(alone.status, 400);
-    let told = shop.ask(json!({"model": "own/0", "models": ["own/0", "own/1"]})).await;
+    let told = shop
+        .ask(json!({"model": "own/0", "models": ["own/0", "own/1"]}))
+        .await;
     assert_eq!(told.seller(), shop.id(1));
     assert_eq!(told.header("x-farthing-model"), "own/1");
     assert_eq!(shop.asked(1).get("models"), None);
-    let told = shop.ask(json!({"model": "no/such", "models": ["own/1"]})).await;
+    let told = shop
+        .ask(json!({"model": "no/such", "models": ["own/1"]}))
+        .await;
     assert_eq!(told.header("x-farthing-model"), "own/1");
-    let told = shop.ask(json!({"model": "no/such", "models": ["own/0"]})).await;
+    let told = shop
+        .ask(json!({"model": "no/such", "models": ["own/0"]}))
+        .await;
     assert_eq!(told.status, 400, "the last word is the model server's");
     shop.stop().await;
 }
@@ -155,7 +178,9 @@ async fn another_model_answers_when_the_first_one_refuses_the_request() {
 async fn a_suffix_orders_the_sellers() {
     let shop = Shop::of_two().await;
     for suffix in ["floor", "nitro", "exacto"] {
-        let told = shop.ask(json!({"model": format!("{MODEL}:{suffix}")})).await;
+        let told = shop
+            .ask(json!({"model": format!("{MODEL}:{suffix}")}))
+            .await;
         assert_eq!(told.header("x-farthing-model"), MODEL, "{suffix}");
         if suffix == "floor" {
             assert_eq!(told.seller(), shop.id(0));
@@ -216,7 +241,11 @@ async fn auto_chooses_the_model_by_the_rules_and_says_which() {
     let long = json!({"model": "auto", "messages": say(&"once upon a time ".repeat(500))});
     let told = shop.ask(long).await;
     assert_eq!(told.status, 400);
-    assert!(told.body.to_string().contains("no [[auto]] rule"), "{}", told.body);
+    assert!(
+        told.body.to_string().contains("no [[auto]] rule"),
+        "{}",
+        told.body
+    );
     shop.stop().await;
 }
 
@@ -251,8 +280,12 @@ async fn a_decision_is_explained_and_comes_out_the_same_when_replayed() {
     let request = RequestId(told.header("x-request-id").parse().expect("an id"));
     let record = shop.street.buyers[0].config.data_dir.join(DECISIONS);
     let lines = || std::fs::read_to_string(&record).map_or(0, |text| text.lines().count());
-    eventually("the record is written", || lines() == 2).await.expect("holds");
-    let text = run(&shop.street, explain(request)).await.expect("is recorded");
+    eventually("the record is written", || lines() == 2)
+        .await
+        .expect("holds");
+    let text = run(&shop.street, explain(request))
+        .await
+        .expect("is recorded");
     for part in [
         told.seller().get(told.seller().len() - 8..).expect("an id"),
         "3 on offer, 3 looked at, 2 may be asked",
@@ -261,7 +294,9 @@ async fn a_decision_is_explained_and_comes_out_the_same_when_replayed() {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     let unknown = RequestId(alloy::primitives::B256::ZERO);
-    let error = run(&shop.street, explain(unknown)).await.expect_err("unknown");
+    let error = run(&shop.street, explain(unknown))
+        .await
+        .expect_err("unknown");
     assert!(error.contains("router"), "{error}");
     let replay = |file| run(&shop.street, RouteCommand::Replay { file });
     let same = replay(None).await.expect("comes out the same");
@@ -296,7 +331,10 @@ async fn a_route_is_explained_before_anything_is_bought() {
     };
     let text = run(&shop.street, command).await.expect("is explained");
     assert!(text.contains("not among the sellers asked for"), "{text}");
-    assert!(text.contains("2 on offer, 2 looked at, 1 may be asked"), "{text}");
+    assert!(
+        text.contains("2 on offer, 2 looked at, 1 may be asked"),
+        "{text}"
+    );
     assert!(text.contains("never tried"), "{text}");
     assert_eq!(shop.street.sellers[1].upstream.count(), 0);
     until.cancel();
@@ -311,7 +349,10 @@ fn market(street: &Street) -> Option<&Market> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_measured_is_remembered_after_a_restart() {
     let mut street = TestNet::new().start().await.expect("starts");
-    street.buyers[0].buy(Buyer::stream(16)).await.expect("answers");
+    street.buyers[0]
+        .buy(Buyer::stream(16))
+        .await
+        .expect("answers");
     let seen = |street: &Street| {
         let offers = market(street).map(Market::offers).unwrap_or_default();
         let measured = offers.first().and_then(|offer| offer.measured.clone());
