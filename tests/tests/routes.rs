@@ -4,7 +4,7 @@
 
 use farthing_client::cli::render::{self, View};
 use farthing_client::cli::route::RouteCommand;
-use farthing_client::client::{Client, DECISIONS, InferError, Request};
+use farthing_client::client::{DECISIONS, InferError};
 use farthing_client::config::{Auto, Task};
 use farthing_client::gateway::control::Control;
 use farthing_client::market::Market;
@@ -367,19 +367,9 @@ async fn what_was_measured_is_remembered_after_a_restart() {
     street.stop().await;
 }
 
-async fn fails(client: &Client) -> InferError {
-    let Request { endpoint, body } = Buyer::chat(8);
-    let mut answer = match client.infer(Request { endpoint, body }).await {
-        Ok(answer) => answer,
-        Err(error) => return error,
-    };
-    loop {
-        match answer.next().await {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return error,
-            None => panic!("an answer without an end"),
-        }
-    }
+async fn fails(street: &Street) -> InferError {
+    let heard = street.buyers[0].buy(Buyer::chat(8)).await;
+    heard.err().expect("nothing is answered")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -389,16 +379,16 @@ async fn an_only_seller_that_fails_again_and_again_is_not_asked_by_every_request
         .start()
         .await
         .expect("starts");
-    let (client, upstream) = (street.buyers[0].client(), &street.sellers[0].upstream);
-    let first = fails(client).await;
+    let upstream = &street.sellers[0].upstream;
+    let first = fails(&street).await;
     assert!(!matches!(first, InferError::Busy { .. }), "{first}");
     let mut tries = 0;
-    while !matches!(fails(client).await, InferError::Busy { .. }) {
+    while !matches!(fails(&street).await, InferError::Busy { .. }) {
         tries += 1;
         assert!(tries < 3, "it is asked again and again");
     }
     let asked = upstream.count();
-    let error = fails(client).await;
+    let error = fails(&street).await;
     let InferError::Busy { retry_after_ms } = error else {
         panic!("{error}");
     };
