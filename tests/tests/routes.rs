@@ -369,7 +369,7 @@ async fn what_was_measured_is_remembered_after_a_restart() {
 
 async fn fails(street: &Street) -> InferError {
     let heard = street.buyers[0].buy(Buyer::chat(8)).await;
-    heard.err().expect("nothing is answered")
+    heard.expect_err("nothing is answered")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
