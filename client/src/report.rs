@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 mod sellers;
 
 pub use sellers::{SellerReport, WordReport};
+mod route;
+
+pub use crate::report::route::{RouteChoice, RouteDropped, RouteReport, RouteWish};
 
 /// The payment token, as people read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 
 mod receipts;
 mod sellers;
+mod route;
 
 use std::path::Path;
 

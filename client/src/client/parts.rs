@@ -11,21 +11,23 @@ use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
 use farthing_protocol::receipt::model_hash;
-use farthing_protocol::store::{self, Store};
+use farthing_protocol::store::{self, Schema, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
+use crate::client::decisions::Decisions;
 use crate::client::discovery;
 use crate::client::hedge::Allowance;
+use crate::client::memory::Memory;
 use crate::client::renown::Repute;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
 use crate::keeper::Keeper;
-use crate::ledger::{Ledger, LedgerError, Limits, schema};
-use crate::market::Market;
+use crate::ledger::{self, Ledger, LedgerError, Limits};
+use crate::market::{MEASURED, Market};
 use crate::purchase::web::{Purse, WebShop};
 use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
@@ -152,6 +154,12 @@ pub enum OpenError {
     Web(PurchaseError),
 }
 
+/// Every table of a client's store: the books, and what was measured.
+#[must_use]
+pub fn schema() -> Schema {
+    ledger::schema().table(&MEASURED, &[])
+}
+
 /// Where the money lives, by the config.
 #[must_use]
 pub fn network(config: &Config) -> Network {
@@ -190,6 +198,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
+    pub(in crate::client) decisions: Decisions,
     pub(in crate::client) repute: Repute,
     hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
@@ -221,8 +230,12 @@ impl Parts {
             ledger: ledger.clone(),
             clock: clock.clone(),
         };
-        let market = Market::new(network, clock.clone());
-        let (repute, renown, grapevine) = Repute::open(&config, &ground, &market)?;
+        let market = Market::salted(network, clock.clone(), salt());
+        let memory = Memory::open(market.clone(), ledger.store().clone());
+        let memory = memory.map_err(LedgerError::from)?;
+        let most = config.router.decisions;
+        let (decisions, recorder) = Decisions::new(&config.data_dir, most);
+        let (repute, living) = Repute::open(&config, &ground, &market)?;
         let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
         let discovery = discovery::Discovery::new(
@@ -233,12 +246,8 @@ impl Parts {
         );
         let channels = Arc::new(Channels::new(ground, funding(&config)));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
-        let pruner = Keeper::new(
-            ledger.clone(),
-            clock.clone(),
-            &config.receipts,
-            &config.data_dir,
-        );
+        let (kept, dir) = (&config.receipts, &config.data_dir);
+        let pruner = Keeper::new(ledger.clone(), clock.clone(), kept, dir);
         let purse = Purse {
             channels: Arc::clone(&channels),
             wallet: wallet.clone(),
@@ -247,17 +256,15 @@ impl Parts {
         };
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
-        let mut tasks = vec![
-            tokio::spawn(renown.run(stop.clone())),
+        let mut tasks = living.spawn(&stop);
+        tasks.extend([
+            tokio::spawn(memory.run(stop.clone())),
+            tokio::spawn(recorder.run(stop.clone())),
             tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(discovery.run(inbox, stop.clone())),
-        ];
-        if let Some(grapevine) = grapevine {
-            let end = stop.clone().cancelled_owned();
-            tasks.push(tokio::spawn(grapevine.run(end)));
-        }
+        ]);
         Ok(Arc::new(Self {
             channels,
             lines,
@@ -270,6 +277,7 @@ impl Parts {
             net,
             wallet,
             market,
+            decisions,
             repute,
             hedges: std::sync::Mutex::default(),
             stop,
@@ -323,6 +331,14 @@ const fn funding(config: &Config) -> Funding {
         seen_wait: spend.deposit_wait,
         instance: config.wallet.instance,
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which of equals are asked first differs from buyer to buyer"
+)]
+fn salt() -> u64 {
+    rand::random()
 }
 
 fn net_config(config: &Config) -> net::Config {

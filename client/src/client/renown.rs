@@ -14,7 +14,7 @@ use farthing_protocol::net::Net;
 use farthing_protocol::roll::Roll;
 use farthing_protocol::testimony::{RECENT, SignedTestimony, Testimony};
 use farthing_protocol::x402::ChannelId;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -47,13 +47,12 @@ pub(in crate::client) struct Repute {
 }
 
 impl Repute {
-    /// What was known before, and the parts that keep it up to date: the second only if others
-    /// are listened to.
+    /// What was known before, and the parts that keep it up to date.
     pub(in crate::client) fn open(
         config: &Config,
         ground: &channels::Ground,
         market: &Market,
-    ) -> Result<(Self, Renown, Option<Grapevine>), LedgerError> {
+    ) -> Result<(Self, Living), LedgerError> {
         let (clock, ledger) = (&ground.clock, &ground.ledger);
         let roll = Roll::new(ground.chain.network().clone(), clock.clone());
         let known = reputation::Ground {
@@ -86,7 +85,30 @@ impl Repute {
             roll,
             probing: Probing::default(),
         };
-        Ok((repute, renown, settings.listen.then_some(grapevine)))
+        let living = Living {
+            renown,
+            grapevine: settings.listen.then_some(grapevine),
+        };
+        Ok((repute, living))
+    }
+}
+
+/// The parts that keep it up to date.
+pub(in crate::client) struct Living {
+    renown: Renown,
+    /// None if others are not listened to.
+    grapevine: Option<Grapevine>,
+}
+
+impl Living {
+    /// Starts them; they end with the token.
+    pub(in crate::client) fn spawn(self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let heard = self.grapevine.map(|grapevine| {
+            let end = stop.clone().cancelled_owned();
+            tokio::spawn(grapevine.run(end))
+        });
+        let renown = tokio::spawn(self.renown.run(stop.clone()));
+        heard.into_iter().chain([renown]).collect()
     }
 }
 

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::gateway::{BindError, bounded};
 use crate::report::{
-    ActionError, ChannelAction, DepositWish, Permit2Wish, ReceiptQuery, StretchQuery, Word,
+    ActionError, ChannelAction, DepositWish, Permit2Wish, ReceiptQuery, RouteWish, StretchQuery,
+    Word,
 };
 
 /// The socket's name within the data directory.
@@ -92,6 +93,7 @@ fn routes(client: Client) -> Router {
         .route("/models", get(models))
         .route("/offers", get(offers))
         .route("/sellers", get(sellers))
+        .route("/route", post(route))
         .route("/wallet", get(wallet))
         .route("/wallet/deposits", post(prepare))
         .route("/wallet/deposits/{id}", post(import))
@@ -140,6 +142,10 @@ async fn sellers(State(client): State<Client>) -> Response {
 
 async fn offers(State(client): State<Client>) -> Response {
     Json(client.offers()).into_response()
+}
+
+async fn route(State(client): State<Client>, Json(wish): Json<RouteWish>) -> Response {
+    told(client.route(&wish))
 }
 
 async fn wallet(State(client): State<Client>) -> Response {

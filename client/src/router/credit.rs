@@ -1,22 +1,28 @@
 //! How much may be at risk at a seller: what it has proven, and a little for nothing.
 
+use farthing_protocol::amount::Amount;
 use farthing_protocol::pricing::FIRST_WINDOW;
 
-use crate::router::{Choice, Dropped, Reason};
+use crate::router::{Choice, Dropped, Reason, left_out};
 
 /// Leaves out those where this purchase, beside those that run, would put more at risk than the
-/// seller's credit, unless nobody has enough: then all stay, for an outage would be worse.
+/// seller's credit, unless no seller of the model has enough: then all stay, for an outage would
+/// be worse.
 pub(super) fn within_credit(kept: Vec<Choice>, dropped: &mut Vec<Dropped>) -> Vec<Choice> {
     let over: Vec<_> = kept.iter().map(overdrawn).collect();
-    if over.iter().all(Option::is_some) {
+    if over.iter().all(Option::is_none) {
         return kept;
     }
+    let judged = kept.iter().zip(&over);
+    let trusted = judged.filter(|(_, over)| over.is_none());
+    let models: Vec<_> = trusted
+        .map(|(choice, _)| choice.candidate.model().id.clone())
+        .collect();
     let mut choices = Vec::with_capacity(kept.len());
     for (choice, over) in kept.into_iter().zip(over) {
-        let seller = choice.candidate.seller();
-        match over {
+        match over.filter(|_| models.contains(&choice.candidate.model().id)) {
             None => choices.push(choice),
-            Some(reason) => dropped.push(Dropped { seller, reason }),
+            Some(reason) => dropped.push(left_out(&choice.candidate.goods, reason)),
         }
     }
     choices
@@ -29,10 +35,7 @@ fn overdrawn(choice: &Choice) -> Option<Reason> {
     let opening = choice.demand.opening(prices, FIRST_WINDOW).ok()?;
     let each = opening.min(choice.max_cost);
     let running = u128::from(measured.in_flight).saturating_add(1);
-    let needed = each.get().saturating_mul(running);
+    let needed = Amount::atoms(each.get().saturating_mul(running));
     let credit = measured.credit;
-    (needed > credit.get()).then_some(Reason::Unproven {
-        needed: farthing_protocol::amount::Amount::atoms(needed),
-        credit,
-    })
+    (needed > credit).then_some(Reason::Unproven { needed, credit })
 }
