@@ -31,8 +31,10 @@ use crate::metrics::{Answered, Metrics};
 pub mod error;
 pub mod keys;
 pub mod inflight;
-pub mod openai;
+pub mod exchange;
 pub mod sse;
+pub mod openai;
+pub mod anthropic;
 pub mod control;
 
 /// How long answers under way may go on after the gateway is told to stop.
@@ -170,6 +172,8 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(embeddings))
+        .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(openai::model))
         .route("/metrics", get(metrics))
@@ -187,7 +191,14 @@ fn routes(shared: Arc<Shared>) -> Router {
 async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     match shared.keys.admit(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(denied) => shared.answered("denied", Problem::Denied(denied).into_response()),
+        Err(denied) => {
+            let problem = Problem::Denied(denied);
+            let response = match anthropic::is_spoken(request.uri().path(), request.headers()) {
+                true => anthropic::refused(&problem),
+                false => problem.into_response(),
+            };
+            shared.answered("denied", response)
+        }
     }
 }
 
@@ -206,8 +217,21 @@ async fn embeddings(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     shared.answered("/v1/embeddings", answer.into_response())
 }
 
-async fn models(State(shared): State<Arc<Shared>>) -> Response {
-    let list = openai::models(&shared).await;
+async fn messages(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = anthropic::messages(&shared, request).await;
+    shared.answered("/v1/messages", answer)
+}
+
+async fn count_tokens(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = anthropic::count_tokens(&shared, request).await;
+    shared.answered("/v1/messages/count_tokens", answer)
+}
+
+async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let list = match anthropic::is_spoken("", request.headers()) {
+        true => anthropic::models(&shared),
+        false => openai::models(&shared).await,
+    };
     shared.answered("/v1/models", list)
 }
 

@@ -114,7 +114,10 @@ pub fn message(document: &[u8], id: &str) -> Result<Value, NotAMessage> {
         content.push(json!({ "type": "thinking", "thinking": thinking, "signature": "" }));
     }
     let refusal = given(said.refusal.as_deref());
-    for text in [given(said.content.as_deref()), refusal].into_iter().flatten() {
+    for text in [given(said.content.as_deref()), refusal]
+        .into_iter()
+        .flatten()
+    {
         content.push(json!({ "type": "text", "text": text, "citations": null }));
     }
     for call in said.tool_calls.iter().flatten() {

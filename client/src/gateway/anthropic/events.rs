@@ -132,7 +132,10 @@ impl Telling {
         if let Some(thinking) = said.thought() {
             let empty = json!({ "type": "thinking", "thinking": "", "signature": "" });
             self.turn_to(Open::Thinking, &empty, page);
-            self.delta(&json!({ "type": "thinking_delta", "thinking": thinking }), page);
+            self.delta(
+                &json!({ "type": "thinking_delta", "thinking": thinking }),
+                page,
+            );
         }
         for text in [said.content, said.refusal].into_iter().flatten() {
             if !text.is_empty() {
@@ -161,7 +164,10 @@ impl Telling {
             self.turn_to(Open::Tool(number), &empty, page);
         }
         if let Some(part) = call.function.arguments.filter(|part| !part.is_empty()) {
-            self.delta(&json!({ "type": "input_json_delta", "partial_json": part }), page);
+            self.delta(
+                &json!({ "type": "input_json_delta", "partial_json": part }),
+                page,
+            );
         }
         Ok(())
     }

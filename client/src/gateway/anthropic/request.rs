@@ -264,7 +264,11 @@ fn user(blocks: Vec<Block>, messages: &mut Vec<Value>) -> Result<(), Untranslata
                 is_error,
             } => {
                 let (text, pictures) = result(content)?;
-                let text = if is_error { format!("Error: {text}") } else { text };
+                let text = if is_error {
+                    format!("Error: {text}")
+                } else {
+                    text
+                };
                 messages.push(json!({
                     "role": "tool", "tool_call_id": tool_use_id, "content": text,
                 }));
@@ -405,15 +409,18 @@ fn effort(
     }
     match output.format {
         None => Ok(()),
-        Some(Format { r#type, schema: Some(schema) }) if r#type == "json_schema" => {
+        Some(Format {
+            r#type,
+            schema: Some(schema),
+        }) if r#type == "json_schema" => {
             let schema = json!({ "name": "answer", "schema": schema, "strict": true });
             let format = json!({ "type": "json_schema", "json_schema": schema });
             chat.insert("response_format".into(), format);
             Ok(())
         }
-        Some(Format { r#type, .. }) => {
-            Err(Untranslatable::Shape(format!("output format `{type}`", type = r#type)))
-        }
+        Some(Format { r#type, .. }) => Err(Untranslatable::Shape(
+            format!("output format `{type}`", type = r#type),
+        )),
     }
 }
 
@@ -427,7 +434,9 @@ fn misplaced(block: &Block) -> Untranslatable {
         Block::Thinking { .. } => "thinking",
         Block::RedactedThinking {} => "redacted_thinking",
         Block::Other { r#type } if KNOWN.contains(&r#type.as_str()) => {
-            return Untranslatable::Shape(format!("a `{type}` block lacks something", type = r#type));
+            return Untranslatable::Shape(
+                format!("a `{type}` block lacks something", type = r#type),
+            );
         }
         Block::Other { r#type } => return Untranslatable::Theirs(r#type.clone()),
     };

@@ -65,7 +65,8 @@ fn every_golden_stream_becomes_its_events() {
 
 #[test]
 fn a_call_whose_arguments_are_no_json_is_no_message() {
-    let strange = br#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"f","arguments":"{"}}]}}]}"#;
+    let strange =
+        br#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"f","arguments":"{"}}]}}]}"#;
     assert!(answer::message(strange, "m").is_err());
     assert!(answer::message(b"{\"choices\":[]}", "m").is_err());
     assert!(answer::message(b"[", "m").is_err());
