@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -175,7 +176,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/messages", post(messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(openai::model))
+        .route("/v1/models/{*id}", get(model))
         .route("/metrics", get(metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -233,6 +234,18 @@ async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Response
         false => openai::models(&shared).await,
     };
     shared.answered("/v1/models", list)
+}
+
+async fn model(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let one = match anthropic::is_spoken("", &headers) {
+        true => anthropic::model(&shared, id),
+        false => openai::model(&shared, id),
+    };
+    shared.answered("/v1/models/{id}", one)
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {

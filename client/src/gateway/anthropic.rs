@@ -19,6 +19,7 @@ use crate::gateway::anthropic::events::Telling;
 use crate::gateway::error::Problem;
 use crate::gateway::exchange;
 use crate::gateway::sse::{self, Dialect};
+use crate::report::ModelListing;
 
 pub mod request;
 pub mod answer;
@@ -82,16 +83,30 @@ pub(in crate::gateway) async fn count_tokens(shared: &Arc<Shared>, asked: HttpRe
 /// `GET /v1/models`, as Anthropic lists them.
 pub(in crate::gateway) fn models(shared: &Shared) -> Response {
     let models = shared.client.models();
-    let card = |id: &String| {
-        json!({
-            "type": "model", "id": id, "display_name": id, "created_at": "1970-01-01T00:00:00Z",
-        })
-    };
-    let ids: Vec<_> = models.into_iter().map(|model| model.id).collect();
     json_of(&json!({
-        "data": ids.iter().map(card).collect::<Vec<_>>(),
-        "has_more": false, "first_id": ids.first(), "last_id": ids.last(),
+        "data": models.iter().map(card).collect::<Vec<_>>(),
+        "has_more": false,
+        "first_id": models.first().map(|model| &model.id),
+        "last_id": models.last().map(|model| &model.id),
     }))
+}
+
+/// `GET /v1/models/{id}`, as Anthropic shows one.
+pub(in crate::gateway) fn model(shared: &Shared, id: String) -> Response {
+    let models = shared.client.models();
+    match models.iter().find(|model| model.id == id) {
+        Some(model) => json_of(&card(model)),
+        None => refused(&InferError::UnknownModel { model: id }.into()),
+    }
+}
+
+/// Nobody knows when a model came into the world.
+fn card(model: &ModelListing) -> Value {
+    json!({
+        "type": "model", "id": model.id, "display_name": model.id, "lifecycle": "active",
+        "created_at": "1970-01-01T00:00:00Z",
+        "max_input_tokens": model.context, "max_tokens": model.max_output,
+    })
 }
 
 fn translated(body: &[u8]) -> Result<Value, Problem> {

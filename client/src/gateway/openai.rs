@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request as HttpRequest, State};
+use axum::extract::Request as HttpRequest;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -76,14 +76,12 @@ pub(crate) async fn models(shared: &Shared) -> Response {
 }
 
 /// `GET /v1/models/{id}`; an id has a slash in it.
-pub(crate) async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+pub(crate) fn model(shared: &Shared, id: String) -> Response {
     let models = shared.client.models();
-    let found = models.iter().find(|model| model.id == id);
-    let response = match found {
+    match models.iter().find(|model| model.id == id) {
         Some(model) => json_of(&card(model)),
         None => Problem::from(InferError::UnknownModel { model: id }).into_response(),
-    };
-    shared.answered("/v1/models/{id}", response)
+    }
 }
 
 /// A model in OpenAI's shape, with what is ours under `farthing`.
