@@ -7,6 +7,7 @@
 //! straight to the task of the connection. It ends with the swarm.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     convert::Infallible,
     future::{Ready, ready},
@@ -32,7 +33,10 @@ use libp2p::{
         },
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     identity::NodeId,
@@ -50,6 +54,10 @@ const NEGOTIATING: usize = 256;
 
 /// How long either side may take to agree on a stream.
 const NEGOTIATION: Duration = Duration::from_secs(10);
+
+/// What of a circuit's allowance may be used before a new circuit takes its place: a half, so
+/// that what runs can end in the other.
+const SHARE: u32 = 2;
 
 /// Why a connected peer gave us no stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +86,14 @@ type Reply = oneshot::Sender<Result<Stream, Refusal>>;
 pub(super) struct Directory {
     peers: Mutex<HashMap<PeerId, Links>>,
     refused: AtomicU64,
+    allowance: Mutex<Allowance>,
+}
+
+/// The least that any relay we have used grants to a circuit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Allowance {
+    time: Option<Duration>,
+    bytes: Option<u64>,
 }
 
 /// The connections to one peer.
@@ -90,8 +106,29 @@ struct Links {
 
 struct Link {
     connection: ConnectionId,
+    /// Where we have dialled it; none when the peer has dialled us.
+    dialled: Option<Multiaddr>,
     quic: bool,
+    circuit: Option<Circuit>,
     requests: mpsc::Sender<Request>,
+}
+
+/// What a relayed connection has used of its allowance.
+#[derive(Clone)]
+struct Circuit {
+    born: Instant,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Circuit {
+    fn is_tired(&self, allowance: Allowance) -> bool {
+        let old = |time: Duration| self.born.elapsed() >= time / SHARE;
+        let used = self.bytes.load(Ordering::Relaxed);
+        allowance.time.is_some_and(old)
+            || allowance
+                .bytes
+                .is_some_and(|most| used >= most / u64::from(SHARE))
+    }
 }
 
 impl Directory {
@@ -123,6 +160,91 @@ impl Directory {
         self.lock()
             .get(peer)
             .is_some_and(|links| links.best().is_some())
+    }
+
+    /// Whether there is a connection to the peer that no relay stands in.
+    pub(super) fn is_direct(&self, peer: &PeerId) -> bool {
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        let direct = |link: &Link| link.circuit.is_none() && !link.requests.is_closed();
+        links.unwrap_or_default().iter().any(direct)
+    }
+
+    /// Whether there is a connection to the peer that is good for more streams: a circuit near the
+    /// end of what its relay grants is not.
+    pub(super) fn is_fresh(&self, peer: &PeerId) -> bool {
+        let allowance = self.allowance();
+        let fresh = |link: &Link| !link.circuit.as_ref().is_some_and(|c| c.is_tired(allowance));
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        links
+            .unwrap_or_default()
+            .iter()
+            .any(|link| !link.requests.is_closed() && fresh(link))
+    }
+
+    /// Circuits to the peer that nothing runs on and nothing will: they are near their end, or a
+    /// direct connection has taken their place. They count against what relays grant us.
+    pub(super) fn spent(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        let allowance = self.allowance();
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        let links = links.unwrap_or_default();
+        let alive = |link: &&Link| !link.requests.is_closed();
+        let direct = links
+            .iter()
+            .filter(alive)
+            .any(|link| link.circuit.is_none());
+        let spent = |circuit: &Circuit| {
+            // Besides the link and its handler, each stream holds the counter.
+            let idle = Arc::strong_count(&circuit.bytes) <= 2;
+            idle && (direct || circuit.is_tired(allowance))
+        };
+        let spent = |link: &&Link| link.circuit.as_ref().is_some_and(spent);
+        let spent = links.iter().filter(spent);
+        spent.map(|link| link.connection).collect()
+    }
+
+    /// Where we have dialled the peer directly, if it is connected so.
+    pub(super) fn place_of(&self, peer: &PeerId) -> Option<Multiaddr> {
+        let peers = self.lock();
+        let direct = |link: &&Link| link.circuit.is_none() && !link.requests.is_closed();
+        let links = peers.get(peer)?.links.iter().filter(direct);
+        let dialled = links.filter_map(|link| link.dialled.clone()).next();
+        dialled.map(|address| peer::split(address).0)
+    }
+
+    /// Peers reached through relays only.
+    pub(super) fn relayed(&self) -> usize {
+        let alive = |links: &Links| links.best().is_some();
+        let direct = |links: &Links| {
+            let mut direct = links.links.iter().filter(|link| link.circuit.is_none());
+            direct.any(|link| !link.requests.is_closed())
+        };
+        let peers = self.lock();
+        let relayed = peers
+            .values()
+            .filter(|links| alive(links) && !direct(links));
+        relayed.count()
+    }
+
+    /// Notes what a relay grants to each circuit.
+    pub(super) fn learn_limit(&self, (time, bytes): (Option<Duration>, Option<u64>)) {
+        let mut allowance = self
+            .allowance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        allowance.time = allowance.time.into_iter().chain(time).min();
+        // A relay that says nought means that it does not count.
+        allowance.bytes = least(allowance.bytes, bytes.filter(|bytes| *bytes > 0));
+    }
+
+    fn allowance(&self) -> Allowance {
+        *self
+            .allowance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a stream on an existing connection.
@@ -163,12 +285,15 @@ impl Directory {
 }
 
 impl Links {
-    /// The way to the best living connection: QUIC before all, then the oldest.
+    /// The way to the best living connection: direct before relayed, the youngest circuit, QUIC
+    /// before TCP, then the oldest.
     fn best(&self) -> Option<mpsc::Sender<Request>> {
         let alive = self.links.iter().filter(|link| !link.requests.is_closed());
-        alive
-            .min_by_key(|link| !link.quic)
-            .map(|link| link.requests.clone())
+        let rank = |link: &&Link| {
+            let born = link.circuit.as_ref().map(|circuit| Reverse(circuit.born));
+            (born, !link.quic)
+        };
+        alive.min_by_key(rank).map(|link| link.requests.clone())
     }
 }
 
@@ -207,15 +332,22 @@ impl Behaviour {
         &self,
         peer: PeerId,
         connection: ConnectionId,
-        address: &Multiaddr,
+        (address, dialled): (&Multiaddr, bool),
     ) -> Result<Handler, ConnectionDenied> {
         let node = peer::node_of(&peer).ok_or_else(|| ConnectionDenied::new(ForeignKey))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
+        let circuit = peer::is_relayed(address).then(|| Circuit {
+            born: Instant::now(),
+            bytes: Arc::default(),
+        });
+        let carried = circuit.as_ref().map(|circuit| Arc::clone(&circuit.bytes));
         let open = self.directory.add(
             peer,
             Link {
                 connection,
+                dialled: dialled.then(|| address.clone()),
                 quic: peer::is_quic(address),
+                circuit,
                 requests: sender,
             },
         );
@@ -225,6 +357,7 @@ impl Behaviour {
             directory,
             inlet: self.inlet.clone(),
             peer: node,
+            carried,
             open,
             negotiating: 0,
         })
@@ -242,7 +375,7 @@ impl NetworkBehaviour for Behaviour {
         local: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, id, local)
+        self.admit(peer, id, (local, false))
     }
 
     fn handle_established_outbound_connection(
@@ -253,7 +386,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, id, address)
+        self.admit(peer, id, (address, true))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -295,6 +428,8 @@ pub(super) struct Handler {
     directory: Arc<Directory>,
     inlet: Inlet,
     peer: NodeId,
+    /// Counts the bytes of a circuit.
+    carried: Option<Arc<AtomicU64>>,
     open: Arc<AtomicUsize>,
     negotiating: usize,
 }
@@ -302,7 +437,7 @@ pub(super) struct Handler {
 impl Handler {
     fn accept(&self, protocol: Protocol, stream: libp2p::Stream) {
         let accepted = Slot::take(&self.open, self.inlet.per_peer).is_some_and(|slot| {
-            let stream = Stream::inbound(stream, slot);
+            let stream = Stream::inbound(stream, slot, self.carried.clone());
             self.inlet
                 .incoming
                 .try_send(Incoming {
@@ -374,7 +509,7 @@ impl ConnectionHandler for Handler {
                 protocol: (_, stream),
                 info,
             }) => {
-                self.answer(info, Ok(Stream::outbound(stream)));
+                self.answer(info, Ok(Stream::outbound(stream, self.carried.clone())));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let refusal = match error {
