@@ -46,6 +46,23 @@ struct Entry {
     offer: Option<Arc<VerifiedOffer>>,
 }
 
+/// Checks an offer that somebody sent, without a book: signatures take a while, and whoever keeps
+/// the book need not hold it meanwhile.
+///
+/// # Errors
+/// What became of it: [`Heard::Old`] or [`Heard::Bad`].
+pub fn check(
+    offer: SignedOffer,
+    network: &Network,
+    now: Timestamp,
+) -> Result<VerifiedOffer, Heard> {
+    offer.verify(network, now).map_err(|error| match error {
+        // Late by a moment on a slow path is nobody's fault.
+        OfferError::Expired | OfferError::OtherNetwork => Heard::Old,
+        error => Heard::Bad(error.into()),
+    })
+}
+
 /// The book of offers on one network.
 #[derive(Debug)]
 pub struct Book {
@@ -75,15 +92,14 @@ impl Book {
 
     /// Takes an offer that somebody sent.
     pub fn hear(&mut self, offer: SignedOffer, now: Timestamp) -> Heard {
-        match offer.verify(&self.network, now) {
-            // Late by a moment on a slow path is nobody's fault.
-            Err(OfferError::Expired | OfferError::OtherNetwork) => Heard::Old,
-            Err(error) => Heard::Bad(error.into()),
-            Ok(offer) => self.keep(Arc::new(offer), now),
+        match check(offer, &self.network, now) {
+            Err(heard) => heard,
+            Ok(offer) => self.take(Arc::new(offer), now),
         }
     }
 
-    fn keep(&mut self, offer: Arc<VerifiedOffer>, now: Timestamp) -> Heard {
+    /// Takes an offer that is checked already.
+    pub fn take(&mut self, offer: Arc<VerifiedOffer>, now: Timestamp) -> Heard {
         let (seller, seq) = (offer.offer().seller, offer.offer().seq);
         let known = self.sellers.get(&seller);
         // The newest may come again when its text was dropped: by a clock that was wrong.
