@@ -238,6 +238,14 @@ impl Node {
         self.shop.shelf.newest()
     }
 
+    /// Sellers whose offers it knows and passes on.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        let book = self.desk.book.lock();
+        let book = book.unwrap_or_else(PoisonError::into_inner);
+        book.offers(self.shop.clock.now()).count()
+    }
+
     /// The books.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

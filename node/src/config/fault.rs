@@ -195,7 +195,7 @@ fn network(config: &Config, found: &mut Found) {
         ("circuits_per_peer", u64::from(relay.circuits_per_peer)),
         ("circuit_bytes", relay.circuit_bytes),
     ] {
-        found.when(value == 0, &format!("network.relay.{key}"), Fault::Zero);
+        found.when(value == 0, format!("network.relay.{key}"), Fault::Zero);
     }
     wait(
         found,

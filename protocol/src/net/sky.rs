@@ -63,6 +63,7 @@ struct World {
     apart: HashSet<Ipv4Addr>,
     waiting: Vec<Waker>,
     ports: u16,
+    carried: u64,
 }
 
 /// A dial under way, as the other side sees it.
@@ -108,6 +109,7 @@ impl Sky {
             apart: HashSet::new(),
             waiting: Vec::new(),
             ports: 40_000,
+            carried: 0,
         })))
     }
 
@@ -155,13 +157,20 @@ impl Sky {
         }
     }
 
+    /// Bytes that were sent by all hosts so far.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.lock().carried
+    }
+
     fn lock(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the next piece takes; the lost ones longer.
-    fn travel(&self) -> Duration {
+    /// How long the next piece takes, of so many bytes; the lost ones longer.
+    fn travel(&self, bytes: usize) -> Duration {
         let mut world = self.lock();
+        world.carried += bytes as u64;
         let Weather {
             delay,
             jitter,

@@ -101,6 +101,13 @@ impl AsyncRead for Stream {
 }
 
 impl Stream {
+    /// Whether a relay carries it: then it should not outlive its conversation, for the next may
+    /// have a better way.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        self.carried.is_some()
+    }
+
     fn count(&self, bytes: usize) {
         if let Some(carried) = &self.carried {
             carried.fetch_add(bytes as u64, Ordering::Relaxed);

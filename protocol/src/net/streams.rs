@@ -560,6 +560,9 @@ impl OutboundUpgrade<libp2p::Stream> for Upgrade {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+    use libp2p::{Transport, swarm::SwarmEvent};
+
     use super::*;
 
     #[test]
@@ -574,5 +577,54 @@ mod tests {
         let denied = behaviour.handle_established_inbound_connection(id, peer, &address, &address);
         assert!(denied.err().unwrap().downcast::<ForeignKey>().is_ok());
         assert!(behaviour.directory.lock().is_empty());
+    }
+
+    fn swarm<B: NetworkBehaviour>(behaviour: B) -> libp2p::Swarm<B> {
+        let pair = libp2p::identity::Keypair::generate_ed25519();
+        let transport = libp2p::core::transport::MemoryTransport::default()
+            .upgrade(libp2p::core::upgrade::Version::V1)
+            .authenticate(libp2p::noise::Config::new(&pair).unwrap())
+            .multiplex(libp2p::yamux::Config::default())
+            .boxed();
+        let config = libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(Duration::from_secs(60));
+        libp2p::Swarm::new(transport, behaviour, pair.public().to_peer_id(), config)
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_version_is_left_alone() {
+        let (incoming, _inbox) = mpsc::channel(1);
+        let directory = Arc::new(Directory::default());
+        let mut ours = swarm(Behaviour::new(Arc::clone(&directory), incoming, 1));
+        let mut theirs = swarm(libp2p::swarm::dummy::Behaviour);
+        theirs.listen_on("/memory/0".parse().unwrap()).unwrap();
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
+                break address;
+            }
+        };
+        let peer = *theirs.local_peer_id();
+        ours.dial(address).unwrap();
+        let opening = async {
+            loop {
+                match directory.open(peer, Protocol::Purchase).await {
+                    Err(Refusal::NotConnected) => tokio::task::yield_now().await,
+                    other => return other.err(),
+                }
+            }
+        };
+        let driving = async {
+            loop {
+                tokio::select! {
+                    _ = ours.select_next_some() => {}
+                    _ = theirs.select_next_some() => {}
+                }
+            }
+        };
+        let refused = tokio::select! {
+            refused = opening => refused,
+            () = driving => None,
+        };
+        assert_eq!(refused, Some(Refusal::Unsupported));
     }
 }

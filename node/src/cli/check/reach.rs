@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use farthing_protocol::chain::{Chain, ChainError};
 use farthing_protocol::clock::{Clock, Timestamp};
-use farthing_protocol::identity::NodeKey;
+use farthing_protocol::keystore::Secret;
 use farthing_protocol::net::{ConnectError, Net, Reachability, StartError};
 use farthing_protocol::offer::MAX_SKEW;
 use tokio::time::{Instant, sleep, timeout};
@@ -33,8 +33,11 @@ pub(super) async fn reach(config: &Config, ports: &[Check]) -> Vec<Check> {
     if !free {
         asked.listen.clear();
     }
-    let key = NodeKey::generate();
-    let (net, _inbox) = match Net::start(key.seed(), asked).await {
+    let seed = match Secret::random() {
+        Ok(seed) => seed,
+        Err(error) => return vec![Check::problem(NAME, error, "try again")],
+    };
+    let (net, _inbox) = match Net::start(*seed.expose(), asked).await {
         Ok(started) => started,
         Err(error) => return vec![not_started(&error)],
     };

@@ -120,7 +120,6 @@ impl AsyncWrite for Pipe {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let due = Instant::now() + self.sky.travel();
         let mut lane = lock(&self.writes);
         if lane.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -130,6 +129,7 @@ impl AsyncWrite for Pipe {
             return Poll::Pending;
         }
         let piece = bytes.get(..bytes.len().min(PIECE)).unwrap_or_default();
+        let due = Instant::now() + self.sky.travel(piece.len());
         // What is sent later does not overtake.
         let due = lane.last.map_or(due, |last| last.max(due));
         lane.last = Some(due);

@@ -160,7 +160,7 @@ async fn connect(home: Home, source: SocketAddrV4, to: SocketAddrV4) -> io::Resu
     let dialling = Dialling { from, to };
     let knocking = async {
         loop {
-            sleep(home.sky.travel()).await;
+            sleep(home.sky.travel(0)).await;
             match home.sky.knock(source, dialling) {
                 Knock::Open(pipe) => return Ok(pipe),
                 Knock::Refused => return Err(io::ErrorKind::ConnectionRefused.into()),
@@ -186,7 +186,7 @@ async fn connect(home: Home, source: SocketAddrV4, to: SocketAddrV4) -> io::Resu
     let connected = timeout(PATIENCE, first).await;
     home.sky.lock().dialling.remove(&dialling);
     // The answer travels back as long as the question came.
-    sleep(home.sky.travel().min(begun.elapsed())).await;
+    sleep(home.sky.travel(0).min(begun.elapsed())).await;
     connected.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
