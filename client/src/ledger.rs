@@ -439,7 +439,7 @@ impl Ledger {
                     .put(&REQUESTS, &request.0, &(id.0, seq))?;
                 let batch = keep(id, &nodes, batch)?;
                 // A write that fails stops all others, and says so.
-                drop(permit.commit(batch));
+                permit.later(batch)?;
             }
             fate
         };

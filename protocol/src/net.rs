@@ -12,6 +12,7 @@ mod actor;
 pub mod ask;
 mod crowd;
 mod dial;
+mod directory;
 mod gate;
 mod gossip;
 mod knock;
@@ -40,8 +41,8 @@ use tokio::{
 use self::{
     actor::{Actor, Board, Ends, Message, Presence},
     dial::Roots,
+    directory::Refusal,
     gate::Rules,
-    streams::Refusal,
     swarm::Shared,
 };
 pub use self::{
@@ -229,6 +230,8 @@ pub struct Stats {
     pub connections: usize,
     /// Peers that only a relay connects us to.
     pub relayed: usize,
+    /// Inbound streams alive now.
+    pub streams: usize,
     /// Inbound streams reset because a limit was reached, since the start.
     pub streams_refused: u64,
     /// Messages not passed on because a limit was reached, since the start.
@@ -436,6 +439,7 @@ impl Net {
         Stats {
             connections: self.board.directory.connections(),
             relayed: self.board.directory.relayed(),
+            streams: self.board.directory.streams(),
             streams_refused: self.board.directory.refused(),
             gossip_dropped: self.board.gossip_dropped.load(Ordering::Relaxed),
         }

@@ -242,7 +242,7 @@ impl Parts {
             other => other?,
         };
         self.upkeep.used(channel, offer);
-        let mut purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
+        let mut purchase = Purchase::ask(&self.lines, deal, terms, hold, voucher).await?;
         let mut load = None;
         loop {
             match purchase.next().await? {

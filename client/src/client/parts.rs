@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::keeper::Keeper;
 use crate::ledger::{Ledger, LedgerError, Limits, schema};
 use crate::market::Market;
-use crate::purchase::PurchaseError;
 use crate::purchase::web::{Purse, WebShop};
+use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
 use crate::wallet::{self, Payer, Wallet};
 
@@ -185,6 +185,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) wallet: Wallet,
     pub(in crate::client) channels: Arc<Channels>,
     pub(in crate::client) upkeep: Upkeep,
+    pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     stop: CancellationToken,
@@ -230,8 +231,9 @@ impl Parts {
             instance: config.wallet.instance,
         };
         let market = Market::new(network, clock.clone());
+        let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
-        let discovery = discovery::Discovery::new(net.clone(), market.clone());
+        let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
@@ -256,6 +258,7 @@ impl Parts {
         ];
         Ok(Arc::new(Self {
             channels,
+            lines,
             web,
             upkeep,
             config,

@@ -35,12 +35,12 @@ use crate::{
     net::{
         ConnectError, Gossip, PeerEvent, PublishError, Reach, StartError, Verdict,
         dial::{Dials, Roots, Waiter, reason},
+        directory::Directory,
         gate::Rules,
         gossip::{self, Intake, Judged},
         peer,
         reachability::Reachability,
         routes,
-        streams::Directory,
         swarm::{Behaviour, BehaviourEvent, listen},
     },
 };

@@ -24,9 +24,9 @@ use tokio::sync::mpsc;
 use crate::net::sky::SkyTransport;
 use crate::net::{
     Config, Incoming, Reach, StartError, crowd,
+    directory::Directory,
     gate::{Gate, Rules},
-    gossip, knock, relays, routes,
-    streams::{self, Directory},
+    gossip, knock, relays, routes, streams,
 };
 
 /// Streams on one connection, over both transports.
