@@ -302,10 +302,11 @@ async fn streams_outlive_a_short_partition_and_peers_meet_again_after_a_long_one
     );
     sky.cut(&[RELAY]);
     await_event(&mut inbox.peers, PeerEvent::Disconnected(left.local())).await;
-    assert_eq!(
-        right.reachability(),
-        Reachability::Unreachable(Barrier::Alone)
-    );
+    let alone = Reachability::Unreachable(Barrier::Alone);
+    until("it knows that it is alone", || {
+        right.reachability() == alone
+    })
+    .await;
     sky.heal();
     await_event(&mut inbox.peers, PeerEvent::Connected(left.local())).await;
     exchange(&right, left.local(), &[], 1).await.unwrap();
