@@ -315,6 +315,10 @@ pub struct Router {
     /// How long a stream may be silent between tokens.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
+    /// Of a hundred streams, how many may ask a second seller when the first token is late; 0: none.
+    pub hedge: u8,
+    /// Whether another seller goes on with an answer that broke off.
+    pub rescue: bool,
 }
 
 impl Default for Router {
@@ -327,6 +331,8 @@ impl Default for Router {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(60),
             idle: Duration::from_secs(30),
+            hedge: 5,
+            rescue: true,
         }
     }
 }
@@ -422,6 +428,9 @@ impl Config {
         }
         if self.router.attempts == 0 {
             return invalid("router.attempts", "must be at least 1");
+        }
+        if self.router.hedge > 100 {
+            return invalid("router.hedge", "is a share of a hundred");
         }
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");

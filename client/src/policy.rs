@@ -138,6 +138,22 @@ impl Terms {
         })
     }
 
+    /// The same terms for another body: the rest of the same answer is asked for with it.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn asking(&self, body: Bytes) -> Result<Self, BodyError> {
+        let sent = Body::parse(&body)?;
+        let (bound, mode) = Bound::of(&body, &sent, self.endpoint)?;
+        Ok(Self {
+            mode,
+            bound,
+            expected: bound.expected(body.len()),
+            body,
+            ..self.clone()
+        })
+    }
+
     /// What the request can use of this model; the same as [`Demand::of`], without reading the
     /// body once for each seller.
     #[must_use]

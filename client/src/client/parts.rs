@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
 use crate::client::discovery;
+use crate::client::hedge::Allowance;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
@@ -188,6 +189,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
+    hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -268,9 +270,17 @@ impl Parts {
             net,
             wallet,
             market,
+            hedges: std::sync::Mutex::default(),
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))
+    }
+
+    /// How many hedges may be made.
+    pub(in crate::client) fn hedges(&self) -> std::sync::MutexGuard<'_, Allowance> {
+        self.hedges
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Stops in reverse. Purchases under way lose their streams; what is in doubt is reconciled

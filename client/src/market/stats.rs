@@ -46,6 +46,12 @@ pub enum Outcome {
     },
     /// It did not work, and not for a reason of ours.
     Failed,
+    /// Nobody waited any longer for its first token, because another was first or the application
+    /// has gone: it takes at least so long.
+    Overtaken {
+        /// From asking on.
+        waited: Duration,
+    },
     /// It ended for a reason that is not the seller's: the request was wrong, or nobody waits
     /// for the answer any more.
     Blameless,
@@ -347,6 +353,7 @@ impl Stats {
                 self.cool_until = now.plus(pause);
                 self.failures = self.failures.saturating_add(1);
             }
+            Outcome::Overtaken { waited } => self.overtaken(waited, now),
             Outcome::Blameless => {}
         }
     }
@@ -367,6 +374,16 @@ impl Stats {
             let each = millis(flow) / f64::from(served.tokens - 1);
             level(&mut self.per_token, each, now);
             self.gaps.add(millis(served.longest_gap));
+        }
+    }
+
+    /// A wait that was given up says something only where it is longer than usual.
+    fn overtaken(&mut self, waited: Duration, now: Timestamp) {
+        let waited = millis(waited);
+        let usual = self.first_token.map(|level| level.at(now));
+        if usual.is_some_and(|usual| usual < waited) {
+            level(&mut self.first_token, waited, now);
+            self.first_tokens.add(waited);
         }
     }
 
