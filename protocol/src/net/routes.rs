@@ -19,7 +19,7 @@ pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/farthing/kad/1
 const SEARCH: Duration = Duration::from_secs(8);
 
 /// Peers asked at once in one search.
-const PARALLEL: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+const PARALLEL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
 /// Largest message: twenty peers with eight addresses each.
 const MESSAGE: usize = 16 * 1024;
