@@ -142,6 +142,24 @@ async fn s05_a_seller_whose_connection_breaks_in_the_middle_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s05_a_seller_whose_connection_breaks_before_the_first_token_is_passed_over() {
+    let clock = Clock::manual(NOON);
+    let mut stage = Stage::of(net(2).crashable().clock(clock.clone())).await;
+    stage.street.sellers[0].upstream.fail(1, Fault::NoResponse);
+    let asking = tokio::spawn(stage.asking("chat/completions", &Stage::question()));
+    stage.street.sellers[0].upstream.started(1).await;
+    stage.street.sellers[0].crash().expect("crashes");
+    asking.await.expect("ends").is_whole();
+    stage.street.start_seller(0).await.expect("starts again");
+    // The next purchase from it settles what was in doubt.
+    clock.advance(Duration::from_secs(60));
+    stage.ask().await.is_whole();
+    stage.paid().await;
+    assert_eq!(stage.tokens().await, [60, 60]);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s06_a_silent_seller_is_given_up_in_time_asked_once_and_not_paid() {
     the_second_answers_alone(Fault::NoResponse).await;
 }
@@ -149,6 +167,16 @@ async fn s06_a_silent_seller_is_given_up_in_time_asked_once_and_not_paid() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s07_a_slow_first_token_is_not_waited_for() {
     the_second_answers_alone(Fault::SlowFirstToken(Duration::from_secs(3600))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s07_words_that_say_nothing_are_no_first_token() {
+    let stage = Stage::failing(2, &[Fault::Prattle]).await;
+    stage.ask().await.is_whole();
+    stage.paid().await;
+    assert_eq!(stage.tokens().await, [0, 60]);
+    assert_eq!(stage.asked(), [1, 1]);
+    stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

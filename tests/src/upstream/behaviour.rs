@@ -69,6 +69,8 @@ pub enum Fault {
     NoResponse,
     /// The first token takes this long.
     SlowFirstToken(Duration),
+    /// Pieces without content come one after the other, and no token ever.
+    Prattle,
     /// The connection breaks after this many chunks.
     CutAfter(usize),
     /// Nothing more comes after this many chunks, and the connection stays open.
