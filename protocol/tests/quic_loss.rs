@@ -36,16 +36,16 @@ async fn line(server: SocketAddr, lost: Arc<AtomicU64>) -> SocketAddr {
         let mut packet = vec![0; 65_536];
         let mut random = 7;
         while let Ok((length, from)) = front.recv_from(&mut packet).await {
-            if !backs.contains_key(&from) {
-                let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-                tokio::spawn(returning(
-                    (Arc::clone(&back), Arc::clone(&front)),
-                    from,
-                    Arc::clone(&lost),
-                ));
-                backs.insert(from, back);
-            }
-            let back = Arc::clone(&backs[&from]);
+            let back = match backs.get(&from) {
+                Some(back) => Arc::clone(back),
+                None => {
+                    let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                    let both = (Arc::clone(&back), Arc::clone(&front));
+                    tokio::spawn(returning(both, from, Arc::clone(&lost)));
+                    backs.insert(from, Arc::clone(&back));
+                    back
+                }
+            };
             carry(
                 (back, server),
                 packet[..length].to_vec(),
