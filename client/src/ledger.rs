@@ -19,7 +19,7 @@ mod books;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{Address, B256};
@@ -240,6 +240,12 @@ impl Ledger {
     #[must_use]
     pub fn accounts(&self) -> Vec<(ChannelId, Account)> {
         self.books().accounts()
+    }
+
+    /// The sellers with a frozen channel: their receipts were false.
+    #[must_use]
+    pub fn frozen(&self) -> HashSet<NodeId> {
+        self.books().frozen().collect()
     }
 
     /// What is promised against the limits, as of `now`.

@@ -138,7 +138,7 @@ pub enum InferError {
         body: Bytes,
     },
     /// Every seller is busy.
-    #[error("every seller of this model is busy; try again in {retry_after_ms} ms")]
+    #[error("every seller of this model is busy or failing; try again in {retry_after_ms} ms")]
     Busy {
         /// The shortest wait any of them named.
         retry_after_ms: u64,
@@ -188,6 +188,20 @@ fn describe(attempts: &[Attempt]) -> String {
         .map(|a| format!("{}: {}", a.seller.short(), a.reason))
         .collect();
     lines.join("; ")
+}
+
+impl InferError {
+    /// Whether another model may still take the request: this one refused what it says.
+    #[must_use]
+    pub const fn is_about_the_request(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::TooLarge { .. }
+                | Self::Upstream { .. }
+                | Self::UnknownModel { .. }
+        )
+    }
 }
 
 /// How a refusal reads to the application.

@@ -11,20 +11,22 @@ use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
 use farthing_protocol::receipt::model_hash;
-use farthing_protocol::store::{self, Store};
+use farthing_protocol::store::{self, Schema, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
+use crate::client::decisions::Decisions;
 use crate::client::discovery;
 use crate::client::hedge::Allowance;
+use crate::client::memory::Memory;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
 use crate::keeper::Keeper;
-use crate::ledger::{Ledger, LedgerError, Limits, schema};
-use crate::market::Market;
+use crate::ledger::{self, Ledger, LedgerError, Limits};
+use crate::market::{MEASURED, Market};
 use crate::purchase::web::{Purse, WebShop};
 use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
@@ -151,6 +153,12 @@ pub enum OpenError {
     Web(PurchaseError),
 }
 
+/// Every table of a client's store: the books, and what was measured.
+#[must_use]
+pub fn schema() -> Schema {
+    ledger::schema().table(&MEASURED, &[])
+}
+
 /// Where the money lives, by the config.
 #[must_use]
 pub fn network(config: &Config) -> Network {
@@ -189,6 +197,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
+    pub(in crate::client) decisions: Decisions,
     hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -224,19 +233,15 @@ impl Parts {
             ledger: ledger.clone(),
             clock: clock.clone(),
         };
-        let spend = &config.spend;
-        let funding = Funding {
-            deposit: spend.deposit,
-            max_deposit: spend.max_deposit,
-            top_up_below: spend.top_up_below,
-            seen_wait: spend.deposit_wait,
-            instance: config.wallet.instance,
-        };
-        let market = Market::new(network, clock.clone());
+        let market = Market::salted(network, clock.clone(), salt());
+        let memory = Memory::open(market.clone(), ledger.store().clone());
+        let memory = memory.map_err(LedgerError::from)?;
+        let most = config.router.decisions;
+        let (decisions, recorder) = Decisions::new(&config.data_dir, most);
         let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
         let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone());
-        let channels = Arc::new(Channels::new(ground, funding));
+        let channels = Arc::new(Channels::new(ground, funding(&config)));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
             ledger.clone(),
@@ -253,6 +258,8 @@ impl Parts {
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
         let tasks = vec![
+            tokio::spawn(memory.run(stop.clone())),
+            tokio::spawn(recorder.run(stop.clone())),
             tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
@@ -270,6 +277,7 @@ impl Parts {
             net,
             wallet,
             market,
+            decisions,
             hedges: std::sync::Mutex::default(),
             stop,
             tasks: std::sync::Mutex::new(tasks),
@@ -300,6 +308,25 @@ impl Parts {
         self.net.stop().await;
         self.ledger.store().stop().await;
     }
+}
+
+const fn funding(config: &Config) -> Funding {
+    let spend = &config.spend;
+    Funding {
+        deposit: spend.deposit,
+        max_deposit: spend.max_deposit,
+        top_up_below: spend.top_up_below,
+        seen_wait: spend.deposit_wait,
+        instance: config.wallet.instance,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which of equals are asked first differs from buyer to buyer"
+)]
+fn salt() -> u64 {
+    rand::random()
 }
 
 fn net_config(config: &Config) -> net::Config {

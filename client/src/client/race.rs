@@ -27,6 +27,8 @@ pub(in crate::client) struct Won {
     pub(in crate::client) opened: Opened,
     /// Why this seller: one line for people.
     pub(in crate::client) why: String,
+    /// The model that answers.
+    pub(in crate::client) model: String,
     /// Those that were tried in vain before.
     pub(in crate::client) attempts: Vec<Attempt>,
 }
@@ -55,6 +57,9 @@ pub(in crate::client) struct Race<'a> {
     causes: Vec<Failure>,
     /// What no other seller could mend.
     hopeless: Option<InferError>,
+    /// Models that refuse what the request says, whoever serves them; and what the last one said.
+    unfit: Vec<&'a str>,
+    refusal: Option<InferError>,
 }
 
 impl<'a> Race<'a> {
@@ -78,7 +83,13 @@ impl<'a> Race<'a> {
             attempts: Vec::new(),
             causes: Vec::new(),
             hopeless: None,
+            unfit: Vec::new(),
+            refusal: None,
         }
+    }
+
+    fn model(&self, place: usize) -> &'a str {
+        &self.choices[place].candidate.model().id
     }
 
     /// Runs it. Whoever is still running when one has begun is told to stop, and paid for what it
@@ -113,6 +124,9 @@ impl<'a> Race<'a> {
 
     /// Asks the next seller, if there is one.
     fn start(&mut self) {
+        while self.next < self.choices.len() && self.unfit.contains(&self.model(self.next)) {
+            self.next += 1;
+        }
         let place = match self.next < self.choices.len() {
             true => Some(self.next),
             false => self.again.pop_front(),
@@ -129,7 +143,7 @@ impl<'a> Race<'a> {
         deadlines.total = self.until.duration_since(now);
         let terms = Terms {
             deadlines,
-            ..self.terms.clone()
+            ..self.terms.toward(self.model(place)).into_owned()
         };
         let (parts, splice) = (self.parts, self.splice.clone());
         self.running.push(Box::pin(async move {
@@ -142,7 +156,8 @@ impl<'a> Race<'a> {
         let [first, second, ..] = self.choices else {
             return None;
         };
-        (self.left > 0 && self.parts.config.router.hedge > 0)
+        let same = first.candidate.model().id == second.candidate.model().id;
+        (same && self.left > 0 && self.parts.config.router.hedge > 0)
             .then(|| hedge::after(self.terms, first, second))
             .flatten()
     }
@@ -157,8 +172,14 @@ impl<'a> Race<'a> {
         Won {
             opened,
             why: format!("{choice}; {}", patience::Told(deadlines)),
+            model: self.model(place).to_owned(),
             attempts: self.attempts,
         }
+    }
+
+    /// Whether a model that has not refused the request is left to ask.
+    fn has_other_models(&self) -> bool {
+        (self.next..self.choices.len()).any(|place| !self.unfit.contains(&self.model(place)))
     }
 
     fn lost(&mut self, place: usize, failure: Failure) {
@@ -169,7 +190,14 @@ impl<'a> Race<'a> {
         // One that does not go on with another's answer says nothing of the request.
         let is_declined = self.splice.goes_on() && failure.is_refusal();
         if let Some(error) = terminal(&failure).filter(|_| !is_declined) {
-            self.hopeless.get_or_insert(error);
+            if error.is_about_the_request() {
+                self.unfit.push(self.model(place));
+            }
+            if error.is_about_the_request() && self.has_other_models() {
+                self.refusal = Some(error);
+            } else {
+                self.hopeless.get_or_insert(error);
+            }
         } else if failure.is_taken() {
             // That seller may be paid for this purchase: a second one is not.
             self.left = 0;
@@ -190,7 +218,11 @@ impl<'a> Race<'a> {
             None if taken => InferError::Failed {
                 attempts: self.attempts,
             },
-            None => verdict(self.attempts, self.causes),
+            None => match self.refusal {
+                // Nobody has anything else to say.
+                Some(error) if self.causes.iter().all(|cause| terminal(cause).is_some()) => error,
+                _ => verdict(self.attempts, self.causes),
+            },
         };
         Lost { error, attempts }
     }
