@@ -50,6 +50,10 @@ gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks
 ledger: ## Measure signatures, the disk and the books by themselves; writes docs/benchmarks.md; RECEIPTS=1000000
 	@$(CARGO) run --locked --release -p farthing-tests --bin ledger -- --write --receipts $(or $(RECEIPTS),1000000) $(ARGS)
 
+.PHONY: crowd
+crowd: ## Measure what discovery costs with 10, 100 and 1 000 sellers; writes docs/benchmarks.md
+	@$(CARGO) run --locked --release -p farthing-tests --bin crowd -- --write $(ARGS)
+
 .PHONY: chaos
 chaos: ## Let faults of every kind strike paid traffic and audit every book; FAULTS=1000
 	@$(SETUP) anvil
