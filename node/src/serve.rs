@@ -33,7 +33,7 @@ use crate::ledger::{LedgerError, OpenPurchase, Reservation, Served};
 use crate::meter::{Meter, NotAnAnswer};
 use crate::roots;
 pub(crate) use crate::serve::counter::{Counter, Flush};
-use crate::serve::till::Till;
+use crate::serve::till::{Next, Till};
 pub use crate::serve::turnstile::{Place, Turnstile};
 use crate::shop::Shop;
 use crate::upstream::{Events, Reply, UpstreamError};
@@ -80,7 +80,7 @@ impl From<WireError> for Halt {
 pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream, (turnstile, place): Entry) {
     let mut till = Till::new(&shop, buyer, stream).kept_by(turnstile.clone());
     let mut asked = till.ask().await;
-    let mut place = Some(place);
+    let mut place = place;
     loop {
         let ask = match asked {
             Ok(ask) => ask,
@@ -89,19 +89,47 @@ pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream, (turnstile, p
                 return till.refuse_noise(&error).await;
             }
         };
-        let Some(taken) = place else {
-            return till.refuse_busy(&ask).await;
-        };
         let open = purchase(&shop, &mut till, &ask).await;
-        drop(taken);
+        drop(place);
         if !open {
             return;
         }
-        asked = match till.next_ask().await {
-            Some(asked) => asked,
+        (asked, place) = match next(&mut till, &turnstile, buyer).await {
+            Some(next) => next,
             None => return,
         };
-        place = turnstile.enter();
+    }
+}
+
+/// The next ask on a stream that was kept, and its place. What comes is read only from a place: a
+/// body is large.
+async fn next(
+    till: &mut Till<'_>,
+    turnstile: &Turnstile,
+    buyer: NodeId,
+) -> Option<(Result<Ask, WireError>, Place)> {
+    while till.is_asked_again().await {
+        let Some(place) = turnstile.enter(buyer) else {
+            no_room(till, turnstile).await;
+            return None;
+        };
+        match till.next_ask().await {
+            Next::Asks(asked) => return Some((asked, place)),
+            Next::Waits => {}
+            Next::Leaves => return None,
+        }
+    }
+    None
+}
+
+/// Says that we are busy, so that the buyer knows that nothing is charged; to a crowd beyond that
+/// too, silence.
+async fn no_room(till: &mut Till<'_>, turnstile: &Turnstile) {
+    let Some(_place) = turnstile.turn_away() else {
+        return tracing::debug!("no room for another purchase");
+    };
+    if let Ok(Next::Asks(Ok(ask))) = tokio::time::timeout(TURN_AWAY_WAIT, till.next_ask()).await {
+        till.refuse_busy(&ask).await;
     }
 }
 
