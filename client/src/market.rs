@@ -157,6 +157,15 @@ impl Market {
         heard
     }
 
+    /// Takes an offer that is checked already.
+    pub fn take(&self, offer: Arc<VerifiedOffer>) -> Heard {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let heard = state.book.take(offer, now);
+        state.index(&heard, now);
+        heard
+    }
+
     /// A page of the book for a newcomer, from the `from`th seller on.
     #[must_use]
     pub fn page(&self, from: usize) -> Vec<SignedOffer> {

@@ -79,11 +79,12 @@ impl Book {
             // Late by a moment on a slow path is nobody's fault.
             Err(OfferError::Expired | OfferError::OtherNetwork) => Heard::Old,
             Err(error) => Heard::Bad(error.into()),
-            Ok(offer) => self.keep(Arc::new(offer), now),
+            Ok(offer) => self.take(Arc::new(offer), now),
         }
     }
 
-    fn keep(&mut self, offer: Arc<VerifiedOffer>, now: Timestamp) -> Heard {
+    /// Takes an offer that is checked already.
+    pub fn take(&mut self, offer: Arc<VerifiedOffer>, now: Timestamp) -> Heard {
         let (seller, seq) = (offer.offer().seller, offer.offer().seq);
         let known = self.sellers.get(&seller);
         // The newest may come again when its text was dropped: by a clock that was wrong.
