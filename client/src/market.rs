@@ -12,12 +12,13 @@ use farthing_protocol::book::{Book, Heard};
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::frame::BOOK_PAGE;
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::offer::{MAX_MODELS, ModelOffer, SignedOffer, VerifiedOffer};
+use farthing_protocol::offer::{Endpoint, MAX_MODELS, ModelOffer, SignedOffer, VerifiedOffer};
 use farthing_protocol::purchase::Load;
 use farthing_protocol::x402::Network;
 
 use crate::report::{ModelListing, OfferReport};
 
+mod sketch;
 mod stats;
 mod web;
 mod listing;
@@ -112,7 +113,7 @@ struct State {
     /// Who offered a model at some time; whether they still do is the book's word.
     sellers: HashMap<String, BTreeSet<NodeId>>,
     fresh: usize,
-    measured: HashMap<NodeId, Vec<(String, Stats)>>,
+    measured: HashMap<NodeId, Vec<(String, Endpoint, Stats)>>,
     /// Sellers met over HTTP, as configured.
     web: Vec<Arc<WebOffer>>,
 }
@@ -178,20 +179,22 @@ impl Market {
         self.lock().book.offer(seller, self.clock.now()).cloned()
     }
 
-    /// Everyone who offers this model now.
+    /// Everyone who offers this model now, with what was measured at this endpoint.
     #[must_use]
-    pub fn snapshot(&self, model: &str) -> Vec<Candidate> {
+    pub fn snapshot(&self, model: &str, endpoint: Endpoint) -> Vec<Candidate> {
         let now = self.clock.now();
         let state = self.lock();
         let sellers = state.sellers.get(model).into_iter().flatten();
         let candidate = |seller: &NodeId| {
             let offer = state.book.offer(*seller, now)?;
-            let measured = state.measured(*seller, model, now).unwrap_or_default();
+            let measured = state.measured(*seller, model, endpoint, now);
+            let measured = measured.unwrap_or_default();
             Candidate::of(Arc::clone(offer), model, measured)
         };
         let peers = sellers.filter_map(candidate);
         let web = state.web.iter().filter_map(|offer| {
-            let measured = state.measured(offer.id, model, now).unwrap_or_default();
+            let measured = state.measured(offer.id, model, endpoint, now);
+            let measured = measured.unwrap_or_default();
             Candidate::from(Source::Web(Arc::clone(offer)), model, measured)
         });
         peers.chain(web).collect()
@@ -213,13 +216,15 @@ impl Market {
 
     /// Begins a purchase: it counts as in flight until the [`Trial`] is dropped.
     #[must_use]
-    pub fn begin(&self, seller: NodeId, model: &str) -> Trial {
+    pub fn begin(&self, seller: NodeId, model: &str, endpoint: Endpoint) -> Trial {
         let now = self.clock.now();
-        self.lock().stats(seller, model, now).begin(now);
+        self.lock().stats(seller, model, endpoint, now).begin(now);
         Trial {
             market: self.clone(),
             seller,
             model: model.to_owned(),
+            endpoint,
+            began: now,
         }
     }
 
@@ -236,7 +241,10 @@ impl Market {
     pub fn offers(&self) -> Vec<OfferReport> {
         let now = self.clock.now();
         let state = self.lock();
-        let measured = |seller, model: &str| state.measured(seller, model, now);
+        let measured = |seller, model: &str| {
+            let known = |endpoint| state.measured(seller, model, endpoint, now);
+            Endpoint::ALL.into_iter().find_map(known)
+        };
         listing::offers(state.book.offers(now), measured, now)
     }
 
@@ -285,32 +293,50 @@ impl State {
         }
     }
 
-    fn measured(&self, seller: NodeId, model: &str, now: Timestamp) -> Option<Measured> {
+    fn measured(
+        &self,
+        seller: NodeId,
+        model: &str,
+        endpoint: Endpoint,
+        now: Timestamp,
+    ) -> Option<Measured> {
         let models = self.measured.get(&seller)?;
-        let (_, stats) = models.iter().find(|(id, _)| id == model)?;
+        let (_, _, stats) = models
+            .iter()
+            .find(|(id, at, _)| id == model && *at == endpoint)?;
         Some(stats.at(now))
     }
 
-    /// The measurements of a seller and model; the least recently used ones make room.
-    fn stats(&mut self, seller: NodeId, model: &str, now: Timestamp) -> &mut Stats {
+    /// The measurements of a seller, model and endpoint; the least recently used ones make room.
+    fn stats(
+        &mut self,
+        seller: NodeId,
+        model: &str,
+        endpoint: Endpoint,
+        now: Timestamp,
+    ) -> &mut Stats {
         if !self.measured.contains_key(&seller) && self.measured.len() >= MAX_MEASURED {
-            let used = |models: &Vec<(String, Stats)>| models.iter().map(|(_, s)| s.used()).max();
+            let used = |models: &Vec<(String, Endpoint, Stats)>| {
+                models.iter().map(|(_, _, stats)| stats.used()).max()
+            };
             let oldest = self.measured.iter().min_by_key(|(_, models)| used(models));
             if let Some(seller) = oldest.map(|(seller, _)| *seller) {
                 self.measured.remove(&seller);
             }
         }
         let models = self.measured.entry(seller).or_default();
-        let place = models.iter().position(|(id, _)| id == model);
+        let place = models
+            .iter()
+            .position(|(id, at, _)| id == model && *at == endpoint);
         let place = place.unwrap_or_else(|| {
             if models.len() >= MAX_MODELS {
-                let oldest = (0..models.len()).min_by_key(|place| models[*place].1.used());
+                let oldest = (0..models.len()).min_by_key(|place| models[*place].2.used());
                 models.swap_remove(oldest.unwrap_or(0));
             }
-            models.push((model.to_owned(), Stats::new(now)));
+            models.push((model.to_owned(), endpoint, Stats::new(now)));
             models.len() - 1
         });
-        &mut models[place].1
+        &mut models[place].2
     }
 }
 
@@ -320,9 +346,16 @@ pub struct Trial {
     market: Market,
     seller: NodeId,
     model: String,
+    endpoint: Endpoint,
+    began: Timestamp,
 }
 
 impl Trial {
+    /// The first token is here: until then the wait counts against the seller.
+    pub fn answered(&self) {
+        self.change(|stats, _| stats.answered(self.began));
+    }
+
     /// The load the seller reported with an answer.
     pub fn load(&self, load: Load) {
         self.change(|stats, now| stats.load(load, now));
@@ -336,13 +369,19 @@ impl Trial {
     fn change(&self, change: impl FnOnce(&mut Stats, Timestamp)) {
         let now = self.market.clock.now();
         let mut state = self.market.lock();
-        change(state.stats(self.seller, &self.model, now), now);
+        change(
+            state.stats(self.seller, &self.model, self.endpoint, now),
+            now,
+        );
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        self.change(|stats, _| stats.end());
+        self.change(|stats, _| {
+            stats.answered(self.began);
+            stats.end();
+        });
     }
 }
 

@@ -46,6 +46,9 @@ struct Delivery {
     endpoint: Endpoint,
     asked: Instant,
     first_token: Duration,
+    /// When the last event came, and the longest silence so far.
+    heard: Instant,
+    longest_gap: Duration,
     events: mpsc::Sender<Result<Event, InferError>>,
     topped_up: u32,
 }
@@ -77,6 +80,7 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, begun: Begun, order: Order) 
     if let Some(load) = load {
         trial.load(load);
     }
+    trial.answered();
     let (events, receiver) = mpsc::channel(EVENTS);
     let (request, seller) = (
         purchase.deal().request,
@@ -90,6 +94,8 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, begun: Begun, order: Order) 
         endpoint: terms.endpoint,
         asked,
         first_token: asked.elapsed(),
+        heard: Instant::now(),
+        longest_gap: Duration::ZERO,
         events,
         topped_up: 0,
     };
@@ -156,10 +162,13 @@ impl Delivery {
     async fn step(&mut self, step: Step) -> Option<End> {
         match step {
             Step::Accepted(_) => None,
-            Step::Data(data) => match self.events.send(Ok(Event::Data(data))).await {
-                Ok(()) => None,
-                Err(_) => Some(End::Unwanted),
-            },
+            Step::Data(data) => {
+                self.longest_gap = self.longest_gap.max(self.heard.elapsed());
+                let sent = self.events.send(Ok(Event::Data(data))).await;
+                // A slow reader is not the seller's silence.
+                self.heard = Instant::now();
+                sent.err().map(|_| End::Unwanted)
+            }
             Step::Done {
                 receipt,
                 dispute,
@@ -192,6 +201,8 @@ impl Delivery {
             Outcome::Served(Served {
                 first_token: self.first_token,
                 elapsed: self.asked.elapsed(),
+                longest_gap: self.longest_gap,
+                prompt: usage.prompt,
                 tokens: usage.completion,
                 charged,
             })

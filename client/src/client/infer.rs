@@ -81,7 +81,8 @@ impl Parts {
         let mut attempts = Vec::new();
         let mut causes = Vec::new();
         for choice in plan.choices.iter().take(terms.attempts as usize) {
-            let trial = self.market.begin(choice.candidate.seller(), &terms.model);
+            let seller = choice.candidate.seller();
+            let trial = self.market.begin(seller, &terms.model, terms.endpoint);
             let asked = tokio::time::Instant::now();
             match self.begin(&terms, choice).await {
                 Ok(begun) => {
@@ -101,7 +102,6 @@ impl Parts {
                     if let Some(error) = terminal(&failure) {
                         return Err(error);
                     }
-                    let seller = choice.candidate.seller();
                     attempts.push(Attempt {
                         seller,
                         reason: failure.to_string(),
@@ -121,7 +121,7 @@ impl Parts {
     /// Whom to try. A seller whose receipts were false is not tried again.
     fn plan(&self, terms: &Terms) -> Result<Plan, InferError> {
         let model = terms.model.clone();
-        let mut candidates = self.market.snapshot(&terms.model);
+        let mut candidates = self.market.snapshot(&terms.model, terms.endpoint);
         if candidates.is_empty() && self.market.sellers() == 0 {
             let peers = self.net.peers().len();
             let reason = format!(

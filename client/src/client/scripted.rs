@@ -172,10 +172,13 @@ fn market() -> crate::market::Market {
     let served = crate::market::Served {
         first_token: std::time::Duration::from_millis(120),
         elapsed: std::time::Duration::from_millis(1120),
+        longest_gap: std::time::Duration::from_millis(30),
+        prompt: 100,
         tokens: 101,
         charged: Amount::atoms(11),
     };
-    let trial = market.begin(testing::node_key(1).id(), "test/model");
+    let seller = testing::node_key(1).id();
+    let trial = market.begin(seller, "test/model", Endpoint::Chat);
     trial.record(crate::market::Outcome::Served(served));
     market
 }

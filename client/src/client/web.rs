@@ -82,11 +82,14 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, begun: Begun, order: Order) 
     let (request, seller) = (purchase.deal().request, purchase.seller());
     let (model, why) = (order.terms.model.clone(), order.why.clone());
     let first_token = order.asked.elapsed();
+    order.trial.answered();
     let delivery = Delivery {
         parts,
         purchase,
         order,
         first_token,
+        heard: Instant::now(),
+        longest_gap: Duration::ZERO,
         events,
     };
     tokio::spawn(delivery.run(first));
@@ -104,6 +107,8 @@ struct Delivery {
     purchase: WebPurchase,
     order: Order,
     first_token: Duration,
+    heard: Instant,
+    longest_gap: Duration,
     events: mpsc::Sender<Result<Event, InferError>>,
 }
 
@@ -114,10 +119,12 @@ impl Delivery {
             match step {
                 WebStep::End(end) => return self.done(*end).await,
                 WebStep::Data(data) => {
+                    self.longest_gap = self.longest_gap.max(self.heard.elapsed());
                     if self.events.send(Ok(Event::Data(data))).await.is_err() {
                         // Dropping it hangs up; what was charged shows with the next purchase.
                         return self.order.trial.record(Outcome::Blameless);
                     }
+                    self.heard = Instant::now();
                 }
             }
             let next = tokio::select! {
@@ -156,6 +163,8 @@ impl Delivery {
             Outcome::Served(Served {
                 first_token: self.first_token,
                 elapsed: self.order.asked.elapsed(),
+                longest_gap: self.longest_gap,
+                prompt: 0,
                 tokens: 0,
                 charged,
             })

@@ -1,10 +1,17 @@
-//! What is measured of one model at one seller, and what it says now.
+//! What is measured of one model at one endpoint of one seller, and what it says now.
+//!
+//! A latency is the usual one plus what a peak leaves: a sample slower than expected counts at
+//! once and in full, and is forgotten within seconds; a purchase that still waits for its first
+//! token counts by how long it has waited. So a seller that stalls is slow before it fails.
 
 use std::time::Duration;
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::purchase::Load;
+use serde::{Deserialize, Serialize};
+
+use crate::market::sketch::Sketch;
 
 /// Time in which an outcome's weight halves.
 const HALF_LIFE: Duration = Duration::from_secs(600);
@@ -14,6 +21,10 @@ const PRIOR_SUCCESS: f64 = 0.9;
 const PRIOR_WEIGHT: f64 = 3.0;
 /// What a new latency weighs against all earlier ones.
 const NEW_SAMPLE: f64 = 0.3;
+/// Time in which what a peak adds halves.
+const PEAK_HALF_LIFE: Duration = Duration::from_secs(10);
+/// Purchases whose wait for a first token is watched, per seller and model.
+const WATCHED: usize = 64;
 /// For how long a reported load is believed.
 const LOAD_AGE: Duration = Duration::from_secs(30);
 /// The pause after one failure; it doubles with each further one.
@@ -47,14 +58,19 @@ pub struct Served {
     pub first_token: Duration,
     /// From asking to the end.
     pub elapsed: Duration,
-    /// Tokens of the answer.
+    /// The longest silence between two events after the first.
+    pub longest_gap: Duration,
+    /// Tokens of the prompt; 0 if unknown.
+    pub prompt: u32,
+    /// Tokens of the answer; 0 if unknown.
     pub tokens: u32,
     /// What it cost.
     pub charged: Amount,
 }
 
 /// Why a seller is left alone for a while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pause {
     /// It failed; after this time one purchase may try it.
     CoolingDown(Duration),
@@ -75,25 +91,44 @@ impl Pause {
     }
 }
 
-/// What was measured of one model at one seller, as it counts now.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What was measured of one model at one endpoint of one seller, as it counts now. Durations are
+/// milliseconds, rounded to microseconds, so that they are the same when written and read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Measured {
     /// How many outcomes it rests on; the old count less than the new.
     pub weight: f64,
     /// The chance of success, 0 to 1, with a prior for those who were seldom tried.
     pub success: f64,
-    /// Milliseconds to the first token.
+    /// Milliseconds to the first token: the usual ones, what a peak leaves, and what the longest
+    /// waiting purchase has waited.
     pub first_token: Option<f64>,
+    /// Milliseconds to the first token that half of the last purchases did not exceed.
+    pub first_token_p50: Option<f64>,
+    /// The same of 95 in a hundred.
+    pub first_token_p95: Option<f64>,
+    /// The same of 99 in a hundred.
+    pub first_token_p99: Option<f64>,
+    /// Milliseconds that a token of the prompt adds to the first token.
+    pub per_prompt: f64,
+    /// Tokens of the prompts that the times to the first token are about, on average.
+    pub prompt: f64,
     /// Milliseconds per token after the first.
     pub per_token: Option<f64>,
+    /// The longest silence within an answer, in milliseconds, that 99 in a hundred did not exceed.
+    pub gap_p99: Option<f64>,
     /// Purchases running.
     pub in_flight: u32,
     /// The load it last reported, unless that is long ago.
     pub load: Option<Load>,
+    /// Failures in a row.
+    pub failures: u32,
     /// Whether it is left alone.
     pub pause: Option<Pause>,
     /// All that was paid.
     pub paid: Amount,
+    /// Tokens of all answers.
+    pub tokens: u64,
 }
 
 /// Nobody has tried it.
@@ -103,46 +138,161 @@ impl Default for Measured {
             weight: 0.0,
             success: PRIOR_SUCCESS,
             first_token: None,
+            first_token_p50: None,
+            first_token_p95: None,
+            first_token_p99: None,
+            per_prompt: 0.0,
+            prompt: 0.0,
             per_token: None,
+            gap_p99: None,
             in_flight: 0,
             load: None,
+            failures: 0,
             pause: None,
             paid: Amount::ZERO,
+            tokens: 0,
         }
     }
 }
 
-#[derive(Debug)]
+impl Measured {
+    /// What a time to the first token, such as a quantile, becomes with a prompt of so many
+    /// tokens: longer for a longer one, never shorter than measured.
+    #[must_use]
+    pub fn with_prompt(&self, millis: f64, prompt: u32) -> f64 {
+        millis + (f64::from(prompt) - self.prompt).max(0.0) * self.per_prompt
+    }
+
+    /// Tokens per second, once an answer flows.
+    #[must_use]
+    pub fn throughput(&self) -> Option<f64> {
+        self.per_token.map(|millis| 1000.0 / millis.max(0.001))
+    }
+}
+
+/// A latency with a memory of its last peak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Level {
+    usual: f64,
+    peak: f64,
+    at: Timestamp,
+}
+
+impl Level {
+    fn first(sample: f64, now: Timestamp) -> Self {
+        Self {
+            usual: sample,
+            peak: sample,
+            at: now,
+        }
+    }
+
+    fn at(&self, now: Timestamp) -> f64 {
+        let rest = (self.peak - self.usual).max(0.0);
+        self.usual + rest * halved(now.since(self.at), PEAK_HALF_LIFE)
+    }
+
+    fn add(&mut self, sample: f64, now: Timestamp) {
+        let stood = self.at(now);
+        self.usual += NEW_SAMPLE * (sample - self.usual);
+        // A slow one counts in full at once; a fast one lowers what the last peak left.
+        self.peak = if sample > stood {
+            sample
+        } else {
+            stood + NEW_SAMPLE * (sample - stood)
+        };
+        self.at = self.at.max(now);
+    }
+}
+
+fn level(level: &mut Option<Level>, sample: f64, now: Timestamp) {
+    match level {
+        Some(level) => level.add(sample, now),
+        None => *level = Some(Level::first(sample, now)),
+    }
+}
+
+/// How the time to the first token grows with the prompt: a line through the samples, the old
+/// ones counting less.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Slope {
+    weight: f64,
+    prompt: f64,
+    millis: f64,
+    /// Weighted sums of squares and products around the means.
+    spread: f64,
+    joint: f64,
+}
+
+/// Prompts must differ by about so many tokens before the line through them means anything.
+const SPREAD: f64 = 64.0;
+/// What all earlier samples keep of their weight when a new one comes.
+const KEPT: f64 = 0.97;
+
+impl Slope {
+    fn add(&mut self, prompt: f64, millis: f64) {
+        self.weight = self.weight * KEPT + 1.0;
+        let (off, late) = (prompt - self.prompt, millis - self.millis);
+        self.prompt += off / self.weight;
+        self.millis += late / self.weight;
+        self.spread = self.spread * KEPT + off * (prompt - self.prompt);
+        self.joint = self.joint * KEPT + off * (millis - self.millis);
+    }
+
+    fn per_prompt(&self) -> f64 {
+        if self.weight < 5.0 || self.spread < SPREAD * SPREAD * self.weight {
+            return 0.0;
+        }
+        (self.joint / self.spread).max(0.0)
+    }
+}
+
+/// The measurements themselves, as they are kept: on disk too, but for what is about this run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stats {
     good: f64,
     all: f64,
     /// When `good` and `all` were last brought up to date.
     used: Timestamp,
-    first_token: Option<f64>,
-    per_token: Option<f64>,
-    in_flight: u32,
-    load: Option<(Load, Timestamp)>,
+    first_token: Option<Level>,
+    per_token: Option<Level>,
+    slope: Slope,
+    first_tokens: Sketch,
+    gaps: Sketch,
     /// Failures in a row: above 0, the breaker is open or half-open.
     failures: u32,
     cool_until: Timestamp,
     busy_until: Timestamp,
     paid: Amount,
+    tokens: u64,
+    #[serde(skip)]
+    in_flight: u32,
+    /// Since when purchases wait for their first token.
+    #[serde(skip)]
+    waiting: Vec<Timestamp>,
+    #[serde(skip)]
+    load: Option<(Load, Timestamp)>,
 }
 
 impl Stats {
-    pub(super) const fn new(now: Timestamp) -> Self {
+    pub(super) fn new(now: Timestamp) -> Self {
         Self {
             good: 0.0,
             all: 0.0,
             used: now,
             first_token: None,
             per_token: None,
-            in_flight: 0,
-            load: None,
+            slope: Slope::default(),
+            first_tokens: Sketch::default(),
+            gaps: Sketch::default(),
             failures: 0,
             cool_until: Timestamp(0),
             busy_until: Timestamp(0),
             paid: Amount::ZERO,
+            tokens: 0,
+            in_flight: 0,
+            waiting: Vec::new(),
+            load: None,
         }
     }
 
@@ -154,10 +304,23 @@ impl Stats {
     pub(super) fn begin(&mut self, now: Timestamp) {
         self.fade(now);
         self.in_flight = self.in_flight.saturating_add(1);
+        if self.waiting.len() < WATCHED {
+            self.waiting.push(now);
+        }
+    }
+
+    /// A purchase that began at `since` waits no more: its first token came, or it ended.
+    pub(super) fn answered(&mut self, since: Timestamp) {
+        if let Some(place) = self.waiting.iter().position(|began| *began == since) {
+            self.waiting.swap_remove(place);
+        }
     }
 
     pub(super) fn end(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if self.in_flight == 0 {
+            self.waiting.clear();
+        }
     }
 
     pub(super) fn load(&mut self, load: Load, now: Timestamp) {
@@ -167,7 +330,7 @@ impl Stats {
     pub(super) fn record(&mut self, outcome: Outcome, now: Timestamp) {
         self.fade(now);
         match outcome {
-            Outcome::Served(served) => self.served(served),
+            Outcome::Served(served) => self.served(served, now),
             Outcome::Busy { retry_after } => {
                 self.busy_until = now.plus(retry_after.min(LONGEST_BUSY));
             }
@@ -182,43 +345,70 @@ impl Stats {
         }
     }
 
-    fn served(&mut self, served: Served) {
+    fn served(&mut self, served: Served, now: Timestamp) {
         self.good += 1.0;
         self.all += 1.0;
         self.failures = 0;
         self.busy_until = Timestamp(0);
         self.paid = self.paid.saturating_add(served.charged);
-        blend(&mut self.first_token, millis(served.first_token));
+        self.tokens = self.tokens.saturating_add(u64::from(served.tokens));
+        let first = millis(served.first_token);
+        level(&mut self.first_token, first, now);
+        self.first_tokens.add(first);
+        self.slope.add(f64::from(served.prompt), first);
         if served.tokens > 1 {
             let flow = served.elapsed.saturating_sub(served.first_token);
-            blend(
-                &mut self.per_token,
-                millis(flow) / f64::from(served.tokens - 1),
-            );
+            let each = millis(flow) / f64::from(served.tokens - 1);
+            level(&mut self.per_token, each, now);
+            self.gaps.add(millis(served.longest_gap));
         }
     }
 
     /// Outcomes lose weight with time.
     fn fade(&mut self, now: Timestamp) {
-        let factor = faded(now.since(self.used));
+        let factor = halved(now.since(self.used), HALF_LIFE);
         self.good *= factor;
         self.all *= factor;
         self.used = self.used.max(now);
     }
 
     pub(super) fn at(&self, now: Timestamp) -> Measured {
-        let factor = faded(now.since(self.used));
+        let factor = halved(now.since(self.used), HALF_LIFE);
         let (good, all) = (self.good * factor, self.all * factor);
         let load = self.load.filter(|(_, at)| now.since(*at) < LOAD_AGE);
+        let (first, gaps) = (self.first_tokens.quantiles(), self.gaps.quantiles());
+        let success = (good + PRIOR_SUCCESS * PRIOR_WEIGHT) / (all + PRIOR_WEIGHT);
         Measured {
-            weight: all,
-            success: (good + PRIOR_SUCCESS * PRIOR_WEIGHT) / (all + PRIOR_WEIGHT),
-            first_token: self.first_token,
-            per_token: self.per_token,
+            weight: rounded(all),
+            success: rounded(success),
+            first_token: self.waited(now).map(rounded),
+            first_token_p50: first.p50.map(rounded),
+            first_token_p95: first.p95.map(rounded),
+            first_token_p99: first.p99.map(rounded),
+            per_prompt: rounded(self.slope.per_prompt()),
+            prompt: rounded(self.slope.prompt),
+            per_token: self.per_token.map(|level| rounded(level.at(now))),
+            gap_p99: gaps.p99.map(rounded),
             in_flight: self.in_flight,
             load: load.map(|(load, _)| load),
+            failures: self.failures,
             pause: self.pause(now),
             paid: self.paid,
+            tokens: self.tokens,
+        }
+    }
+
+    /// The time to the first token; a purchase that waits longer than it counts by its wait.
+    fn waited(&self, now: Timestamp) -> Option<f64> {
+        let known = self.first_token.map(|level| level.at(now));
+        let oldest = self.waiting.iter().min();
+        let waits = oldest.map(|since| millis(now.since(*since)));
+        match (known, waits) {
+            (Some(known), Some(waits)) => Some(known.max(waits)),
+            (Some(known), None) => Some(known),
+            // It says little of one that nobody knows, until it is long.
+            (None, Some(waits)) => (waits > UNKNOWN_WAIT).then_some(waits),
+            (None, None) => None,
         }
     }
 
@@ -233,16 +423,22 @@ impl Stats {
     }
 }
 
-fn faded(age: Duration) -> f64 {
-    0.5_f64.powf(age.as_secs_f64() / HALF_LIFE.as_secs_f64())
+/// Milliseconds after which the wait at a seller that was never measured counts.
+const UNKNOWN_WAIT: f64 = 2_000.0;
+
+/// What is left of a weight of one after this time.
+fn halved(age: Duration, half_life: Duration) -> f64 {
+    if age.is_zero() {
+        return 1.0;
+    }
+    0.5_f64.powf(age.as_secs_f64() / half_life.as_secs_f64())
 }
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// An exponentially weighted average.
-fn blend(average: &mut Option<f64>, sample: f64) {
-    let old = average.unwrap_or(sample);
-    *average = Some(old + NEW_SAMPLE * (sample - old));
+/// To three digits behind the point: such a number is the same when written and read.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
 }

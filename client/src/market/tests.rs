@@ -24,7 +24,7 @@ fn seller(n: u8) -> NodeId {
 }
 
 fn measured(market: &Market, n: u8) -> Measured {
-    let snapshot = market.snapshot(MODEL);
+    let snapshot = market.snapshot(MODEL, Endpoint::Chat);
     let candidate = snapshot.iter().find(|c| c.seller() == seller(n));
     candidate.expect("is on offer").measured
 }
@@ -33,6 +33,8 @@ fn served(first_ms: u64, all_ms: u64, tokens: u32) -> Outcome {
     Outcome::Served(Served {
         first_token: Duration::from_millis(first_ms),
         elapsed: Duration::from_millis(all_ms),
+        longest_gap: Duration::from_millis(all_ms.saturating_sub(first_ms)),
+        prompt: 10,
         tokens,
         charged: Amount::atoms(5),
     })
@@ -41,11 +43,11 @@ fn served(first_ms: u64, all_ms: u64, tokens: u32) -> Outcome {
 #[test]
 fn a_snapshot_holds_everyone_who_offers_the_model_now() {
     let (market, clock) = market(3);
-    assert_eq!(market.snapshot(MODEL).len(), 3);
-    assert_eq!(market.snapshot("other/model").len(), 0);
+    assert_eq!(market.snapshot(MODEL, Endpoint::Chat).len(), 3);
+    assert_eq!(market.snapshot("other/model", Endpoint::Chat).len(), 0);
     assert_eq!(market.sellers(), 3);
     clock.advance(Duration::from_secs(3600));
-    assert_eq!(market.snapshot(MODEL).len(), 0);
+    assert_eq!(market.snapshot(MODEL, Endpoint::Chat).len(), 0);
     market.sweep();
     assert!(market.lock().sellers.is_empty());
 }
@@ -58,8 +60,8 @@ fn a_model_dropped_from_an_offer_is_no_longer_a_candidate() {
     let signed = SignedOffer::sign(&offer, &testing::node_key(1)).expect("signs");
     let bytes = signed.encode().expect("encodes");
     assert!(matches!(market.hear_bytes(&bytes), Heard::Fresh(_)));
-    assert_eq!(market.snapshot(MODEL).len(), 0);
-    let snapshot = market.snapshot("new/model");
+    assert_eq!(market.snapshot(MODEL, Endpoint::Chat).len(), 0);
+    let snapshot = market.snapshot("new/model", Endpoint::Chat);
     assert_eq!(snapshot[0].model().id, "new/model");
     let Source::Peer(offer) = snapshot[0].source() else {
         panic!("it is a peer");
@@ -78,7 +80,7 @@ fn garbage_is_bad_and_changes_nothing() {
 fn speed_and_success_are_measured() {
     let (market, _clock) = market(1);
     assert_eq!(measured(&market, 1), Measured::default());
-    let trial = market.begin(seller(1), MODEL);
+    let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
     assert_eq!(measured(&market, 1).in_flight, 1);
     trial.record(served(100, 1100, 101));
     let now = measured(&market, 1);
@@ -90,9 +92,80 @@ fn speed_and_success_are_measured() {
 }
 
 #[test]
+fn a_peak_counts_at_once_and_is_soon_forgotten() {
+    let (market, clock) = market(1);
+    for first in [100, 100, 5000] {
+        let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
+        trial.record(served(first, first, 1));
+    }
+    let first_token = || measured(&market, 1).first_token.expect("was measured");
+    assert_eq!(first_token(), 5000.0);
+    clock.advance(Duration::from_secs(60));
+    let later = first_token();
+    assert!(later < 2000.0, "{later}");
+    clock.advance(Duration::from_secs(60));
+    assert!(first_token() <= later);
+}
+
+#[test]
+fn a_purchase_that_waits_for_its_first_token_counts_by_its_wait() {
+    let (market, clock) = market(1);
+    let quick = market.begin(seller(1), MODEL, Endpoint::Chat);
+    quick.record(served(100, 100, 1));
+    let stalled = market.begin(seller(1), MODEL, Endpoint::Chat);
+    clock.advance(Duration::from_secs(3));
+    assert_eq!(measured(&market, 1).first_token, Some(3000.0));
+    stalled.answered();
+    assert_eq!(measured(&market, 1).first_token, Some(100.0));
+    assert_eq!(measured(&market, 1).in_flight, 1);
+    drop(stalled);
+    assert_eq!(measured(&market, 1).in_flight, 0);
+}
+
+#[test]
+fn quantiles_and_what_a_prompt_adds_are_learned_from_answers() {
+    let (market, clock) = market(1);
+    for n in 0..40_u32 {
+        let prompt = (n % 4) * 1000;
+        let first_token = Duration::from_millis(u64::from(100 + prompt / 10));
+        let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
+        clock.advance(Duration::from_millis(10));
+        trial.record(Outcome::Served(Served {
+            first_token,
+            elapsed: first_token + Duration::from_secs(1),
+            longest_gap: Duration::from_millis(30),
+            prompt,
+            tokens: 50,
+            charged: Amount::atoms(1),
+        }));
+    }
+    let now = measured(&market, 1);
+    assert_eq!(
+        (now.first_token_p50, now.first_token_p99),
+        (Some(200.0), Some(400.0))
+    );
+    assert_eq!(now.gap_p99, Some(30.0));
+    assert!((now.per_prompt - 0.1).abs() < 0.01, "{}", now.per_prompt);
+    let long = now.with_prompt(200.0, 10_000);
+    assert!((900.0..1200.0).contains(&long), "{long}");
+    assert_eq!(now.with_prompt(200.0, 0), 200.0);
+    assert_eq!(now.tokens, 2000);
+}
+
+#[test]
+fn endpoints_are_measured_apart() {
+    let (market, _clock) = market(1);
+    let trial = market.begin(seller(1), MODEL, Endpoint::Embeddings);
+    trial.record(Outcome::Failed);
+    assert_eq!(measured(&market, 1), Measured::default());
+    let snapshot = market.snapshot(MODEL, Endpoint::Embeddings);
+    assert_eq!(snapshot[0].measured.failures, 1);
+}
+
+#[test]
 fn a_purchase_that_is_dropped_says_nothing_of_the_seller() {
     let (market, _clock) = market(1);
-    drop(market.begin(seller(1), MODEL));
+    drop(market.begin(seller(1), MODEL, Endpoint::Chat));
     assert_eq!(measured(&market, 1), Measured::default());
 }
 
@@ -100,17 +173,19 @@ fn a_purchase_that_is_dropped_says_nothing_of_the_seller() {
 fn a_failing_seller_cools_down_and_is_tried_by_one_purchase_first() {
     let (market, clock) = market(1);
     for pause in [1, 2, 4] {
-        market.begin(seller(1), MODEL).record(Outcome::Failed);
+        market
+            .begin(seller(1), MODEL, Endpoint::Chat)
+            .record(Outcome::Failed);
         let cooling = Pause::CoolingDown(Duration::from_secs(pause));
         assert_eq!(measured(&market, 1).pause, Some(cooling));
         clock.advance(Duration::from_secs(pause));
         assert_eq!(measured(&market, 1).pause, None);
     }
-    let probe = market.begin(seller(1), MODEL);
+    let probe = market.begin(seller(1), MODEL, Endpoint::Chat);
     assert_eq!(measured(&market, 1).pause, Some(Pause::OnProbation));
     probe.record(served(1, 1, 1));
     assert_eq!(measured(&market, 1).pause, None);
-    let second = market.begin(seller(1), MODEL);
+    let second = market.begin(seller(1), MODEL, Endpoint::Chat);
     assert_eq!(measured(&market, 1).pause, None);
     drop(second);
 }
@@ -119,7 +194,9 @@ fn a_failing_seller_cools_down_and_is_tried_by_one_purchase_first() {
 fn a_pause_has_a_longest_length() {
     let (market, _clock) = market(1);
     for _ in 0..100 {
-        market.begin(seller(1), MODEL).record(Outcome::Failed);
+        market
+            .begin(seller(1), MODEL, Endpoint::Chat)
+            .record(Outcome::Failed);
     }
     let pause = measured(&market, 1).pause.expect("is paused");
     assert_eq!(pause.left(), Duration::from_secs(120));
@@ -129,7 +206,9 @@ fn a_pause_has_a_longest_length() {
 fn old_failures_are_forgiven() {
     let (market, clock) = market(1);
     for _ in 0..5 {
-        market.begin(seller(1), MODEL).record(Outcome::Failed);
+        market
+            .begin(seller(1), MODEL, Endpoint::Chat)
+            .record(Outcome::Failed);
     }
     let bad = measured(&market, 1).success;
     clock.advance(Duration::from_secs(590));
@@ -140,7 +219,7 @@ fn old_failures_are_forgiven() {
 fn busy_is_believed_for_a_moment_and_is_no_failure() {
     let (market, clock) = market(1);
     let retry_after = Duration::from_secs(3600);
-    let trial = market.begin(seller(1), MODEL);
+    let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
     trial.load(Load {
         running: 8,
         slots: 8,
@@ -185,7 +264,7 @@ fn a_listing_shows_the_cheapest_price_of_each_kind() {
 fn measurements_are_bounded() {
     let (market, _clock) = market(1);
     for n in 0..100 {
-        drop(market.begin(seller(1), &format!("model/{n}")));
+        drop(market.begin(seller(1), &format!("model/{n}"), Endpoint::Chat));
     }
     assert_eq!(market.lock().measured[&seller(1)].len(), MAX_MODELS);
 }

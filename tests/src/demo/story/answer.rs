@@ -62,7 +62,7 @@ impl Story<'_> {
         let body = question.body.clone().into();
         let terms = Terms::of(Endpoint::Chat, &body, &buyer.config)?;
         let market = buyer.client().market();
-        let candidates = market.map(|market| market.snapshot(&terms.model));
+        let candidates = market.map(|market| market.snapshot(&terms.model, terms.endpoint));
         let plan = router::plan(&terms, candidates.unwrap_or_default(), 0);
         self.page.title("Who is chosen, and why")?;
         let best = plan.choices.first();
