@@ -89,7 +89,7 @@ impl Stall {
     /// Begins a purchase.
     #[must_use]
     pub fn begin(&self, seller: NodeId) -> Purchase {
-        Purchase(self.market.begin(seller, MODEL))
+        Purchase(self.market.begin(seller, MODEL, Endpoint::Chat))
     }
 }
 
@@ -103,8 +103,13 @@ impl Purchase {
         self.0.load(load);
     }
 
-    /// It has ended, and cost so many micro-atoms.
-    pub fn ended(self, word: Word, charged: f64) {
+    /// Its first token is here.
+    pub fn answered(&self) {
+        self.0.answered();
+    }
+
+    /// It has ended, after a prompt of so many tokens, and cost so many micro-atoms.
+    pub fn ended(self, word: Word, prompt: u32, charged: f64) {
         let millis = |millis: f64| Duration::from_secs_f64(millis / 1000.0);
         let outcome = match word {
             Word::Served {
@@ -114,6 +119,9 @@ impl Purchase {
             } => Outcome::Served(Served {
                 first_token: millis(first),
                 elapsed: millis(elapsed),
+                // Tokens come at an even pace here.
+                longest_gap: millis((elapsed - first) / f64::from(tokens.max(1))),
+                prompt,
                 tokens,
                 charged: Amount::atoms((charged / 1e6) as u128),
             }),
@@ -158,7 +166,7 @@ impl Chooser for Router {
     fn choose(&mut self, ask: &Ask<'_>, dice: &mut Dice) -> Vec<usize> {
         let prepared = self.terms.take();
         let terms = prepared.unwrap_or_else(|| terms(ask.request, &self.config));
-        let candidates = self.market.snapshot(&terms.model);
+        let candidates = self.market.snapshot(&terms.model, terms.endpoint);
         let plan = router::plan(&terms, candidates, dice.any());
         let sellers = plan.choices.iter().take(ask.most);
         let sellers = sellers.map(|choice| choice.candidate.seller());

@@ -318,6 +318,9 @@ impl<'a> Run<'a> {
             return;
         }
         state.answered = true;
+        if let Some(trial) = &state.trial {
+            trial.answered();
+        }
         self.orders[state.order].first.get_or_insert(self.now);
     }
 
@@ -383,7 +386,7 @@ impl<'a> Run<'a> {
         order.paid += paid;
         order.delivered += delivered;
         if let Some(trial) = state.trial.take() {
-            trial.ended(word, paid);
+            trial.ended(word, state.prompt, paid);
         }
         let buyer = &mut self.buyers[self.world.requests[state.order].buyer];
         if let Mind::Blind(chooser) = &mut buyer.mind {

@@ -51,7 +51,7 @@ pub enum Kind {
     Cutter,
     /// It states low prices and many slots, is slow and mostly fails.
     Liar,
-    /// The cheapest of all; nine of ten requests fail.
+    /// The cheapest of all, and every request fails.
     Magnet,
     /// It charges for more than it delivers.
     Overcharger,
@@ -195,10 +195,9 @@ impl Seller {
     #[must_use]
     pub const fn reliability(&self) -> f64 {
         match self.kind {
-            Kind::Dead | Kind::Stale => 0.0,
+            Kind::Dead | Kind::Stale | Kind::Magnet => 0.0,
             Kind::Cutter => 0.5,
             Kind::Liar => 0.4,
-            Kind::Magnet => 0.1,
             _ => 1.0,
         }
     }
@@ -254,7 +253,7 @@ impl Seller {
                 tokens: 0,
             },
             // An error takes a moment, and comes before any token.
-            Kind::Liar | Kind::Magnet if luck > self.reliability() => Fate {
+            Kind::Liar | Kind::Magnet if luck >= self.reliability() => Fate {
                 first: None,
                 end: at + micros(self.rtt + self.first),
                 how: How::Broken,
