@@ -1,18 +1,23 @@
 //! [`Market`]: what the buyer knows of the sellers. Their offers (the protocol's
-//! [`Book`]) and what it measured itself, per seller and model: success, speed, load, a pause
-//! after failures.
+//! [`Book`]) and what it measured itself, per seller, model and endpoint: success, speed, load, a
+//! pause after failures; and which seller has which conversation in its cache.
 //!
 //! A handle over one short lock; nothing waits inside. It judges nobody: it hands out plain
-//! [`Candidate`]s and the router decides. Bounded in sellers, and in models per seller.
+//! [`Candidate`]s and the router decides. A request looks at a few of many sellers
+//! ([`Market::look`]); an explanation at all ([`Market::snapshot`]). Bounded in sellers, in models
+//! per seller, and in conversations. Measurements outlast a restart: whoever holds the store
+//! writes [`Market::unwritten`] and reads it back by [`Market::load`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use farthing_protocol::book::{Book, Heard};
+use alloy::primitives::B256;
+use farthing_protocol::book::{self, Book, Heard};
 use farthing_protocol::clock::{Clock, Timestamp};
-use farthing_protocol::frame::BOOK_PAGE;
+use farthing_protocol::frame::{BOOK_PAGE, Frame};
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::offer::{Endpoint, MAX_MODELS, ModelOffer, SignedOffer, VerifiedOffer};
+use farthing_protocol::offer::{Endpoint, SignedOffer, VerifiedOffer};
 use farthing_protocol::purchase::Load;
 use farthing_protocol::x402::Network;
 
@@ -21,116 +26,84 @@ use crate::report::{ModelListing, OfferReport};
 mod sketch;
 mod stats;
 mod web;
+mod goods;
 mod listing;
+mod memory;
+mod sessions;
+mod shelf;
 
+pub use goods::{Candidate, Goods, Source};
+use memory::Memory;
+pub use memory::{Change, MEASURED, Memo};
+use sessions::Sessions;
+pub use sessions::{Session, Warm};
+use shelf::{Look, Shelf};
+pub use shelf::{mix, mix_seed};
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
 pub use web::WebOffer;
 
-/// The most sellers whose measurements are kept.
-const MAX_MEASURED: usize = 10_000;
-/// After so many fresh offers the index by model is rebuilt, so that models no longer offered
-/// do not stay in it.
-const REBUILD: usize = 4_096;
-
-/// Where a seller is met.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// On the peer-to-peer network.
-    Peer(Arc<VerifiedOffer>),
-    /// Over plain HTTP.
-    Web(Arc<WebOffer>),
-}
-
-impl Source {
-    fn models(&self) -> &[ModelOffer] {
-        match self {
-            Self::Peer(offer) => &offer.offer().models,
-            Self::Web(offer) => &offer.models,
-        }
-    }
-}
-
-/// One seller of a model, with what is known about it.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    source: Source,
-    place: usize,
-    /// What was measured.
-    pub measured: Measured,
-}
-
-impl Candidate {
-    /// The seller of this offer as a candidate for a model, if it offers it.
-    #[must_use]
-    pub fn of(offer: Arc<VerifiedOffer>, model: &str, measured: Measured) -> Option<Self> {
-        Self::from(Source::Peer(offer), model, measured)
-    }
-
-    fn from(source: Source, model: &str, measured: Measured) -> Option<Self> {
-        let mut models = source.models().iter();
-        let place = models.position(|offered| offered.id == model)?;
-        Some(Self {
-            source,
-            place,
-            measured,
-        })
-    }
-
-    /// The seller.
-    #[must_use]
-    pub fn seller(&self) -> NodeId {
-        match &self.source {
-            Source::Peer(offer) => offer.offer().seller,
-            Source::Web(offer) => offer.id,
-        }
-    }
-
-    /// Where the seller is met.
-    #[must_use]
-    pub const fn source(&self) -> &Source {
-        &self.source
-    }
-
-    /// The model within the offer.
-    #[must_use]
-    pub fn model(&self) -> &ModelOffer {
-        // `of` found the model at this place, and offers do not change.
-        &self.source.models()[self.place]
-    }
-}
+/// When the offers of one that does not end end.
+const NEVER: Timestamp = Timestamp(u64::MAX);
 
 /// What the buyer knows of the sellers. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub struct Market {
     state: Arc<Mutex<State>>,
+    network: Arc<Network>,
     clock: Clock,
 }
 
 #[derive(Debug)]
 struct State {
     book: Book,
-    /// Who offered a model at some time; whether they still do is the book's word.
-    sellers: HashMap<String, BTreeSet<NodeId>>,
-    fresh: usize,
-    measured: HashMap<NodeId, Vec<(String, Endpoint, Stats)>>,
+    /// Who sells a model at an endpoint.
+    shelves: HashMap<String, BTreeMap<Endpoint, Shelf>>,
+    memory: Memory,
+    sessions: Sessions,
     /// Sellers met over HTTP, as configured.
     web: Vec<Arc<WebOffer>>,
+    salt: u64,
+}
+
+/// What a request wants to look at.
+pub struct Wanted<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Decides who is looked at by lot.
+    pub seed: u64,
+    /// Who has the conversation in its cache.
+    pub warm: Option<NodeId>,
+    /// Whether goods can serve the request at all. Only they are looked for; a few others may be
+    /// among the candidates.
+    pub admits: &'a dyn Fn(&Goods) -> bool,
+    /// Whether a seller is named by the request, and so must be looked at.
+    pub names: Option<&'a dyn Fn(&Goods) -> bool>,
 }
 
 impl Market {
     /// An empty market on a network.
     #[must_use]
     pub fn new(network: Network, clock: Clock) -> Self {
+        Self::salted(network, clock, 0)
+    }
+
+    /// An empty market whose order among equals is its own: by the salt.
+    #[must_use]
+    pub fn salted(network: Network, clock: Clock, salt: u64) -> Self {
         let state = State {
-            book: Book::new(network),
-            sellers: HashMap::new(),
-            fresh: 0,
-            measured: HashMap::new(),
+            book: Book::new(network.clone()),
+            shelves: HashMap::new(),
+            memory: Memory::default(),
+            sessions: Sessions::default(),
             web: Vec::new(),
+            salt,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
+            network: Arc::new(network),
             clock,
         }
     }
@@ -142,28 +115,31 @@ impl Market {
 
     /// Takes the bytes of a gossip message.
     pub fn hear_bytes(&self, bytes: &[u8]) -> Heard {
-        let now = self.clock.now();
-        let mut state = self.lock();
-        let heard = state.book.hear_bytes(bytes, now);
-        state.index(&heard, now);
-        heard
+        match SignedOffer::decode(bytes) {
+            Ok(offer) => self.hear(offer),
+            Err(error) => Heard::Bad(error.into()),
+        }
     }
 
-    /// Takes an offer from another node's book.
+    /// Takes an offer from another node's book. Its signatures are checked before anybody has to
+    /// wait for it.
     pub fn hear(&self, offer: SignedOffer) -> Heard {
-        let now = self.clock.now();
-        let mut state = self.lock();
-        let heard = state.book.hear(offer, now);
-        state.index(&heard, now);
-        heard
+        match book::check(offer, &self.network, self.clock.now()) {
+            Ok(offer) => self.take(Arc::new(offer)),
+            Err(heard) => heard,
+        }
     }
 
     /// Takes an offer that is checked already.
     pub fn take(&self, offer: Arc<VerifiedOffer>) -> Heard {
         let now = self.clock.now();
         let mut state = self.lock();
+        let old = state.book.offer(offer.offer().seller, now).cloned();
         let heard = state.book.take(offer, now);
-        state.index(&heard, now);
+        if let Heard::Fresh(offer) = &heard {
+            let goods = Goods::of_peer(offer).collect();
+            state.put(goods, old.as_deref(), offer.offer().expires, now);
+        }
         heard
     }
 
@@ -179,25 +155,58 @@ impl Market {
         self.lock().book.offer(seller, self.clock.now()).cloned()
     }
 
-    /// Everyone who offers this model now, with what was measured at this endpoint.
+    /// Everyone who offers this model now, with what was measured at this endpoint: those first
+    /// that sell it there.
     #[must_use]
     pub fn snapshot(&self, model: &str, endpoint: Endpoint) -> Vec<Candidate> {
         let now = self.clock.now();
         let state = self.lock();
-        let sellers = state.sellers.get(model).into_iter().flatten();
-        let candidate = |seller: &NodeId| {
-            let offer = state.book.offer(*seller, now)?;
-            let measured = state.measured(*seller, model, endpoint, now);
-            let measured = measured.unwrap_or_default();
-            Candidate::of(Arc::clone(offer), model, measured)
+        let Some(shelves) = state.shelves.get(model) else {
+            return Vec::new();
         };
-        let peers = sellers.filter_map(candidate);
-        let web = state.web.iter().filter_map(|offer| {
-            let measured = state.measured(offer.id, model, endpoint, now);
-            let measured = measured.unwrap_or_default();
-            Candidate::from(Source::Web(Arc::clone(offer)), model, measured)
-        });
-        peers.chain(web).collect()
+        let here = shelves.get(&endpoint).into_iter();
+        let elsewhere = shelves.iter().filter(|(at, _)| **at != endpoint);
+        let mut seen = std::collections::HashSet::new();
+        let all = here.chain(elsewhere.map(|(_, shelf)| shelf));
+        let goods = all.flat_map(|shelf| shelf.all(now));
+        let new = goods.filter(|goods| seen.insert(goods.seller));
+        new.map(|goods| Candidate {
+            goods: Arc::clone(goods),
+            measured: state
+                .memory
+                .of(goods.seller, model, endpoint, now)
+                .unwrap_or_default(),
+        })
+        .collect()
+    }
+
+    /// Those sellers of a model that a request looks at: all of a few; of many the best of those
+    /// that were measured, the cheapest, some by lot, and whoever the request names.
+    #[must_use]
+    pub fn look(&self, wanted: &Wanted<'_>) -> Vec<Candidate> {
+        let now = self.clock.now();
+        let state = self.lock();
+        let shelves = state.shelves.get(wanted.model);
+        let Some(shelf) = shelves.and_then(|shelves| shelves.get(&wanted.endpoint)) else {
+            return Vec::new();
+        };
+        let memory = &state.memory;
+        shelf.look(&Look {
+            now,
+            seed: wanted.seed,
+            admits: wanted.admits,
+            names: wanted.names,
+            warm: wanted.warm,
+            measured: &|seller| memory.of(seller, wanted.model, wanted.endpoint, now),
+        })
+    }
+
+    /// How many sell a model at an endpoint, as far as is known.
+    #[must_use]
+    pub fn on_offer(&self, model: &str, endpoint: Endpoint) -> usize {
+        let state = self.lock();
+        let shelf = state.shelves.get(model).and_then(|all| all.get(&endpoint));
+        shelf.map_or(0, Shelf::len)
     }
 
     /// A seller met over HTTP, if it is listed.
@@ -209,16 +218,23 @@ impl Market {
 
     /// Lists a seller met over HTTP, in the place of what it was before.
     pub fn list_web(&self, offer: WebOffer) {
+        let now = self.clock.now();
         let mut state = self.lock();
+        let offer = Arc::new(offer);
+        for shelves in state.shelves.values_mut() {
+            shelves.values_mut().for_each(|shelf| shelf.take(offer.id));
+        }
         state.web.retain(|known| known.id != offer.id);
-        state.web.push(Arc::new(offer));
+        state.web.push(Arc::clone(&offer));
+        state.put(Goods::of_web(&offer).collect(), None, NEVER, now);
     }
 
     /// Begins a purchase: it counts as in flight until the [`Trial`] is dropped.
     #[must_use]
     pub fn begin(&self, seller: NodeId, model: &str, endpoint: Endpoint) -> Trial {
         let now = self.clock.now();
-        self.lock().stats(seller, model, endpoint, now).begin(now);
+        let what = (seller, model, endpoint);
+        self.lock().change(what, now, |stats| stats.begin(now));
         Trial {
             market: self.clone(),
             seller,
@@ -226,6 +242,29 @@ impl Market {
             endpoint,
             began: now,
         }
+    }
+
+    /// Who has this conversation in its cache, unless that is longer ago than `idle`.
+    #[must_use]
+    pub fn warm(&self, session: Session, idle: Duration) -> Option<Warm> {
+        self.lock().sessions.of(session, idle, self.clock.now())
+    }
+
+    /// A seller has this conversation in its cache now.
+    pub fn warmed(&self, session: Session, warm: Warm) {
+        let now = self.clock.now();
+        self.lock().sessions.note(session, warm, now);
+    }
+
+    /// What was measured and is not on disk yet. It counts as written from now on.
+    #[must_use]
+    pub fn unwritten(&self) -> Vec<Change> {
+        self.lock().memory.unwritten()
+    }
+
+    /// Takes in what was measured before this start. Call it first of all.
+    pub fn load(&self, rows: Vec<((B256, B256), Memo)>) {
+        self.lock().memory.load(rows);
     }
 
     /// The models on offer, by id.
@@ -242,7 +281,7 @@ impl Market {
         let now = self.clock.now();
         let state = self.lock();
         let measured = |seller, model: &str| {
-            let known = |endpoint| state.measured(seller, model, endpoint, now);
+            let known = |endpoint| state.memory.of(seller, model, endpoint, now);
             Endpoint::ALL.into_iter().find_map(known)
         };
         listing::offers(state.book.offers(now), measured, now)
@@ -255,88 +294,75 @@ impl Market {
         state.book.offers(self.clock.now()).count() + state.web.len()
     }
 
-    /// Forgets the texts of expired offers. Call it now and then.
+    /// Forgets expired offers. Call it now and then.
     pub fn sweep(&self) {
         let now = self.clock.now();
         let mut state = self.lock();
         state.book.sweep(now);
-        state.rebuild(now);
+        state.shelves.retain(|_, shelves| {
+            shelves.values_mut().for_each(|shelf| shelf.sweep(now));
+            shelves.retain(|_, shelf| shelf.len() > 0);
+            !shelves.is_empty()
+        });
     }
 }
 
 impl State {
-    /// Notes who offers what.
-    fn index(&mut self, heard: &Heard, now: Timestamp) {
-        let Heard::Fresh(offer) = heard else { return };
-        self.fresh += 1;
-        if self.fresh >= REBUILD {
-            self.rebuild(now);
-            return;
-        }
-        self.list(&Arc::clone(offer));
-    }
-
-    fn list(&mut self, offer: &VerifiedOffer) {
-        let offer = offer.offer();
-        for model in &offer.models {
-            let sellers = self.sellers.entry(model.id.clone()).or_default();
-            sellers.insert(offer.seller);
-        }
-    }
-
-    fn rebuild(&mut self, now: Timestamp) {
-        self.fresh = 0;
-        self.sellers.clear();
-        let offers: Vec<_> = self.book.offers(now).cloned().collect();
-        for offer in offers {
-            self.list(&offer);
-        }
-    }
-
-    fn measured(
-        &self,
-        seller: NodeId,
-        model: &str,
-        endpoint: Endpoint,
-        now: Timestamp,
-    ) -> Option<Measured> {
-        let models = self.measured.get(&seller)?;
-        let (_, _, stats) = models
-            .iter()
-            .find(|(id, at, _)| id == model && *at == endpoint)?;
-        Some(stats.at(now))
-    }
-
-    /// The measurements of a seller, model and endpoint; the least recently used ones make room.
-    fn stats(
+    /// Puts a seller's goods on their shelves, and takes off what its old offer had there.
+    fn put(
         &mut self,
-        seller: NodeId,
-        model: &str,
-        endpoint: Endpoint,
+        goods: Vec<Goods>,
+        old: Option<&VerifiedOffer>,
+        expires: Timestamp,
         now: Timestamp,
-    ) -> &mut Stats {
-        if !self.measured.contains_key(&seller) && self.measured.len() >= MAX_MEASURED {
-            let used = |models: &Vec<(String, Endpoint, Stats)>| {
-                models.iter().map(|(_, _, stats)| stats.used()).max()
-            };
-            let oldest = self.measured.iter().min_by_key(|(_, models)| used(models));
-            if let Some(seller) = oldest.map(|(seller, _)| *seller) {
-                self.measured.remove(&seller);
+    ) {
+        if let Some(old) = old {
+            for model in &old.offer().models {
+                let shelves = self.shelves.get_mut(&model.id).into_iter();
+                shelves
+                    .flat_map(BTreeMap::values_mut)
+                    .for_each(|shelf| shelf.take(old.offer().seller));
             }
         }
-        let models = self.measured.entry(seller).or_default();
-        let place = models
-            .iter()
-            .position(|(id, at, _)| id == model && *at == endpoint);
-        let place = place.unwrap_or_else(|| {
-            if models.len() >= MAX_MODELS {
-                let oldest = (0..models.len()).min_by_key(|place| models[*place].2.used());
-                models.swap_remove(oldest.unwrap_or(0));
+        for goods in goods {
+            let goods = Arc::new(goods);
+            let (seller, model) = (goods.seller, &goods.model);
+            for endpoint in &model.endpoints {
+                let shelves = self.shelves.entry(model.id.clone()).or_default();
+                let shelf = shelves.entry(*endpoint).or_default();
+                shelf.put(Arc::clone(&goods), expires, self.salt);
+                let measured = self.memory.of(seller, &model.id, *endpoint, now);
+                if measured.is_some() {
+                    shelf.order(seller, measured.as_ref(), self.salt);
+                }
             }
-            models.push((model.to_owned(), endpoint, Stats::new(now)));
-            models.len() - 1
-        });
-        &mut models[place].2
+        }
+    }
+
+    fn change(
+        &mut self,
+        what: (NodeId, &str, Endpoint),
+        now: Timestamp,
+        change: impl FnOnce(&mut Stats),
+    ) {
+        self.memory.change(what, now, change);
+    }
+
+    /// The same, when it changes what the seller is taken for.
+    fn judge(
+        &mut self,
+        what: (NodeId, &str, Endpoint),
+        now: Timestamp,
+        change: impl FnOnce(&mut Stats),
+    ) {
+        self.change(what, now, change);
+        let (seller, model, endpoint) = what;
+        self.memory.note(seller, model, endpoint);
+        let measured = self.memory.of(seller, model, endpoint, now);
+        let shelves = self.shelves.get_mut(model);
+        if let Some(shelf) = shelves.and_then(|all| all.get_mut(&endpoint)) {
+            shelf.order(seller, measured.as_ref(), self.salt);
+        }
     }
 }
 
@@ -363,16 +389,17 @@ impl Trial {
 
     /// How it ended.
     pub fn record(self, outcome: Outcome) {
-        self.change(|stats, now| stats.record(outcome, now));
+        let now = self.market.clock.now();
+        let what = (self.seller, self.model.as_str(), self.endpoint);
+        let mut state = self.market.lock();
+        state.judge(what, now, |stats| stats.record(outcome, now));
     }
 
     fn change(&self, change: impl FnOnce(&mut Stats, Timestamp)) {
         let now = self.market.clock.now();
+        let what = (self.seller, self.model.as_str(), self.endpoint);
         let mut state = self.market.lock();
-        change(
-            state.stats(self.seller, &self.model, self.endpoint, now),
-            now,
-        );
+        state.change(what, now, |stats| change(stats, now));
     }
 }
 

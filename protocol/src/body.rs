@@ -68,13 +68,21 @@ impl<'a> Body<'a> {
     /// raw JSON; all other fields keep their bytes and order.
     #[must_use]
     pub fn with(&self, changes: &[(&str, &str)]) -> Vec<u8> {
+        self.rewritten(changes, &[])
+    }
+
+    /// The body with some fields replaced or added as in [`Self::with`], and others left out.
+    #[must_use]
+    pub fn rewritten(&self, changes: &[(&str, &str)], without: &[&str]) -> Vec<u8> {
         let size: usize = self
             .fields
             .iter()
             .map(|(k, v)| k.len() + v.get().len() + 8)
             .sum();
         let mut out = Vec::with_capacity(size + 128);
-        let kept = self.fields.iter().map(|(name, value)| {
+        let left = self.fields.iter();
+        let left = left.filter(|(name, _)| !without.contains(&name.as_ref()));
+        let kept = left.map(|(name, value)| {
             let change = changes.iter().find(|(field, _)| field == name);
             (name.as_ref(), change.map_or(value.get(), |(_, new)| *new))
         });
@@ -168,6 +176,18 @@ mod tests {
         ]);
         let expected = r#"{"model":"m","messages":[{"role" : "user","content":"h\u00e9"}],"x":1.50e3,"stream_options":{"include_usage":true}}"#;
         assert_eq!(String::from_utf8(out).expect("utf8"), expected);
+    }
+
+    #[test]
+    fn a_field_left_out_leaves_every_other_byte() {
+        let text = br#"{"provider":{"sort":"price"}, "model":"a/b","n": 1,"models":["c"]}"#;
+        let body = Body::parse(text).expect("parses");
+        let out = body.rewritten(&[("model", "\"m\"")], &["provider", "models"]);
+        assert_eq!(out, br#"{"model":"m","n":1}"#);
+        assert_eq!(
+            body.rewritten(&[], &["provider", "model", "n", "models"]),
+            b"{}"
+        );
     }
 
     #[test]

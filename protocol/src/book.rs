@@ -46,6 +46,23 @@ struct Entry {
     offer: Option<Arc<VerifiedOffer>>,
 }
 
+/// Checks an offer that somebody sent, without a book: signatures take a while, and whoever keeps
+/// the book need not hold it meanwhile.
+///
+/// # Errors
+/// What became of it: [`Heard::Old`] or [`Heard::Bad`].
+pub fn check(
+    offer: SignedOffer,
+    network: &Network,
+    now: Timestamp,
+) -> Result<VerifiedOffer, Heard> {
+    offer.verify(network, now).map_err(|error| match error {
+        // Late by a moment on a slow path is nobody's fault.
+        OfferError::Expired | OfferError::OtherNetwork => Heard::Old,
+        error => Heard::Bad(error.into()),
+    })
+}
+
 /// The book of offers on one network.
 #[derive(Debug)]
 pub struct Book {
@@ -75,10 +92,8 @@ impl Book {
 
     /// Takes an offer that somebody sent.
     pub fn hear(&mut self, offer: SignedOffer, now: Timestamp) -> Heard {
-        match offer.verify(&self.network, now) {
-            // Late by a moment on a slow path is nobody's fault.
-            Err(OfferError::Expired | OfferError::OtherNetwork) => Heard::Old,
-            Err(error) => Heard::Bad(error.into()),
+        match check(offer, &self.network, now) {
+            Err(heard) => heard,
             Ok(offer) => self.take(Arc::new(offer), now),
         }
     }

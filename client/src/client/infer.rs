@@ -178,6 +178,9 @@ impl Parts {
                 let begun = self.begin_web(terms, choice, offer).await?;
                 return Ok(Started::Web(Box::new(begun)));
             }
+            Source::Record => {
+                return Err(PurchaseError::Protocol("it is only known from a record").into());
+            }
         };
         let mut repairs = 0;
         loop {

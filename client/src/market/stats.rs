@@ -296,6 +296,12 @@ impl Stats {
         }
     }
 
+    /// Readies what was read from the disk.
+    pub(super) fn wake(&mut self) {
+        self.first_tokens.know();
+        self.gaps.know();
+    }
+
     /// When something last happened.
     pub(super) const fn used(&self) -> Timestamp {
         self.used

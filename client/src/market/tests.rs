@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use farthing_protocol::amount::{Amount, Price};
-use farthing_protocol::frame::Frame;
+use farthing_protocol::offer::MAX_MODELS;
 use farthing_protocol::testing;
 
 use super::*;
@@ -49,7 +49,7 @@ fn a_snapshot_holds_everyone_who_offers_the_model_now() {
     clock.advance(Duration::from_secs(3600));
     assert_eq!(market.snapshot(MODEL, Endpoint::Chat).len(), 0);
     market.sweep();
-    assert!(market.lock().sellers.is_empty());
+    assert!(market.lock().shelves.is_empty());
 }
 
 #[test]
@@ -266,5 +266,5 @@ fn measurements_are_bounded() {
     for n in 0..100 {
         drop(market.begin(seller(1), &format!("model/{n}"), Endpoint::Chat));
     }
-    assert_eq!(market.lock().measured[&seller(1)].len(), MAX_MODELS);
+    assert_eq!(market.lock().memory.models(seller(1)), MAX_MODELS);
 }

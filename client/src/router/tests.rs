@@ -22,7 +22,7 @@ fn offer(n: u8, output: u64) -> Arc<VerifiedOffer> {
 }
 
 fn candidate(n: u8, output: u64, measured: Measured) -> Candidate {
-    Candidate::of(offer(n, output), MODEL, measured).expect("offers the model")
+    Candidate::of(&offer(n, output), MODEL, measured).expect("offers the model")
 }
 
 fn terms(strategy: Strategy) -> Terms {

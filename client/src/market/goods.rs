@@ -1,0 +1,119 @@
+//! What a seller offers of one model, as the router sees it: [`Goods`], and with what was measured
+//! a [`Candidate`].
+
+use std::sync::Arc;
+
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
+use serde::{Deserialize, Serialize};
+
+use crate::market::stats::Measured;
+use crate::market::web::WebOffer;
+
+/// Where a seller is met.
+#[derive(Debug, Clone, Default)]
+pub enum Source {
+    /// On the peer-to-peer network.
+    Peer(Arc<VerifiedOffer>),
+    /// Over plain HTTP.
+    Web(Arc<WebOffer>),
+    /// Nowhere: it was read from the record of a decision, and nothing can be bought of it.
+    #[default]
+    Record,
+}
+
+/// One model of one seller: all that a decision looks at but measurements, so that a decision can
+/// be written down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Goods {
+    /// The seller.
+    pub seller: NodeId,
+    /// How requests may name it: its id as text, or the host of one met over plain HTTP.
+    pub name: String,
+    /// The model.
+    pub model: ModelOffer,
+    /// Whether its features are all it has: nobody states those of a seller met over plain HTTP.
+    pub stated: bool,
+    /// Where the seller says it is.
+    pub region: Option<String>,
+    /// What the seller says it does with prompts.
+    pub data_policy: Option<String>,
+    #[serde(skip)]
+    source: Source,
+}
+
+impl Goods {
+    /// A seller's goods, one for each model of its offer.
+    pub(super) fn of_peer(offer: &Arc<VerifiedOffer>) -> impl Iterator<Item = Self> {
+        let stated = offer.offer();
+        let name = stated.seller.to_string();
+        stated.models.iter().map(move |model| Self {
+            seller: stated.seller,
+            name: name.clone(),
+            model: model.clone(),
+            stated: true,
+            region: stated.region.clone(),
+            data_policy: stated.data_policy.clone(),
+            source: Source::Peer(Arc::clone(offer)),
+        })
+    }
+
+    /// The same of a seller met over plain HTTP.
+    pub(super) fn of_web(offer: &Arc<WebOffer>) -> impl Iterator<Item = Self> {
+        let host = offer.base.host_str().unwrap_or_default();
+        offer.models.iter().map(move |model| Self {
+            seller: offer.id,
+            name: host.to_owned(),
+            model: model.clone(),
+            stated: false,
+            region: None,
+            data_policy: None,
+            source: Source::Web(Arc::clone(offer)),
+        })
+    }
+
+    /// Whether a request's text names this seller: by its id, the end of it that tables show, or
+    /// its host.
+    #[must_use]
+    pub fn is_named(&self, text: &str) -> bool {
+        const SHORTEST: usize = 6;
+        self.name == text || (self.stated && text.len() >= SHORTEST && self.name.ends_with(text))
+    }
+}
+
+/// One seller of a model, with what is known about it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// What it offers.
+    pub goods: Arc<Goods>,
+    /// What was measured.
+    pub measured: Measured,
+}
+
+impl Candidate {
+    /// The seller of this offer as a candidate for a model, if it offers it.
+    #[must_use]
+    pub fn of(offer: &Arc<VerifiedOffer>, model: &str, measured: Measured) -> Option<Self> {
+        let mut goods = Goods::of_peer(offer);
+        let goods = Arc::new(goods.find(|goods| goods.model.id == model)?);
+        Some(Self { goods, measured })
+    }
+
+    /// The seller.
+    #[must_use]
+    pub fn seller(&self) -> NodeId {
+        self.goods.seller
+    }
+
+    /// Where the seller is met.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.goods.source
+    }
+
+    /// The model within the offer.
+    #[must_use]
+    pub fn model(&self) -> &ModelOffer {
+        &self.goods.model
+    }
+}
