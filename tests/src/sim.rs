@@ -16,3 +16,6 @@ pub mod baselines;
 pub mod ways;
 pub mod figures;
 pub mod run;
+pub mod plot;
+pub mod report;
+pub mod pace;

@@ -74,10 +74,10 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// An empty one.
+    /// An empty one, whose order among equals is its own.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
-        let market = Market::new(testing::network(), clock);
+    pub fn new(clock: Clock, salt: u64) -> Self {
+        let market = Market::salted(testing::network(), clock, salt);
         Self { market }
     }
 

@@ -423,8 +423,8 @@ impl<'a> Run<'a> {
 }
 
 fn buyer(world: &World, way: Way, place: usize, (clock, places): (&Clock, &Places)) -> Buyer {
-    let stall = Stall::new(clock.clone());
     let mut dice = Dice::of(world.seed, &[0xb0, place as u64]);
+    let stall = Stall::new(clock.clone(), dice.any());
     let mind = match way.oracle() {
         Some(sight) => Mind::Seer(sight),
         None => Mind::Blind(match way.baseline(world.sellers.len(), &mut dice) {

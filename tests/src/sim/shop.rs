@@ -8,8 +8,8 @@ use crate::sim::seller::{Kind, SECOND, Seller};
 
 /// The time in which a rate limiter counts, and how many requests it takes in it.
 const LIMIT: (u64, usize) = (10 * SECOND, 3);
-/// The wait that a full seller names.
-const FULL: u64 = SECOND;
+/// The wait that a full seller names, as a node does.
+const FULL: u64 = SECOND / 2;
 
 /// What a seller's door says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,13 +112,13 @@ impl Shop {
         self.running.len()
     }
 
-    /// How busy it says it is. Who waits is said too: it runs as soon as it can.
+    /// How busy it says it is. A node does not know who waits behind it.
     #[must_use]
     pub fn load(&self, seller: &Seller) -> Load {
         let busy = self.running.len() + self.waiting.len();
         Load {
             running: u32::try_from(busy).unwrap_or(u32::MAX),
-            slots: seller.slots,
+            slots: seller.slots + seller.queue,
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_full_seller_lets_some_wait_and_sends_the_others_away() {
         let world = world();
-        let honest = |seller: &&Seller| seller.kind == Kind::Honest && seller.outage(0).is_none();
+        let honest = |seller: &&Seller| seller.kind == Kind::Honest && seller.queue > 0;
         let seller = world.sellers.iter().find(honest).expect("there is one");
         let slots = seller.slots as usize;
         let mut shop = Shop::default();
@@ -170,12 +170,13 @@ mod tests {
         }
         assert_eq!(shop.door(seller, 0), Door::Queue);
         assert_eq!(shop.forecast(seller, 0).0, 1000);
-        for attempt in slots..2 * slots {
+        let all = slots + seller.queue as usize;
+        for attempt in slots..all {
             shop.wait(attempt);
         }
         assert_eq!(shop.door(seller, 0), Door::Busy(Some(FULL)));
-        assert_eq!(shop.leave(slots + 1), None);
-        assert_eq!(shop.leave(0), Some(slots));
+        assert_eq!(shop.leave(all - 1), None);
+        assert_eq!(shop.leave(0), (all - 1 > slots).then_some(slots));
     }
 
     #[test]

@@ -39,6 +39,8 @@ const FIRST: (f64, f64) = (250.0, 0.5);
 const PREFILL: (f64, f64) = (0.15, 0.4);
 /// Milliseconds of the way there and back, the same.
 const RTT: (f64, f64) = (60.0, 0.6);
+/// The share of sellers that state twice the slots they have.
+const CROWDED: f64 = 0.25;
 /// Seconds up and down of an honest seller, on average.
 const UPTIME: (f64, f64) = (7200.0, 90.0);
 /// Seconds up and down of a flapping one.
@@ -260,8 +262,11 @@ fn seller(seed: u64, place: usize, kind: Kind, end: u64) -> Seller {
         Kind::Liar => PRICE.0 * 0.35,
         _ => own,
     };
-    let slots = 2_u32 << dice.below(4);
-    let narrow = matches!(kind, Kind::Limiter | Kind::SilentLimiter);
+    let stated = 2_u32 << dice.below(4);
+    // A node turns away whom it has no slot for. Where it states more slots than its model server
+    // has, they wait behind it.
+    let crowded = dice.chance(CROWDED);
+    let slots = if crowded { stated / 2 } else { stated };
     let fast = matches!(kind, Kind::Liar | Kind::Magnet);
     let up_down = match kind {
         Kind::Stale => None,
@@ -276,8 +281,8 @@ fn seller(seed: u64, place: usize, kind: Kind, end: u64) -> Seller {
         prefill: dice.log_normal(PREFILL.0, PREFILL.1),
         per_token,
         slots,
-        queue: if narrow { 0 } else { slots },
-        stated_slots: if fast { 64 } else { slots },
+        queue: stated - slots,
+        stated_slots: if fast { 64 } else { stated },
         stated_rate: if fast { 250.0 } else { 1000.0 / per_token },
         outages: outages(&mut dice, up_down, end),
         prices: moves(&mut dice, base, end),
