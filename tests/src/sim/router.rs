@@ -166,8 +166,9 @@ impl Chooser for Router {
     fn choose(&mut self, ask: &Ask<'_>, dice: &mut Dice) -> Vec<usize> {
         let prepared = self.terms.take();
         let terms = prepared.unwrap_or_else(|| terms(ask.request, &self.config));
-        let candidates = self.market.snapshot(&terms.model, terms.endpoint);
-        let plan = router::plan(&terms, candidates, dice.any());
+        let seed = dice.any();
+        let candidates = router::look(&self.market, &terms, seed);
+        let plan = router::plan(&terms, candidates, seed);
         let sellers = plan.choices.iter().take(ask.most);
         let sellers = sellers.map(|choice| choice.candidate.seller());
         sellers
