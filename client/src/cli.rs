@@ -22,6 +22,7 @@ pub mod remote;
 pub mod render;
 pub mod wallet;
 pub mod receipts;
+pub mod route;
 
 /// The configuration's name within the data directory.
 pub const CONFIG_FILE: &str = "client.toml";
@@ -95,6 +96,9 @@ enum Command {
     /// Lists payment channels, or does something with one
     #[command(subcommand)]
     Channels(ChannelsCommand),
+    /// Shows why a seller is asked, and checks recorded decisions
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Lists, shows, exports, checks or proves receipts
     #[command(subcommand)]
     Receipts(ReceiptsCommand),
@@ -158,6 +162,9 @@ pub enum Failure {
     /// Receipts.
     #[error(transparent)]
     Receipts(#[from] receipts::ReceiptsError),
+    /// Routes.
+    #[error(transparent)]
+    Route(#[from] route::RouteError),
     /// There is nothing to talk to.
     #[error("nobody offers a model now; `farthing offers` shows what is heard")]
     NoModel,
@@ -227,6 +234,10 @@ pub async fn run_by(clock: Clock, cli: Cli) -> Result<(), Failure> {
             let view = view(&config, global.json);
             return receipts::run(&config, command, &view, &mut out).await;
         }
+        Command::Route(command) => {
+            let text = command.run(&config, &view(&config, global.json)).await?;
+            return say(&mut out, &text);
+        }
         _ => {}
     }
     let text = ask(&config, command, global.json).await?;
@@ -260,9 +271,11 @@ async fn ask(config: &Config, command: Command, json: bool) -> Result<String, Fa
             let (channel, action) = command.action();
             view.action(&remote.channel(channel, action).await?)
         }
-        Command::Gateway | Command::Init | Command::Chat { .. } | Command::Receipts(_) => {
-            String::new()
-        }
+        Command::Gateway
+        | Command::Init
+        | Command::Chat { .. }
+        | Command::Receipts(_)
+        | Command::Route(_) => String::new(),
     })
 }
 

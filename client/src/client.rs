@@ -32,6 +32,9 @@ mod delivery;
 mod counsel;
 mod desk;
 mod discovery;
+mod decisions;
+mod memory;
+mod route;
 mod infer;
 mod upkeep;
 mod web;
@@ -49,16 +52,17 @@ use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
 
 pub use crate::client::answer::{Answer, Attempt, Bill, Errand, Event, InferError, Request};
+pub use crate::client::decisions::{FILE as DECISIONS, OLDER as OLDER_DECISIONS};
 use crate::client::parts::Parts;
-pub use crate::client::parts::{Keys, OpenError, Outside, network};
+pub use crate::client::parts::{Keys, OpenError, Outside, network, schema};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
     DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, Permit2Report,
-    Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, Standing, WalletReport,
-    Word,
+    Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, RouteReport, RouteWish,
+    Standing, WalletReport, Word,
 };
 
 /// The buyer. Cheap to clone; clones share it.
@@ -128,6 +132,14 @@ impl Client {
     /// [`InferError`]; nothing is charged for nothing delivered.
     pub async fn infer(&self, request: Request) -> Result<Answer, InferError> {
         inside!(self, it => Box::pin(it.infer(request)).await, it.infer(request).await)
+    }
+
+    /// Whom the router would ask for this request, and why. Nothing is bought.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub fn route(&self, wish: &RouteWish) -> Result<RouteReport, ActionError> {
+        inside!(self, it => it.explain(wish), { let _ = wish; it.unknown("route") })
     }
 
     /// The models on offer.

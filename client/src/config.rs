@@ -16,6 +16,9 @@ use farthing_protocol::x402::{COLLECTOR, Network, SETTLEMENT};
 use serde::{Deserialize, Serialize};
 
 pub mod layers;
+mod auto;
+
+pub use crate::config::auto::{Auto, Task};
 
 /// The chain id of a local chain (anvil), the only one with defaults.
 pub const LOCAL_CHAIN: u64 = 31337;
@@ -46,6 +49,8 @@ pub struct Config {
     pub router: Router,
     /// Names of your own for models: alias → model id.
     pub aliases: BTreeMap<String, String>,
+    /// Which models `model: "auto"` means: the first rule that fits.
+    pub auto: Vec<Auto>,
     /// How long receipts are kept.
     pub receipts: ReceiptsConfig,
     /// What is logged, and how.
@@ -64,6 +69,7 @@ impl Default for Config {
             x402: Vec::new(),
             router: Router::default(),
             aliases: BTreeMap::new(),
+            auto: Vec::new(),
             receipts: ReceiptsConfig::default(),
             log: Log::default(),
         }
@@ -304,7 +310,25 @@ pub struct Router {
     pub max_price_input: Option<Price>,
     /// The highest price of an answer's token, in micro-atoms; unset: any.
     pub max_price_output: Option<Price>,
-    /// How many sellers are tried before the first token.
+    /// Only sellers that these name, by id, end of an id or host; empty: any.
+    pub only: Vec<String>,
+    /// Sellers never asked.
+    pub ignore: Vec<String>,
+    /// Only sellers in regions that begin so; empty: any.
+    pub regions: Vec<String>,
+    /// Only weights of these precisions, as offers state them; empty: any.
+    pub quantizations: Vec<String>,
+    /// Only sellers that say that they keep nothing of a prompt.
+    pub private: bool,
+    /// Of a hundred requests, how many may try a seller that is new.
+    pub explore: u8,
+    /// For how long after its last request a conversation goes to the seller that has it in its
+    /// cache; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub sticky: Duration,
+    /// How many decisions are kept in a record in the data directory; 0: none.
+    pub decisions: u32,
+    /// How many sellers are tried before the first token, of each model.
     pub attempts: u32,
     /// How long a connection to a seller may take.
     #[serde(with = "humantime_serde")]
@@ -323,6 +347,14 @@ impl Default for Router {
             strategy: Strategy::Balanced,
             max_price_input: None,
             max_price_output: None,
+            only: Vec::new(),
+            ignore: Vec::new(),
+            regions: Vec::new(),
+            quantizations: Vec::new(),
+            private: false,
+            explore: 5,
+            sticky: Duration::from_secs(600),
+            decisions: 0,
             attempts: 3,
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(60),
@@ -422,6 +454,15 @@ impl Config {
         }
         if self.router.attempts == 0 {
             return invalid("router.attempts", "must be at least 1");
+        }
+        if self.router.explore > 100 {
+            return invalid("router.explore", "is a share of a hundred");
+        }
+        if let Some(rule) = self.auto.iter().position(|rule| rule.models.is_empty()) {
+            return Err(Invalid {
+                key: "auto.models",
+                reason: format!("rule {} names no model", rule + 1),
+            });
         }
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");

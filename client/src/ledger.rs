@@ -19,7 +19,7 @@ mod books;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{Address, B256};
@@ -242,6 +242,12 @@ impl Ledger {
         self.books().accounts()
     }
 
+    /// The sellers with a frozen channel: their receipts were false.
+    #[must_use]
+    pub fn frozen(&self) -> HashSet<NodeId> {
+        self.books().frozen().collect()
+    }
+
     /// What is promised against the limits, as of `now`.
     #[must_use]
     pub fn promised(&self, now: Timestamp) -> Promised {
@@ -439,7 +445,7 @@ impl Ledger {
                     .put(&REQUESTS, &request.0, &(id.0, seq))?;
                 let batch = keep(id, &nodes, batch)?;
                 // A write that fails stops all others, and says so.
-                drop(permit.commit(batch));
+                permit.later(batch)?;
             }
             fate
         };

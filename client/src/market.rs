@@ -21,6 +21,7 @@ use farthing_protocol::offer::{Endpoint, SignedOffer, VerifiedOffer};
 use farthing_protocol::purchase::Load;
 use farthing_protocol::x402::Network;
 
+use crate::policy::{Session, Warm};
 use crate::report::{ModelListing, OfferReport};
 
 mod sketch;
@@ -36,7 +37,6 @@ pub use goods::{Candidate, Goods, Source};
 use memory::Memory;
 pub use memory::{Change, MEASURED, Memo};
 use sessions::Sessions;
-pub use sessions::{Session, Warm};
 use shelf::{Look, Shelf};
 pub use shelf::{mix, mix_seed};
 use stats::Stats;

@@ -1,6 +1,7 @@
 //! May we, and on what terms: a request and the configuration become [`Terms`], or a named
 //! refusal. Pure, and before any seller is looked at.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,20 @@ use farthing_protocol::offer::{MAX_TEXT, ModelOffer, Prices};
 use farthing_protocol::pricing::Demand;
 use farthing_protocol::purchase::{Endpoint, Mode, Usage};
 
-use crate::config::{Config, Strategy};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Strategy, Task};
+use crate::policy::choice::Asked;
+
+mod needs;
+mod session;
+mod preferences;
+mod auto;
+mod choice;
+
+pub use crate::policy::needs::Needs;
+pub use crate::policy::preferences::{Percentiles, Preferences, Sort};
+pub use crate::policy::session::{Session, Warm};
 
 /// Bytes of a body per token of a prompt, as a guess: English text in JSON has four to five.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -37,13 +51,26 @@ pub enum Refused {
     /// A model's name that no offer can have.
     #[error("`model` must be 1 to {MAX_TEXT} bytes long")]
     ModelName,
+    /// More models than are tried for one request.
+    #[error("`models` has more than {0} names")]
+    TooManyModels(usize),
+    /// No rule says which model to take.
+    #[error(
+        "`auto`: no [[auto]] rule of the configuration fits a request about {task} of about {prompt} tokens; add one without conditions"
+    )]
+    NoRule {
+        /// What it is about.
+        task: Task,
+        /// Tokens of its prompt.
+        prompt: u32,
+    },
     /// Embeddings come in one document.
     #[error("embeddings cannot be streamed")]
     StreamedEmbeddings,
 }
 
 /// How long each step may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadlines {
     /// Until a seller is connected.
     pub connect: Duration,
@@ -55,15 +82,25 @@ pub struct Deadlines {
     pub total: Duration,
 }
 
-/// On what terms a request may be bought.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// On what terms a request may be bought. All but the body can be written down: with the
+/// candidates and a seed, a decision follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// The model's id, aliases resolved.
     pub model: String,
+    /// The models that will do, the wanted one first: it is `model`, or was.
+    pub models: Vec<String>,
+    /// Which rule chose them, for a request that left it to the rules.
+    pub rule: Option<String>,
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// The body to send: the one given, but for an alias.
+    /// The body to send: the one given, but for its model and what is for the router alone.
+    #[serde(skip)]
     pub body: Bytes,
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// Whether the body carries images or sound, whose bytes say nothing about tokens.
+    pub media: bool,
     /// How the answer is delivered.
     pub mode: Mode,
     /// What it can use at most, of a model without limits of its own.
@@ -78,6 +115,16 @@ pub struct Terms {
     pub max_price_output: Option<Price>,
     /// What matters most.
     pub strategy: Strategy,
+    /// What it asks of a model beyond text.
+    pub needs: Needs,
+    /// What it wants of a seller.
+    pub preferences: Preferences,
+    /// Of a hundred requests, how many may try a seller that is new.
+    pub explore: u8,
+    /// The conversation it belongs to.
+    pub session: Option<Session>,
+    /// The seller that has the conversation in its cache, if the market knows one.
+    pub warm: Option<Warm>,
     /// How many sellers are tried before the first token.
     pub attempts: u32,
     /// How long each step may take.
@@ -85,7 +132,7 @@ pub struct Terms {
 }
 
 /// The part of a [`Demand`] that does not depend on a model's limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bound {
     /// An upper bound of the prompt's tokens.
     pub prompt: u64,
@@ -107,27 +154,35 @@ impl Terms {
             return Err(Refused::TooLarge { len, max });
         }
         let fields = Body::parse(body)?;
-        let named = model(&fields)?;
         complete(&fields, endpoint)?;
-        let alias = config.aliases.get(&named);
-        let body = match alias {
-            Some(id) => Bytes::from(fields.with(&[("model", &quote(id))])),
-            None => body.clone(),
-        };
+        let asked = Asked::of(&fields, endpoint, config, body.len())?;
+        let model = asked.models[0].clone();
+        let body = asked.send(&fields, body);
         let sent = Body::parse(&body)?;
         let (bound, mode) = Bound::of(&body, &sent, endpoint)?;
         let router = &config.router;
+        let least = |a: Option<Price>, b: Option<Price>| a.into_iter().chain(b).min();
+        let models = u32::try_from(asked.models.len()).unwrap_or(u32::MAX);
         Ok(Self {
-            model: alias.cloned().unwrap_or(named),
+            session: Session::of(&model, &fields)?.filter(|_| !router.sticky.is_zero()),
+            warm: None,
+            model,
+            models: asked.models,
+            rule: asked.rule,
             endpoint,
+            bytes: body.len() as u64,
+            media: asked.needs.audio || carries_media(&body),
             mode,
             bound,
             expected: bound.expected(body.len()),
             max_cost: config.spend.per_purchase,
-            max_price_input: router.max_price_input,
-            max_price_output: router.max_price_output,
-            strategy: router.strategy,
-            attempts: router.attempts,
+            max_price_input: least(router.max_price_input, asked.max_price.input),
+            max_price_output: least(router.max_price_output, asked.max_price.output),
+            strategy: asked.strategy,
+            needs: asked.needs,
+            preferences: asked.preferences,
+            explore: router.explore,
+            attempts: router.attempts.saturating_mul(models),
             deadlines: Deadlines {
                 connect: router.connect,
                 first_token: router.first_token,
@@ -138,13 +193,47 @@ impl Terms {
         })
     }
 
+    /// The same terms with another of its models: its body names that one.
+    #[must_use]
+    pub fn toward(&self, model: &str) -> Cow<'_, Self> {
+        if self.model == model {
+            return Cow::Borrowed(self);
+        }
+        let named = |body: &Bytes| {
+            let fields = Body::parse(body).ok()?;
+            Some(Bytes::from(fields.with(&[("model", &quote(model))])))
+        };
+        let mut terms = self.clone();
+        // It was read before, when the terms were made.
+        terms.body = named(&self.body).unwrap_or_default();
+        terms.bytes = terms.body.len() as u64;
+        terms.bound.prompt = self.prompt_with(model);
+        model.clone_into(&mut terms.model);
+        Cow::Owned(terms)
+    }
+
+    /// The bound of the prompt's tokens in a body that names this model.
+    fn prompt_with(&self, model: &str) -> u64 {
+        if self.model == model {
+            return self.bound.prompt;
+        }
+        let prompt = self.bound.prompt + quote(model).len() as u64;
+        prompt.saturating_sub(quote(&self.model).len() as u64)
+    }
+
+    /// How much a model is wanted: 0 for the first. None for one that will not do.
+    #[must_use]
+    pub fn rank(&self, model: &str) -> Option<usize> {
+        self.models.iter().position(|named| named == model)
+    }
+
     /// What the request can use of this model; the same as [`Demand::of`], without reading the
     /// body once for each seller.
     #[must_use]
     pub fn demand(&self, model: &ModelOffer) -> Demand {
         let each = self.bound.each.min(u64::from(model.max_output));
         Demand {
-            prompt: self.bound.prompt,
+            prompt: self.prompt_with(&model.id),
             output: each.saturating_mul(self.bound.answers),
             mode: self.mode,
         }
@@ -160,15 +249,11 @@ impl Terms {
             ..self.expected
         }
     }
+}
 
-    /// Whether the body may carry images or sound, whose bytes say nothing about tokens.
-    #[must_use]
-    pub fn carries_media(&self) -> bool {
-        const MARK: &[u8] = b";base64,";
-        const AUDIO: &[u8] = b"\"input_audio\"";
-        let has = |mark: &[u8]| self.body.windows(mark.len()).any(|bytes| bytes == mark);
-        has(MARK) || has(AUDIO)
-    }
+/// Whether a body carries images or sound: as data, whose bytes are many and tokens few.
+fn carries_media(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| text.contains(";base64,"))
 }
 
 impl Bound {
@@ -211,15 +296,6 @@ fn probe(max_output: u32) -> ModelOffer {
     }
 }
 
-fn model(body: &Body<'_>) -> Result<String, Refused> {
-    let model = body.get::<String>("model")?;
-    let model = model.ok_or(Refused::Missing("model"))?;
-    if model.is_empty() || model.len() > MAX_TEXT {
-        return Err(Refused::ModelName);
-    }
-    Ok(model)
-}
-
 /// What no model server accepts is not worth a deposit.
 fn complete(body: &Body<'_>, endpoint: Endpoint) -> Result<(), Refused> {
     let needed = match endpoint {
@@ -238,93 +314,4 @@ fn complete(body: &Body<'_>, endpoint: Endpoint) -> Result<(), Refused> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn terms(endpoint: Endpoint, text: &str) -> Result<Terms, Refused> {
-        let mut config = Config::default();
-        config.aliases.insert("fast".into(), "a/b".into());
-        Terms::of(endpoint, &Bytes::copy_from_slice(text.as_bytes()), &config)
-    }
-
-    #[test]
-    fn a_body_without_an_alias_is_sent_as_it_came() {
-        let text = r#"{"messages":[], "model" : "a/b","x": 1.0}"#;
-        let terms = terms(Endpoint::Chat, text).expect("accepted");
-        assert_eq!(terms.body, text.as_bytes());
-        assert_eq!(terms.model, "a/b");
-        assert_eq!(terms.mode, Mode::Plain);
-    }
-
-    #[test]
-    fn an_alias_becomes_the_model_it_stands_for() {
-        let text = r#"{"messages":[],"model":"fast","stream":true}"#;
-        let terms = terms(Endpoint::Chat, text).expect("accepted");
-        assert_eq!(terms.model, "a/b");
-        let expected = r#"{"messages":[],"model":"a/b","stream":true}"#;
-        assert_eq!(terms.body, expected.as_bytes());
-        assert_eq!(terms.mode, Mode::Stream);
-    }
-
-    #[test]
-    fn what_no_seller_would_take_is_refused_by_name() {
-        use Endpoint::{Chat, Completions, Embeddings};
-        let refused = |endpoint, text: &str| terms(endpoint, text).expect_err(text);
-        assert!(matches!(refused(Chat, "{"), Refused::Body(_)));
-        assert!(matches!(
-            refused(Chat, r#"{"model":7,"messages":[]}"#),
-            Refused::Body(BodyError::Field { field: "model", .. })
-        ));
-        assert_eq!(
-            refused(Chat, r#"{"messages":[]}"#),
-            Refused::Missing("model")
-        );
-        assert_eq!(
-            refused(Chat, r#"{"model":"m"}"#),
-            Refused::Missing("messages")
-        );
-        assert_eq!(
-            refused(Completions, r#"{"model":"m"}"#),
-            Refused::Missing("prompt")
-        );
-        assert_eq!(
-            refused(Embeddings, r#"{"model":"m"}"#),
-            Refused::Missing("input")
-        );
-        assert_eq!(
-            refused(Chat, r#"{"model":"","messages":[]}"#),
-            Refused::ModelName
-        );
-        assert_eq!(
-            refused(Embeddings, r#"{"model":"m","input":"x","stream":true}"#),
-            Refused::StreamedEmbeddings
-        );
-        let large = "x".repeat(Config::default().gateway.max_body + 1);
-        assert!(matches!(refused(Chat, &large), Refused::TooLarge { .. }));
-    }
-
-    proptest! {
-        #[test]
-        fn a_demand_is_what_the_seller_will_compute(
-            max_tokens in proptest::option::of(any::<u64>()),
-            newer in proptest::option::of(0_u64..5000),
-            n in proptest::option::of(0_u64..300),
-            best_of in proptest::option::of(0_u64..300),
-            max_output in 1_u32..,
-        ) {
-            let body = serde_json::json!({
-                "model": "a/b", "prompt": "p",
-                "max_tokens": max_tokens, "max_completion_tokens": newer,
-                "n": n, "best_of": best_of,
-            });
-            let text = body.to_string();
-            let terms = terms(Endpoint::Completions, &text).expect("accepted");
-            let model = probe(max_output);
-            let fields = Body::parse(text.as_bytes()).expect("parses");
-            let theirs = Demand::of(text.as_bytes(), &fields, Endpoint::Completions, &model);
-            prop_assert_eq!(terms.demand(&model), theirs.expect("reads"));
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! bounds. This file does not know the market: what was measured is returned.
 
 mod count;
+mod lines;
 pub mod web;
 mod receipt;
 
@@ -17,9 +18,9 @@ use alloy::primitives::Keccak256;
 use bytes::{Bytes, BytesMut};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::frame::{CHUNK_LIMIT, Part, ToBuyer, ToSeller};
-use farthing_protocol::net::session::{Limits, RecvError};
-use farthing_protocol::net::wire::{self, Hears, Speaks, WireError};
-use farthing_protocol::net::{Net, OpenError, Protocol};
+use farthing_protocol::net::OpenError;
+use farthing_protocol::net::session::RecvError;
+use farthing_protocol::net::wire::WireError;
 use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
 use farthing_protocol::pricing::{self, Demand};
 use farthing_protocol::purchase::{Ask, Load, Mode, Refusal, RequestId};
@@ -30,8 +31,10 @@ use tokio::time::Instant;
 
 use crate::channels::ChannelError;
 use crate::ledger::LedgerError;
-use crate::policy::{Deadlines, Terms};
+use crate::policy::Terms;
 use crate::purchase::count::Counter;
+use crate::purchase::lines::Line;
+pub use crate::purchase::lines::Lines;
 pub use crate::purchase::receipt::Dispute;
 use crate::wallet::Hold;
 
@@ -179,8 +182,10 @@ type Payment = Pin<Box<dyn Future<Output = Result<SignedVoucher, LedgerError>> +
 /// A running purchase. Dropping it hangs up; the seller charges what it delivered.
 pub struct Purchase {
     deal: Deal,
-    hears: Hears,
-    speaks: Speaks,
+    lines: Lines,
+    line: Line,
+    /// The seller waits on the line for another ask.
+    open: bool,
     hold: Hold,
     /// The highest ceiling that was sent on this stream.
     sent: Amount,
@@ -213,26 +218,19 @@ impl std::fmt::Debug for Purchase {
 }
 
 impl Purchase {
-    /// Opens a stream and asks. `hold` covers the deal's opening and `voucher` covers `hold`.
+    /// Takes a line to the seller and asks. `hold` covers the deal's opening and `voucher` covers `hold`.
     ///
     /// # Errors
     /// [`PurchaseError::Unreachable`] (nothing was asked) or [`PurchaseError::Broken`].
     pub async fn ask(
-        net: &Net,
+        lines: &Lines,
         deal: Deal,
         terms: &Terms,
         mut hold: Hold,
         voucher: SignedVoucher,
     ) -> Result<Self, PurchaseError> {
         let offer = deal.offer.offer();
-        let stream = open(net, &deal.offer, terms.deadlines).await?;
-        let (hears, mut speaks) = wire::over(
-            stream,
-            Limits {
-                frame: farthing_protocol::frame::ASK_LIMIT,
-                ..Limits::default()
-            },
-        );
+        let mut line = lines.line(&deal.offer, terms.deadlines.connect).await?;
         let ack = hold.acknowledge().await?;
         let ask = Ask {
             request: deal.request,
@@ -252,12 +250,13 @@ impl Purchase {
             .voucher
             .map_or(Amount::ZERO, |voucher| voucher.message.ceiling);
         hold.at_risk();
-        speaks.send(&ToSeller::Ask(Box::new(ask))).await?;
+        line.speaks.send(&ToSeller::Ask(Box::new(ask))).await?;
         let now = Instant::now();
         let deadline = now + terms.deadlines.total;
         let purchase = Self {
-            hears,
-            speaks,
+            lines: lines.clone(),
+            line,
+            open: false,
             hold,
             sent: ceiling,
             paying: None,
@@ -293,7 +292,7 @@ impl Purchase {
 
     async fn pay(&mut self, voucher: SignedVoucher) -> Result<(), PurchaseError> {
         self.sent = voucher.message.ceiling;
-        self.speaks.send(&ToSeller::Pay(voucher)).await?;
+        self.line.speaks.send(&ToSeller::Pay(voucher)).await?;
         self.tell();
         Ok(())
     }
@@ -319,6 +318,13 @@ impl Purchase {
     /// Ends the money side once the receipt is booked.
     pub fn settled(&mut self) {
         self.hold.settled();
+    }
+
+    /// Leaves the line to the next purchase, if the seller waits there for one.
+    pub fn leave(self) {
+        if self.open && !self.cancelled {
+            self.lines.keep(self.deal.offer.offer().seller, self.line);
+        }
     }
 
     /// Takes what the seller said to the root that went with the ask. A seller that answers
@@ -368,7 +374,7 @@ impl Purchase {
                     self.paid(paid).await?;
                     continue;
                 }
-                word = self.hears.expect::<ToBuyer>(CHUNK_LIMIT, self.next_by) => word?,
+                word = self.line.hears.expect::<ToBuyer>(CHUNK_LIMIT, self.next_by) => word?,
             };
             if let Some(step) = self.heard(word).await? {
                 return Ok(step);
@@ -401,7 +407,9 @@ impl Purchase {
                 receipt,
                 load,
                 root,
+                open,
             } => {
+                self.open = open;
                 self.root = root.map(|word| *word);
                 let seller = self.deal.offer.offer().seller;
                 let checked = receipt.verify(seller);
@@ -538,7 +546,7 @@ impl Purchase {
         self.demanded = None;
         self.deadline = Instant::now() + wait;
         self.next_by = self.deadline;
-        Ok(self.speaks.send(&ToSeller::Cancel).await?)
+        Ok(self.line.speaks.send(&ToSeller::Cancel).await?)
     }
 }
 
@@ -548,15 +556,4 @@ async fn payment(paying: &mut Option<(Amount, Payment)>) -> Result<SignedVoucher
         Some((_, payment)) => payment.await,
         None => std::future::pending().await,
     }
-}
-
-async fn open(
-    net: &Net,
-    offer: &VerifiedOffer,
-    deadlines: Deadlines,
-) -> Result<farthing_protocol::net::Stream, PurchaseError> {
-    let offer = offer.offer();
-    let opening = net.open(offer.seller, &offer.addresses, Protocol::Purchase);
-    let opened = tokio::time::timeout(deadlines.connect, opening).await;
-    Ok(opened.map_err(|_| OpenError::Deadline)??)
 }

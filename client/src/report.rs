@@ -12,6 +12,10 @@ use farthing_protocol::root::{CoSigned, SignedRoot};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
 use serde::{Deserialize, Serialize};
 
+mod route;
+
+pub use crate::report::route::{RouteChoice, RouteDropped, RouteReport, RouteWish};
+
 /// The payment token, as people read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {

@@ -423,7 +423,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let batch = Batch::new().put(&OPEN, &reservation.request().0, purchase)?;
         let batch = doors::note(reservation, batch)?;
-        drop(self.store.reserve().await?.commit(batch));
+        self.store.reserve().await?.later(batch)?;
         Ok(())
     }
 

@@ -190,7 +190,7 @@ impl Node {
         let keeper = keeper(&shop, &config);
         let stop = CancellationToken::new();
         let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
-        let doors = Doors::new(Arc::clone(&desk), &config);
+        let doors = Doors::new(Arc::clone(&desk), &config, stop.clone());
         let tasks = [
             Some(tokio::spawn(doors.run(inbox.streams, stop.clone()))),
             Some(tokio::spawn(announcer.run(
@@ -411,7 +411,7 @@ const fn limits(config: &Config) -> Limits {
 /// Takes in streams and gives each its task. Bounded: purchases by peer and in all, calls in all.
 struct Doors {
     desk: Arc<Desk>,
-    purchases: Arc<Semaphore>,
+    turnstile: serve::Turnstile,
     calls: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     per_buyer: u32,
@@ -420,12 +420,12 @@ struct Doors {
 }
 
 impl Doors {
-    fn new(desk: Arc<Desk>, config: &Config) -> Self {
+    fn new(desk: Arc<Desk>, config: &Config, stop: CancellationToken) -> Self {
         // Asks beyond the seats are refused politely; beyond twice that, streams are dropped.
         let purchases = config.limits.slots.saturating_mul(2) as usize;
         Self {
             desk,
-            purchases: Arc::new(Semaphore::new(purchases)),
+            turnstile: serve::Turnstile::new(purchases, stop),
             calls: Arc::new(Semaphore::new(CALLS)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             per_buyer: config.limits.purchases_per_buyer,
@@ -470,23 +470,19 @@ impl Doors {
             protocol,
             stream,
         } = incoming;
-        let room = match protocol {
-            Protocol::Purchase => &self.purchases,
-            Protocol::Call => &self.calls,
-        };
-        let permit = Arc::clone(room).try_acquire_owned();
         match protocol {
             Protocol::Purchase => {
                 let seat = Seated::take(&self.buyers, peer, self.per_buyer);
-                let (Ok(permit), Some(seat)) = (permit, seat) else {
+                let (Some(place), Some(seat)) = (self.turnstile.enter(), seat) else {
                     return self.turn_away(peer, stream);
                 };
                 let shop = Arc::clone(&self.desk.shop);
+                let entry = (self.turnstile.clone(), place);
                 self.tasks
-                    .spawn(hold((permit, seat), serve::serve(shop, peer, stream)));
+                    .spawn(hold(seat, serve::serve(shop, peer, stream, entry)));
             }
             Protocol::Call => {
-                let Ok(permit) = permit else {
+                let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
                     return tracing::debug!(peer = %peer.short(), "no room for another call");
                 };
                 self.tasks.spawn(hold(
@@ -515,7 +511,7 @@ async fn hold<G>(guard: G, work: impl Future<Output = ()>) {
     drop(guard);
 }
 
-/// One purchase of one buyer; given back when dropped.
+/// One stream of purchases of one buyer; given back when dropped.
 struct Seated {
     buyers: Arc<Mutex<HashMap<NodeId, u32>>>,
     peer: NodeId,

@@ -8,6 +8,7 @@
 //! differs is the counter at which it stands.
 
 mod counter;
+mod turnstile;
 mod till;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::meter::{Meter, NotAnAnswer};
 use crate::roots;
 pub(crate) use crate::serve::counter::{Counter, Flush};
 use crate::serve::till::Till;
+pub use crate::serve::turnstile::{Place, Turnstile};
 use crate::shop::Shop;
 use crate::upstream::{Events, Reply, UpstreamError};
 
@@ -45,6 +47,9 @@ const MOST_HELD: usize = 16;
 
 /// How long a buyer for whom there is no room may take to ask.
 const TURN_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// The way in, and the place that was taken there.
+pub type Entry = (Turnstile, Place);
 
 /// Why a purchase ends without a receipt.
 #[derive(Debug)]
@@ -67,18 +72,40 @@ impl From<WireError> for Halt {
     }
 }
 
-/// Serves one purchase of `buyer` on a fresh stream and returns when it is over.
-pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream) {
-    let mut till = Till::new(&shop, buyer, stream);
-    let ask = match till.ask().await {
-        Ok(ask) => ask,
-        Err(error) => {
-            tracing::debug!(%error, "no ask came");
-            return till.refuse_noise(&error).await;
+/// Serves the purchases of `buyer` on a fresh stream, one after another, and returns when no
+/// further one comes. `place` is the first one's.
+pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream, (turnstile, place): Entry) {
+    let mut till = Till::new(&shop, buyer, stream).kept_by(turnstile.clone());
+    let mut asked = till.ask().await;
+    let mut place = Some(place);
+    loop {
+        let ask = match asked {
+            Ok(ask) => ask,
+            Err(error) => {
+                tracing::debug!(%error, "no ask came");
+                return till.refuse_noise(&error).await;
+            }
+        };
+        let Some(taken) = place else {
+            return till.refuse_busy(&ask).await;
+        };
+        let open = purchase(&shop, &mut till, &ask).await;
+        drop(taken);
+        if !open {
+            return;
         }
-    };
+        asked = match till.next_ask().await {
+            Some(asked) => asked,
+            None => return,
+        };
+        place = turnstile.enter();
+    }
+}
+
+/// One purchase; whether another may follow on the stream.
+async fn purchase(shop: &Shop, till: &mut Till<'_>, ask: &Ask) -> bool {
     let request = ask.request;
-    match sell(&shop, &mut till, &ask).await {
+    match sell(shop, till, ask).await {
         Ok(ending) => {
             tracing::debug!(request = %request.short(), ?ending, "purchase ended");
         }
@@ -91,17 +118,14 @@ pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream) {
             tracing::debug!(request = %request.short(), %error, "the buyer is gone");
         }
     }
+    till.is_open()
 }
 
 /// Tells a buyer that there is no room, once it has asked.
 pub async fn turn_away(shop: &Shop, buyer: NodeId, stream: Stream) {
     let mut till = Till::new(shop, buyer, stream);
     if let Ok(Ok(ask)) = tokio::time::timeout(TURN_AWAY_WAIT, till.ask()).await {
-        let refusal = Refusal::Busy {
-            retry_after_ms: crate::shop::RETRY_AFTER_MS,
-        };
-        shop.metrics.refused(&refusal);
-        till.refuse(refusal, shop.seats.load(&ask.model)).await;
+        till.refuse_busy(&ask).await;
     }
 }
 

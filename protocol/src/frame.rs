@@ -1,8 +1,10 @@
 //! The alphabet of the wire: every message that crosses a stream, and how large it may be.
 //!
 //! A frame on the wire is a big-endian `u32` length and that many bytes: the version byte and the
-//! encoded value (`codec`). Two protocols: a **purchase** (one stream each, frames both ways) and
-//! a **call** (one [`Call`], one [`Answer`]).
+//! encoded value (`codec`). Two protocols: a **purchase** (frames both ways; a stream may carry one
+//! after another) and a **call** (one [`Call`], one [`Answer`]).
+
+use std::time::Duration;
 
 use alloy::primitives::B256;
 use bytes::Bytes;
@@ -35,6 +37,10 @@ pub const ANSWER_LIMIT: usize = 1024 * 1024;
 pub const BOOK_PAGE: usize = 48;
 /// The most receipts in one answer.
 pub const RECEIPT_PAGE: usize = 256;
+
+/// How long a seller keeps a stream for another ask after a `Done` that says `open`. A buyer uses
+/// it no later than half of that after it.
+pub const KEPT_OPEN: Duration = Duration::from_secs(60);
 
 /// What a buyer says on a purchase. The first frame is the ask, and no other is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +101,8 @@ pub enum ToBuyer {
         load: Load,
         /// The answer to the ask's root, if it had one.
         root: Option<Box<RootWord>>,
+        /// Whether the seller waits on this stream for another ask ([`KEPT_OPEN`]).
+        open: bool,
     },
 }
 

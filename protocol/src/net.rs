@@ -209,6 +209,8 @@ pub struct Inbox {
 pub struct Stats {
     /// Connections now.
     pub connections: usize,
+    /// Inbound streams alive now.
+    pub streams: usize,
     /// Inbound streams reset because a limit was reached, since the start.
     pub streams_refused: u64,
     /// Messages not passed on because a limit was reached, since the start.
@@ -400,6 +402,7 @@ impl Net {
     pub fn stats(&self) -> Stats {
         Stats {
             connections: self.board.directory.connections(),
+            streams: self.board.directory.streams(),
             streams_refused: self.board.directory.refused(),
             gossip_dropped: self.board.gossip_dropped.load(Ordering::Relaxed),
         }

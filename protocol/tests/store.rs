@@ -206,6 +206,41 @@ async fn concurrent_commits_share_a_disk_write_and_resolve_in_order() {
 }
 
 #[tokio::test]
+async fn what_nobody_waits_for_is_written_soon_and_before_what_follows() {
+    let dir = tempdir().expect("dir");
+    let store = Store::open(dir.path(), schema()).expect("opens");
+    let later = |n| {
+        let store = store.clone();
+        async move {
+            let permit = store.reserve().await.expect("a place");
+            permit.later(batch(n).expect("fits")).expect("sent");
+        }
+    };
+    later(1).await;
+    while store.stats().commits == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(verify(&store), Ok(1), "though nobody waits");
+    for n in 2..=5 {
+        later(n).await;
+    }
+    store
+        .commit(batch(6).expect("fits"))
+        .await
+        .expect("durable");
+    assert_eq!(verify(&store), Ok(6), "whoever waits pushes the others");
+    later(7).await;
+    store.stop().await;
+    drop(store);
+    wait_free(dir.path());
+    assert_eq!(reopened(dir.path()), Ok(7), "also when it stops");
+}
+
+fn reopened(dir: &Path) -> Result<u64, String> {
+    verify(&Store::open(dir, schema()).expect("opens"))
+}
+
+#[tokio::test]
 async fn an_earlier_batch_never_resolves_after_a_later_one() {
     let dir = tempdir().expect("dir");
     let store = Store::open(dir.path(), schema()).expect("opens");

@@ -153,6 +153,7 @@ fn the_limits_on_the_protocol_page_are_those_of_the_code() {
         ("ANSWER_LIMIT", frame::ANSWER_LIMIT as u64),
         ("BOOK_PAGE", frame::BOOK_PAGE as u64),
         ("RECEIPT_PAGE", frame::RECEIPT_PAGE as u64),
+        ("KEPT_OPEN", frame::KEPT_OPEN.as_secs()),
         ("MAX_BYTES", offer::MAX_BYTES as u64),
         ("MAX_LIFETIME", offer::MAX_LIFETIME.as_secs()),
         ("MAX_SKEW", offer::MAX_SKEW.as_secs()),

@@ -18,7 +18,7 @@ use crate::cli::render::{self, View};
 use crate::cli::{Failure, request_id};
 use crate::client;
 use crate::config::Config;
-use crate::ledger::{Ledger, LedgerError, schema};
+use crate::ledger::{Ledger, LedgerError};
 use crate::receipts::Receipts;
 use crate::receipts::audit::{Audit, Checked, payment_fault};
 use crate::report::{
@@ -193,7 +193,7 @@ impl Source {
         if !data_dir.join("db").exists() {
             return Err(RemoteError::NotRunning { data_dir }.into());
         }
-        let store = Store::open(&data_dir, schema()).map_err(ReceiptsError::from)?;
+        let store = Store::open(&data_dir, client::schema()).map_err(ReceiptsError::from)?;
         let ledger = Ledger::open(store).map_err(ReceiptsError::from)?;
         Ok(Self::Still(ledger, client::network(config)))
     }

@@ -15,7 +15,8 @@ use crate::gateway::control::{Fault, SOCKET};
 use crate::report::{
     ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish, DraftReport,
     HealthReport, ModelListing, OfferReport, PaymentReport, Permit2Report, Permit2Wish,
-    ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, StretchQuery, WalletReport, Word,
+    ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, RouteReport, RouteWish, StretchQuery,
+    WalletReport, Word,
 };
 
 /// How long a report may take. An action may wait for a transaction to be confirmed.
@@ -92,6 +93,15 @@ impl Remote {
     /// [`RemoteError`], as all below.
     pub async fn health(&self) -> Result<HealthReport, RemoteError> {
         self.get("/health").await
+    }
+
+    /// Whom the router would ask for a request.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn route(&self, wish: &RouteWish) -> Result<RouteReport, RemoteError> {
+        self.send(self.request(Method::POST, "/route").json(wish))
+            .await
     }
 
     /// The models on offer.

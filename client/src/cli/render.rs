@@ -2,6 +2,7 @@
 //! control characters that could move a cursor.
 
 mod receipts;
+mod route;
 
 use std::path::Path;
 

@@ -160,6 +160,20 @@ fn describe(attempts: &[Attempt]) -> String {
     lines.join("; ")
 }
 
+impl InferError {
+    /// Whether another model may still take the request: this one refused what it says.
+    #[must_use]
+    pub const fn is_about_the_request(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::TooLarge { .. }
+                | Self::Upstream { .. }
+                | Self::UnknownModel { .. }
+        )
+    }
+}
+
 /// How a refusal reads to the application.
 impl From<Refusal> for InferError {
     fn from(refusal: Refusal) -> Self {

@@ -209,6 +209,8 @@ impl Delivery {
         } else {
             Outcome::Failed
         });
+        // Before the end is told, so that what is asked next finds the line.
+        self.purchase.leave();
         // Whoever asked may have gone.
         self.events.send(end).await.ok();
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::market::Market;
+use crate::purchase::Lines;
 
 /// Books read at once.
 const READING: usize = 8;
@@ -32,16 +33,18 @@ const CALL_WAIT: Duration = Duration::from_secs(10);
 pub(in crate::client) struct Discovery {
     net: Net,
     market: Market,
+    lines: Lines,
     reading: JoinSet<Vec<SignedOffer>>,
     answering: JoinSet<()>,
     turn: usize,
 }
 
 impl Discovery {
-    pub(in crate::client) fn new(net: Net, market: Market) -> Self {
+    pub(in crate::client) fn new(net: Net, market: Market, lines: Lines) -> Self {
         Self {
             net,
             market,
+            lines,
             reading: JoinSet::new(),
             answering: JoinSet::new(),
             turn: 0,
@@ -108,6 +111,7 @@ impl Discovery {
     fn tick(&mut self) {
         if self.turn.is_multiple_of(SWEEP) {
             self.market.sweep();
+            self.lines.sweep();
         }
         self.turn = self.turn.wrapping_add(1);
         if self.market.sellers() > 0 {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::Rejected;
-use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::ask::read_book;
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::pricing;
@@ -19,13 +18,14 @@ use farthing_protocol::x402::ChannelId;
 use crate::channels::ChannelError;
 use crate::client::answer::{Answer, Attempt, Errand, InferError, Request};
 use crate::client::parts::{Parts, request_id};
+use crate::client::route::explained;
 use crate::client::{delivery, web};
-use crate::ledger::{LedgerError, Standing, Want, Wish};
+use crate::ledger::{LedgerError, Want, Wish};
 use crate::market::{Outcome, Source};
 use crate::policy::{Refused, Terms};
 use crate::purchase::web::Unpayable;
 use crate::purchase::{Deal, Purchase, PurchaseError, Step};
-use crate::router::{self, Choice, Plan};
+use crate::router::Choice;
 use crate::wallet::Order;
 
 /// How often one seller is tried again after its own cause was removed: a stale offer replaced,
@@ -77,30 +77,42 @@ impl Parts {
         request: Request,
     ) -> Result<Answer, InferError> {
         let terms = Terms::of(request.endpoint, &request.body, &self.config)?;
-        let plan = self.plan(&terms)?;
+        let plan = self.plan(&terms, &[])?;
         let mut attempts = Vec::new();
         let mut causes = Vec::new();
+        // Models that refuse the request, whoever serves them, and what they say.
+        let mut unfit: Vec<(&str, InferError)> = Vec::new();
         for choice in plan.choices.iter().take(terms.attempts as usize) {
+            let model = choice.candidate.model().id.as_str();
+            if unfit.iter().any(|(known, _)| *known == model) {
+                continue;
+            }
+            let terms = terms.toward(model).into_owned();
             let seller = choice.candidate.seller();
             let trial = self.market.begin(seller, &terms.model, terms.endpoint);
             let asked = tokio::time::Instant::now();
             match self.begin(&terms, choice).await {
                 Ok(begun) => {
                     let order = delivery::Order {
-                        why: choice.to_string(),
-                        terms,
+                        why: explained(&terms, choice),
+                        terms: terms.clone(),
                         trial,
                         asked,
                     };
-                    return Ok(match begun {
+                    let answer = match begun {
                         Started::Peer(begun) => delivery::deliver(Arc::clone(self), *begun, order),
                         Started::Web(begun) => web::deliver(Arc::clone(self), *begun, order),
-                    });
+                    };
+                    self.routed(&terms, plan.seed, &answer);
+                    return Ok(answer);
                 }
                 Err(failure) => {
                     trial.record(blame(&failure));
                     if let Some(error) = terminal(&failure) {
-                        return Err(error);
+                        if !error.is_about_the_request() || terms.models.len() == 1 {
+                            return Err(error);
+                        }
+                        unfit.push((model, error));
                     }
                     attempts.push(Attempt {
                         seller,
@@ -115,59 +127,10 @@ impl Parts {
                 }
             }
         }
-        Err(verdict(attempts, causes))
-    }
-
-    /// Whom to try. A seller whose receipts were false is not tried again.
-    fn plan(&self, terms: &Terms) -> Result<Plan, InferError> {
-        let model = terms.model.clone();
-        let mut candidates = self.market.snapshot(&terms.model, terms.endpoint);
-        if candidates.is_empty() && self.market.sellers() == 0 {
-            let peers = self.net.peers().len();
-            let reason = format!(
-                "no offers are heard yet ({peers} peers connected); check [network] bootstrap, see `farthing offers`"
-            );
-            return Err(InferError::NoSeller { model, reason });
+        match unfit.pop() {
+            Some((_, error)) => Err(error),
+            None => Err(verdict(attempts, causes)),
         }
-        if candidates.is_empty() {
-            return Err(InferError::UnknownModel { model });
-        }
-        candidates.retain(|candidate| {
-            let seller = candidate.seller();
-            !self.is_frozen(seller) && !self.ledger.is_false(seller)
-        });
-        if candidates.is_empty() {
-            let reason = "every seller of it has signed a false receipt".to_owned();
-            return Err(InferError::NoSeller { model, reason });
-        }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one throw of dice; the plan follows from it"
-        )]
-        let seed = rand::random();
-        let plan = router::plan(terms, candidates, seed);
-        if let Some(needed) = plan.over_limit() {
-            let limit = terms.max_cost;
-            let text = format!(
-                "this request may cost {needed} atoms, per_purchase is {limit}; set max_tokens lower or raise [spend] per_purchase"
-            );
-            return Err(InferError::SpendLimit(text));
-        }
-        if plan.choices.is_empty() {
-            return Err(InferError::NoSeller {
-                model,
-                reason: plan.why_dropped(),
-            });
-        }
-        Ok(plan)
-    }
-
-    fn is_frozen(&self, seller: NodeId) -> bool {
-        let frozen = |account: &crate::ledger::Account| account.standing == Standing::Frozen;
-        self.ledger
-            .accounts()
-            .iter()
-            .any(|(_, account)| account.seller == seller && frozen(account))
     }
 
     /// One seller, with repairs.
@@ -242,7 +205,7 @@ impl Parts {
             other => other?,
         };
         self.upkeep.used(channel, offer);
-        let mut purchase = Purchase::ask(&self.net, deal, terms, hold, voucher).await?;
+        let mut purchase = Purchase::ask(&self.lines, deal, terms, hold, voucher).await?;
         let mut load = None;
         loop {
             match purchase.next().await? {

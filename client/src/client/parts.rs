@@ -11,21 +11,23 @@ use farthing_protocol::identity::NodeKey;
 use farthing_protocol::keystore::{self, KeyError, Passphrase, Secret};
 use farthing_protocol::net::{self, Net, Reach};
 use farthing_protocol::receipt::model_hash;
-use farthing_protocol::store::{self, Store};
+use farthing_protocol::store::{self, Schema, Store};
 use farthing_protocol::x402::Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{self, Channels, Funding};
+use crate::client::decisions::Decisions;
 use crate::client::discovery;
+use crate::client::memory::Memory;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
 use crate::keeper::Keeper;
-use crate::ledger::{Ledger, LedgerError, Limits, schema};
-use crate::market::Market;
-use crate::purchase::PurchaseError;
+use crate::ledger::{self, Ledger, LedgerError, Limits};
+use crate::market::{MEASURED, Market};
 use crate::purchase::web::{Purse, WebShop};
+use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
 use crate::wallet::{self, Payer, Wallet};
 
@@ -150,6 +152,12 @@ pub enum OpenError {
     Web(PurchaseError),
 }
 
+/// Every table of a client's store: the books, and what was measured.
+#[must_use]
+pub fn schema() -> Schema {
+    ledger::schema().table(&MEASURED, &[])
+}
+
 /// Where the money lives, by the config.
 #[must_use]
 pub fn network(config: &Config) -> Network {
@@ -185,8 +193,10 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) wallet: Wallet,
     pub(in crate::client) channels: Arc<Channels>,
     pub(in crate::client) upkeep: Upkeep,
+    pub(in crate::client) lines: Lines,
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
+    pub(in crate::client) decisions: Decisions,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -229,9 +239,18 @@ impl Parts {
             seen_wait: spend.deposit_wait,
             instance: config.wallet.instance,
         };
-        let market = Market::new(network, clock.clone());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which of equals are asked first differs from buyer to buyer"
+        )]
+        let market = Market::salted(network, clock.clone(), rand::random());
+        let memory = Memory::open(market.clone(), ledger.store().clone());
+        let memory = memory.map_err(LedgerError::from)?;
+        let most = config.router.decisions;
+        let (decisions, recorder) = Decisions::new(&config.data_dir, most);
+        let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
-        let discovery = discovery::Discovery::new(net.clone(), market.clone());
+        let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone());
         let channels = Arc::new(Channels::new(ground, funding));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
@@ -249,6 +268,8 @@ impl Parts {
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
         let tasks = vec![
+            tokio::spawn(memory.run(stop.clone())),
+            tokio::spawn(recorder.run(stop.clone())),
             tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
@@ -256,6 +277,7 @@ impl Parts {
         ];
         Ok(Arc::new(Self {
             channels,
+            lines,
             web,
             upkeep,
             config,
@@ -265,6 +287,7 @@ impl Parts {
             net,
             wallet,
             market,
+            decisions,
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))

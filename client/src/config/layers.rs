@@ -20,8 +20,8 @@ enum Kind {
     List,
 }
 
-/// Every key that an environment variable or flag can set: all but the tables `aliases` and
-/// `spend.models`.
+/// Every key that an environment variable or flag can set: all but the tables `aliases`,
+/// `spend.models`, `x402` and `auto`.
 /// `gateway.listen` is `FARTHING_GATEWAY_LISTEN`.
 const KEYS: &[(&str, Kind)] = &[
     ("data_dir", Kind::Text),
@@ -57,6 +57,14 @@ const KEYS: &[(&str, Kind)] = &[
     ("router.strategy", Kind::Text),
     ("router.max_price_input", Kind::Integer),
     ("router.max_price_output", Kind::Integer),
+    ("router.only", Kind::List),
+    ("router.ignore", Kind::List),
+    ("router.regions", Kind::List),
+    ("router.quantizations", Kind::List),
+    ("router.private", Kind::Flag),
+    ("router.explore", Kind::Integer),
+    ("router.sticky", Kind::Text),
+    ("router.decisions", Kind::Integer),
     ("router.attempts", Kind::Integer),
     ("router.connect", Kind::Text),
     ("router.first_token", Kind::Text),

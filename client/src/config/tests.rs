@@ -49,7 +49,7 @@ fn the_example_file_lists_every_key_with_a_comment() {
                 listed.extend(keys.map(|(key, _)| format!("{name}.{key}")));
             }
             Value::Table(_) => {}
-            Value::Array(_) if name == "x402" => {}
+            Value::Array(_) if name == "x402" || name == "auto" => {}
             _ => {
                 listed.insert(name.clone());
             }
@@ -97,6 +97,9 @@ fn an_error_names_the_key() {
         ("[gateway]\nmax_body = 99000000", "gateway.max_body"),
         ("[spend]\ndeposit = \"99000000\"", "spend.deposit"),
         ("[chain]\nrpc = []", "chain.rpc"),
+        ("[router]\nexplore = 101", "router.explore"),
+        ("[[auto]]\ntasks = [\"code\"]", "auto.models"),
+        ("[[auto]]\nmodels = [\"m\"]\ntasks = [\"dance\"]", "dance"),
     ] {
         let error = load(text).expect_err(text);
         assert!(error.contains(key), "{error}");

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::gateway::{BindError, bounded};
 use crate::report::{
-    ActionError, ChannelAction, DepositWish, Permit2Wish, ReceiptQuery, StretchQuery, Word,
+    ActionError, ChannelAction, DepositWish, Permit2Wish, ReceiptQuery, RouteWish, StretchQuery,
+    Word,
 };
 
 /// The socket's name within the data directory.
@@ -91,6 +92,7 @@ fn routes(client: Client) -> Router {
         .route("/health", get(health))
         .route("/models", get(models))
         .route("/offers", get(offers))
+        .route("/route", post(route))
         .route("/wallet", get(wallet))
         .route("/wallet/deposits", post(prepare))
         .route("/wallet/deposits/{id}", post(import))
@@ -135,6 +137,10 @@ async fn models(State(client): State<Client>) -> Response {
 
 async fn offers(State(client): State<Client>) -> Response {
     Json(client.offers()).into_response()
+}
+
+async fn route(State(client): State<Client>, Json(wish): Json<RouteWish>) -> Response {
+    told(client.route(&wish))
 }
 
 async fn wallet(State(client): State<Client>) -> Response {

@@ -9,6 +9,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::{Channel, Lesson, Rejected};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::history;
+use farthing_protocol::identity::NodeId;
 use farthing_protocol::merkle::Node;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::receipt::Receipt;
@@ -167,6 +168,13 @@ impl Books {
             .iter()
             .map(|(id, entry)| (*id, entry.account))
             .collect()
+    }
+
+    /// The sellers with a frozen channel.
+    pub(in crate::ledger) fn frozen(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let accounts = self.channels.values().map(|entry| &entry.account);
+        let frozen = accounts.filter(|account| account.standing == Standing::Frozen);
+        frozen.map(|account| account.seller)
     }
 
     pub(in crate::ledger) fn in_doubt(&self, id: ChannelId) -> bool {

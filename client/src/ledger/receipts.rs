@@ -211,7 +211,7 @@ impl Ledger {
         let id = root.root.channel;
         let mut books = self.books();
         if books.cosign(root)? {
-            drop(permit.commit(Batch::new().put(&ROOTS, &id.0, &root)?));
+            permit.later(Batch::new().put(&ROOTS, &id.0, &root)?)?;
         }
         Ok(())
     }

@@ -7,24 +7,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use farthing_protocol::clock::Timestamp;
-use farthing_protocol::identity::NodeId;
-use serde::{Deserialize, Serialize};
+
+use crate::policy::{Session, Warm};
 
 /// The most conversations remembered.
 const MOST: usize = 10_000;
-
-/// A conversation's name: a hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Session(pub u64);
-
-/// The seller that has the beginning of a prompt in its cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Warm {
-    /// The seller.
-    pub seller: NodeId,
-    /// Tokens of the prompt that it has, about.
-    pub tokens: u32,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Sessions {

@@ -318,3 +318,6 @@ pub fn mix(seed: u64, seller: NodeId) -> u64 {
         mix_seed(sum ^ word)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,7 @@ pub struct Served {
 }
 
 /// Why a seller is left alone for a while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pause {
     /// It failed; after this time one purchase may try it.
@@ -161,6 +161,12 @@ impl Measured {
     #[must_use]
     pub fn with_prompt(&self, millis: f64, prompt: u32) -> f64 {
         millis + (f64::from(prompt) - self.prompt).max(0.0) * self.per_prompt
+    }
+
+    /// How long it is left alone after its last failure, in all.
+    #[must_use]
+    pub fn cooling(&self) -> Duration {
+        cooling(self.failures)
     }
 
     /// Tokens per second, once an answer flows.
@@ -342,10 +348,8 @@ impl Stats {
             }
             Outcome::Failed => {
                 self.all += 1.0;
-                let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-                let pause = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
-                self.cool_until = now.plus(pause);
                 self.failures = self.failures.saturating_add(1);
+                self.cool_until = now.plus(cooling(self.failures));
             }
             Outcome::Blameless => {}
         }
@@ -431,6 +435,15 @@ impl Stats {
 
 /// Milliseconds after which the wait at a seller that was never measured counts.
 const UNKNOWN_WAIT: f64 = 2_000.0;
+
+/// The pause after so many failures in a row.
+fn cooling(failures: u32) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else {
+        return Duration::ZERO;
+    };
+    let doubled = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+    FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
+}
 
 /// What is left of a weight of one after this time.
 fn halved(age: Duration, half_life: Duration) -> f64 {

@@ -268,3 +268,81 @@ fn measurements_are_bounded() {
     }
     assert_eq!(market.lock().memory.models(seller(1)), MAX_MODELS);
 }
+
+#[test]
+fn what_was_measured_outlasts_a_restart() {
+    let (market, clock) = market(2);
+    for first in [100, 150, 200, 120, 80] {
+        let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
+        clock.advance(Duration::from_secs(1));
+        trial.record(served(first, first + 1000, 101));
+    }
+    market
+        .begin(seller(2), MODEL, Endpoint::Chat)
+        .record(Outcome::Failed);
+    let running = market.begin(seller(2), MODEL, Endpoint::Chat);
+    let rows: Vec<_> = market.unwritten().into_iter().collect();
+    assert_eq!(rows.len(), 2);
+    assert!(market.unwritten().is_empty());
+    // As the disk has them.
+    let rows = rows.into_iter().map(|(key, memo)| {
+        let bytes = farthing_protocol::codec::encode(&memo.expect("a row")).expect("encodes");
+        assert!(bytes.len() <= farthing_protocol::store::MAX_VALUE);
+        (
+            key,
+            farthing_protocol::codec::decode(&bytes, bytes.len()).expect("decodes"),
+        )
+    });
+    let later = Market::new(testing::network(), clock.clone());
+    later.load(rows.collect());
+    for n in [1, 2] {
+        later.hear(testing::signed_offer_of(n, 1, clock.now()));
+    }
+    drop(running);
+    for n in [1, 2] {
+        assert_eq!(measured(&later, n), measured(&market, n));
+    }
+    assert!(later.unwritten().is_empty());
+}
+
+#[test]
+fn the_disk_hears_of_what_made_room() {
+    let (market, _clock) = market(1);
+    for n in 0..=MAX_MODELS {
+        let trial = market.begin(seller(1), &format!("model/{n}"), Endpoint::Chat);
+        trial.record(Outcome::Failed);
+    }
+    let changes = market.unwritten();
+    assert_eq!(
+        changes.iter().filter(|(_, memo)| memo.is_some()).count(),
+        MAX_MODELS
+    );
+    assert_eq!(changes.iter().filter(|(_, memo)| memo.is_none()).count(), 1);
+}
+
+#[test]
+fn a_seller_that_is_met_over_http_is_looked_at_like_others() {
+    let (market, _clock) = market(1);
+    let setting = crate::config::X402 {
+        url: "https://seller.example/v1".into(),
+        models: Vec::new(),
+        price_input: None,
+        price_output: None,
+        max_output: 100,
+    };
+    let listed = |models: &[&str]| {
+        let models: Vec<_> = models.iter().map(|model| (*model).to_owned()).collect();
+        WebOffer::of(&setting, &models).expect("an address")
+    };
+    market.list_web(listed(&[MODEL, "other/model"]));
+    let snapshot = market.snapshot(MODEL, Endpoint::Chat);
+    assert_eq!(snapshot.len(), 2);
+    assert!(
+        snapshot
+            .iter()
+            .any(|found| found.goods.is_named("seller.example"))
+    );
+    market.list_web(listed(&["other/model"]));
+    assert_eq!(market.snapshot(MODEL, Endpoint::Chat).len(), 1);
+    assert_eq!(market.snapshot("other/model", Endpoint::Chat).len(), 1);
+}

@@ -1,14 +1,16 @@
 //! What to expect of a seller, and one number for how good that is.
 //!
-//! A score is a product of ratios to the best candidate, each with an exponent that the strategy
-//! sets: twice the price, twice the time and half the reliability are comparable without units,
-//! and being worse in one thing can never help.
+//! A score is a product of what is expected, each factor with an exponent that the strategy sets:
+//! twice the price, twice the time and half the reliability are comparable without units, and
+//! being worse in one thing can never help. Failing has its price in each of them: an atom is
+//! divided by the chance that it buys something, and a failure costs the time until somebody else
+//! has answered.
 
 use farthing_protocol::amount::Cost;
 
 use crate::config::Strategy;
 use crate::market::{Candidate, Measured};
-use crate::policy::Terms;
+use crate::policy::{Sort, Terms};
 use crate::router::Choice;
 
 /// Milliseconds to the first token where nobody was measured.
@@ -19,6 +21,11 @@ const PER_TOKEN: f64 = 20.0;
 const LEAST_COST: f64 = 1.0;
 /// Success below this is not worth telling apart.
 const LEAST_SUCCESS: f64 = 0.01;
+/// What is expected of an unknown seller weighs as much as so many purchases: what was measured
+/// counts less as it grows old.
+const PRIOR: f64 = 0.5;
+/// A failure costs at least so many milliseconds.
+const RETRY: f64 = 1_000.0;
 
 /// What to expect of a seller.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +34,10 @@ pub struct Expected {
     pub cost: Cost,
     /// Tokens of the answer.
     pub tokens: f64,
+    /// Milliseconds to the first token, with this prompt and the load that there is.
+    pub first_token: f64,
+    /// Milliseconds to the end, failures included.
+    pub millis: f64,
 }
 
 impl Expected {
@@ -35,11 +46,13 @@ impl Expected {
         Self {
             cost,
             tokens: f64::from(usage.completion),
+            first_token: 0.0,
+            millis: 0.0,
         }
     }
 }
 
-/// How much each ratio counts.
+/// How much each factor counts.
 struct Weights {
     price: f64,
     time: f64,
@@ -49,28 +62,98 @@ struct Weights {
 impl Weights {
     const fn of(strategy: Strategy) -> Self {
         let (price, time, risk) = match strategy {
-            Strategy::Balanced => (1.0, 0.5, 2.0),
-            Strategy::Cheapest => (1.0, 0.0, 1.0),
-            Strategy::Fastest => (0.0, 1.0, 1.0),
+            Strategy::Balanced => (1.0, 0.5, 1.0),
+            Strategy::Cheapest => (1.0, 0.0, 0.5),
+            Strategy::Fastest => (0.0, 1.0, 0.5),
             Strategy::Reliable => (0.25, 0.25, 8.0),
         };
         Self { price, time, risk }
     }
 }
 
-/// Scores all choices against the best of each kind among them.
-pub(super) fn score(choices: &mut [Choice], strategy: Strategy) {
-    let weights = Weights::of(strategy);
-    let first_token = middle(choices, |m| m.first_token).unwrap_or(FIRST_TOKEN);
-    let per_token = middle(choices, |m| m.per_token).unwrap_or(PER_TOKEN);
+/// Scores all choices.
+pub(super) fn score(choices: &mut [Choice], terms: &Terms) {
+    let weights = Weights::of(terms.strategy);
+    let usual = Usual {
+        first_token: middle(choices, |m| m.first_token).unwrap_or(FIRST_TOKEN),
+        per_token: middle(choices, |m| m.per_token).unwrap_or(PER_TOKEN),
+        prompt: terms.expected.prompt,
+    };
     for choice in choices {
+        let measured = choice.candidate.measured;
+        let success = measured.success.clamp(LEAST_SUCCESS, 1.0);
+        let warm = terms
+            .warm
+            .filter(|warm| warm.seller == choice.candidate.seller());
+        let read = warm.map_or(0, |warm| warm.tokens);
+        let times = usual.of(choice, read);
+        choice.expected.first_token = times.first;
+        let retry = usual.first_token.max(times.first).max(RETRY);
+        choice.expected.millis = times.whole + retry * (1.0 - success) / success;
+        choice.score = match terms.preferences.sort {
+            Some(Sort::Price) => price(choice) / success,
+            Some(Sort::Throughput) => times.token.max(0.001) / success,
+            Some(Sort::Latency) => times.first.max(0.001) / success,
+            Some(Sort::Quality) => 1.0 / success,
+            None => {
+                let dear = power(price(choice) / success, weights.price);
+                let slow = power(choice.expected.millis.max(1.0), weights.time);
+                dear * slow * power(1.0 / success, weights.risk)
+            }
+        };
+    }
+}
+
+/// What an unknown seller is taken for.
+struct Usual {
+    first_token: f64,
+    per_token: f64,
+    prompt: u32,
+}
+
+struct Times {
+    first: f64,
+    token: f64,
+    whole: f64,
+}
+
+impl Usual {
+    /// How long it takes, when `read` tokens of the prompt are in its cache.
+    fn of(&self, choice: &Choice, read: u32) -> Times {
         let measured = &choice.candidate.measured;
-        let time = measured.first_token.unwrap_or(first_token)
-            + choice.expected.tokens * measured.per_token.unwrap_or(per_token);
-        let time = time.max(1.0) * (1.0 + waiting(measured, choice.candidate.model().slots));
-        let risk = 1.0 / measured.success.max(LEAST_SUCCESS);
-        choice.score =
-            price(choice).powf(weights.price) * time.powf(weights.time) * risk.powf(weights.risk);
+        let fresh = self.prompt.saturating_sub(read);
+        let first = measured
+            .first_token
+            .map(|first| measured.with_prompt(first, fresh));
+        let first = shrunk(first, self.first_token, measured.weight);
+        let token = shrunk(measured.per_token, self.per_token, measured.weight);
+        let crowd = 1.0 + waiting(measured, choice.candidate.model().slots);
+        Times {
+            first: first * crowd,
+            token: token * crowd,
+            whole: (first + choice.expected.tokens * token) * crowd,
+        }
+    }
+}
+
+/// Between what was measured and what is usual: the more and the newer the samples, the nearer to
+/// them.
+fn shrunk(measured: Option<f64>, usual: f64, weight: f64) -> f64 {
+    let Some(measured) = measured else {
+        return usual;
+    };
+    // One that waits now and was never measured counts by its wait.
+    let weight = weight.max(PRIOR / 4.0);
+    (measured * weight + usual * PRIOR) / (weight + PRIOR)
+}
+
+/// A power, without the work where there is none.
+fn power(base: f64, exponent: f64) -> f64 {
+    match exponent {
+        0.0 => 1.0,
+        1.0 => base,
+        0.5 => base.sqrt(),
+        _ => base.powf(exponent),
     }
 }
 
@@ -96,6 +179,10 @@ fn waiting(measured: &Measured, slots: u32) -> f64 {
 fn middle(choices: &[Choice], pick: impl Fn(&Measured) -> Option<f64>) -> Option<f64> {
     let measured = choices.iter().map(|choice| &choice.candidate.measured);
     let mut values: Vec<_> = measured.filter_map(pick).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    if values.is_empty() {
+        return None;
+    }
+    let place = values.len() / 2;
+    let (_, middle, _) = values.select_nth_unstable_by(place, f64::total_cmp);
+    Some(*middle)
 }

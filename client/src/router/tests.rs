@@ -2,8 +2,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use farthing_protocol::amount::Price;
 use farthing_protocol::clock::Timestamp;
-use farthing_protocol::offer::{SignedOffer, VerifiedOffer};
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::offer::{Offer, SignedOffer, VerifiedOffer};
+use farthing_protocol::purchase::Endpoint;
 use farthing_protocol::testing;
 use proptest::prelude::*;
 
@@ -12,17 +15,27 @@ use crate::config::{Config, Strategy};
 use crate::market::Measured;
 
 const NOW: Timestamp = Timestamp(1_000_000);
-const MODEL: &str = "test/model";
 
-fn offer(n: u8, output: u64) -> Arc<VerifiedOffer> {
+fn offer(n: u8, change: impl FnOnce(&mut Offer)) -> Arc<VerifiedOffer> {
     let mut offer = testing::offer_of(n, 1, NOW);
-    offer.models[0].prices.output = Price(output);
+    change(&mut offer);
     let signed = SignedOffer::sign(&offer, &testing::node_key(n)).expect("signs");
     Arc::new(signed.verify(&testing::network(), NOW).expect("verifies"))
 }
 
-fn candidate(n: u8, output: u64, measured: Measured) -> Candidate {
-    Candidate::of(&offer(n, output), MODEL, measured).expect("offers the model")
+pub(super) fn candidate(n: u8, output: u64, measured: Measured) -> Candidate {
+    let change = |offer: &mut Offer| offer.models[0].prices.output = Price(output);
+    candidate_by(n, change, measured)
+}
+
+/// The first model of a changed offer.
+pub(super) fn candidate_by(
+    n: u8,
+    change: impl FnOnce(&mut Offer),
+    measured: Measured,
+) -> Candidate {
+    let offer = offer(n, change);
+    Candidate::of(&offer, &offer.offer().models[0].id, measured).expect("offers the model")
 }
 
 fn terms(strategy: Strategy) -> Terms {
@@ -32,7 +45,7 @@ fn terms(strategy: Strategy) -> Terms {
     Terms::of(Endpoint::Chat, &body, &config).expect("accepted")
 }
 
-fn measured(success: f64, first_token: f64) -> Measured {
+pub(super) fn measured(success: f64, first_token: f64) -> Measured {
     Measured {
         weight: 10.0,
         success,
@@ -42,14 +55,14 @@ fn measured(success: f64, first_token: f64) -> Measured {
     }
 }
 
-fn order(plan: &Plan) -> Vec<NodeId> {
+pub(super) fn order(plan: &Plan) -> Vec<NodeId> {
     plan.choices
         .iter()
         .map(|choice| choice.candidate.seller())
         .collect()
 }
 
-fn seller(n: u8) -> NodeId {
+pub(super) fn seller(n: u8) -> NodeId {
     testing::node_key(n).id()
 }
 
@@ -90,8 +103,8 @@ fn whoever_cannot_serve_is_dropped_with_the_reason() {
     assert!(made.choices.is_empty());
     assert!(made.over_limit().is_some());
 
-    terms.body = Bytes::from(vec![b'x'; 4096 * 16 + 16]);
-    let made = plan(&terms, sellers, 1);
+    terms.bytes = 4096 * 16 + 16;
+    let made = plan(&terms, sellers[..1].to_vec(), 1);
     assert_eq!(made.dropped[0].reason, Reason::Context { context: 4096 });
 }
 
@@ -195,6 +208,10 @@ prop_compose! {
         pause in proptest::option::of(0_u64..100_000),
     ) -> Measured {
         let pause = pause.map(|millis| Pause::CoolingDown(Duration::from_millis(millis)));
+        // As the market rounds them.
+        let rounded = |number: f64| (number * 1000.0).round() / 1000.0;
+        let (weight, success) = (rounded(weight), rounded(success));
+        let (first_token, per_token) = (first_token.map(rounded), per_token.map(rounded));
         Measured { weight, success, first_token, per_token, in_flight, pause, ..Measured::default() }
     }
 }
@@ -244,6 +261,55 @@ proptest! {
         measured.pause = None;
         let sellers = vec![candidate(1, cheap + more, measured), candidate(2, cheap, measured)];
         prop_assert_eq!(order(&plan(&terms(strategy), sellers, seed))[0], seller(2));
+    }
+
+    #[test]
+    fn a_decision_written_down_and_read_comes_out_the_same(
+        market in markets(), seed: u64, strategy in strategies(),
+    ) {
+        let terms = terms(strategy);
+        let draft = record::Decision::draft(&terms, &market, NOW, market.len());
+        let made = plan(&terms, market, seed);
+        let line = record::Line::Decision(Box::new(draft.made(&made)));
+        let text = serde_json::to_string(&line).expect("is written");
+        let read = serde_json::from_str(&text).expect("is read");
+        let record::Line::Decision(read) = read else { panic!("a decision") };
+        prop_assert_eq!(read.replay(), Ok(()));
+        let report = read.explain();
+        prop_assert_eq!(report.kept.len(), made.choices.len());
+        for (shown, choice) in report.kept.iter().zip(&made.choices) {
+            prop_assert_eq!(shown.score, choice.score);
+            prop_assert_eq!(shown.seller, choice.candidate.seller());
+        }
+    }
+
+    #[test]
+    fn being_worse_in_one_thing_never_helps(
+        market in markets(), seed: u64, strategy in strategies(), thing in 0..5, more in 1.1_f64..5.0,
+    ) {
+        let mut market = market;
+        market.iter_mut().for_each(|candidate| candidate.measured.pause = None);
+        let mut worse = market.clone();
+        let measured = &mut worse[0].measured;
+        match thing {
+            0 => measured.success /= more,
+            1 => measured.first_token = measured.first_token.map(|first| first * more),
+            2 => measured.per_token = measured.per_token.map(|each| each * more),
+            3 => measured.in_flight += 4,
+            _ => {
+                let goods = Arc::make_mut(&mut worse[0].goods);
+                goods.model.prices.output = Price(goods.model.prices.output.0 * 2);
+            }
+        }
+        let score = |market: Vec<Candidate>| {
+            let made = plan(&terms(strategy), market, seed);
+            let found = made.choices.iter().find(|choice| choice.candidate.seller() == seller(1));
+            found.map(|choice| choice.score)
+        };
+        let (before, after) = (score(market), score(worse));
+        if let (Some(before), Some(after)) = (before, after) {
+            prop_assert!(after >= before * 0.999_999, "{before} became {after}");
+        }
     }
 
     #[test]

@@ -214,7 +214,7 @@ impl Ledger {
         if root.root.count > entry.covered() {
             let batch = Batch::new().put(&ROOTS, &id.0, &root)?;
             entry.root = Some(root);
-            drop(permit.commit(batch));
+            permit.later(batch)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The counter of one purchase: what the buyer says, and what is said to it.
+//! The counter of a stream's purchases: what the buyer says, and what is said to it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::codec;
-use farthing_protocol::frame::{ASK_LIMIT, PAY_LIMIT, Part, ToBuyer, ToSeller};
+use farthing_protocol::frame::{ASK_LIMIT, KEPT_OPEN, PAY_LIMIT, Part, ToBuyer, ToSeller};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::Stream;
 use farthing_protocol::net::session::{Limits, RecvError};
@@ -19,11 +19,16 @@ use tokio::time::Instant;
 
 use crate::admission::{self, Admitted, Payer};
 use crate::ledger::{LedgerError, Reservation};
+use crate::serve::turnstile::{Place, Turnstile};
 use crate::serve::{Counter, Flush, Halt};
-use crate::shop::Shop;
+use crate::shop::{RETRY_AFTER_MS, Shop};
 
 /// How long a buyer may take to send its ask.
 const ASK_WAIT: Duration = Duration::from_secs(8);
+
+/// The most words of a purchase that is over that are let pass: a voucher may have crossed the
+/// last word.
+const LATE_WORDS: usize = 8;
 
 /// Both halves of the stream, and the shop behind the counter.
 pub(in crate::serve) struct Till<'s> {
@@ -31,6 +36,9 @@ pub(in crate::serve) struct Till<'s> {
     buyer: NodeId,
     hears: Hears,
     speaks: Speaks,
+    /// Who decides whether the stream is kept for another purchase. Without one it is not.
+    turnstile: Option<Turnstile>,
+    kept: Option<Place>,
 }
 
 impl<'s> Till<'s> {
@@ -41,7 +49,49 @@ impl<'s> Till<'s> {
             buyer,
             hears,
             speaks,
+            turnstile: None,
+            kept: None,
         }
+    }
+
+    /// Keeps the stream for another purchase while there is room.
+    pub(in crate::serve) fn kept_by(self, turnstile: Turnstile) -> Self {
+        Self {
+            turnstile: Some(turnstile),
+            ..self
+        }
+    }
+
+    /// Whether the buyer was told that it may ask again.
+    pub(in crate::serve) const fn is_open(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The next ask on a stream that was kept; `None` when the node stops or the buyer is gone.
+    pub(in crate::serve) async fn next_ask(&mut self) -> Option<Result<Ask, WireError>> {
+        let deadline = Instant::now() + KEPT_OPEN;
+        let stopped = self.turnstile.clone()?;
+        let asked = tokio::select! {
+            biased;
+            () = stopped.stopped() => None,
+            asked = self.later_ask(deadline) => asked.transpose(),
+        };
+        self.kept = None;
+        asked
+    }
+
+    /// The next ask. What still comes of the purchase before means nothing any more.
+    async fn later_ask(&mut self, deadline: Instant) -> Result<Option<Ask>, WireError> {
+        for _ in 0..=LATE_WORDS {
+            match self.hears.next(ASK_LIMIT, deadline).await {
+                Ok(Some(ToSeller::Ask(ask))) => return Ok(Some(*ask)),
+                Ok(Some(ToSeller::Pay(_) | ToSeller::Cancel)) => {}
+                Ok(None) | Err(WireError::Recv(RecvError::Deadline)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let strange = "words of a purchase that is over".to_owned();
+        Err(WireError::Codec(codec::Error::Malformed(strange)))
     }
 
     /// The first frame, which must be an ask.
@@ -81,8 +131,17 @@ impl<'s> Till<'s> {
         }
     }
 
-    /// Says the last word.
-    pub(in crate::serve) async fn end(&mut self, word: &ToBuyer) -> Result<(), WireError> {
+    /// Says that there is no room.
+    pub(in crate::serve) async fn refuse_busy(&mut self, ask: &Ask) {
+        let refusal = Refusal::Busy {
+            retry_after_ms: RETRY_AFTER_MS,
+        };
+        self.shop.metrics.refused(&refusal);
+        self.refuse(refusal, self.shop.seats.load(&ask.model)).await;
+    }
+
+    /// Says the last word of all.
+    async fn end(&mut self, word: &ToBuyer) -> Result<(), WireError> {
         self.speaks.send(word).await?;
         self.speaks.close().await
     }
@@ -144,12 +203,19 @@ impl Counter for Till<'_> {
         load: Load,
         root: Option<RootWord>,
     ) -> Result<(), WireError> {
+        let kept = self.turnstile.as_ref().and_then(Turnstile::keep);
         let done = ToBuyer::Done {
             receipt: Box::new(receipt),
             load,
             root: root.map(Box::new),
+            open: kept.is_some(),
         };
-        self.end(&done).await
+        if kept.is_none() {
+            return self.end(&done).await;
+        }
+        self.speaks.send(&done).await?;
+        self.kept = kept;
+        Ok(())
     }
 
     /// Asks for a voucher if it is not covered.

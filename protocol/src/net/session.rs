@@ -10,11 +10,16 @@
 //! `Ok(None)` whether the peer was done or gave up, so a conversation needs a last word of its
 //! own; an end before the first frame means the peer refused the stream.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -171,6 +176,18 @@ impl<S: AsyncRead> Reader<S> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether nothing has come, no end either: a read would wait. To be asked between two
+    /// conversations, when nobody is reading.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut into = ReadBuf::new(&mut byte);
+        let mut context = Context::from_waker(Waker::noop());
+        self.buffer.is_empty()
+            && Pin::new(&mut self.io)
+                .poll_read(&mut context, &mut into)
+                .is_pending()
     }
 
     /// Takes a frame from the buffer, if it is all there.
@@ -393,6 +410,26 @@ mod tests {
             Err(SendError::TooLarge { len, max: 1 << 20 })
         );
         assert!(left.writer.buffer.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_session_is_quiet_until_something_comes_or_it_ends() {
+        let (mut left, mut right) = pair(100);
+        assert!(right.reader.is_quiet());
+        left.send(b"one").await.unwrap();
+        left.send(b"two").await.unwrap();
+        assert!(
+            !right.reader.is_quiet(),
+            "a byte is taken: the session is of no further use"
+        );
+        let (mut left, mut right) = pair(100);
+        left.send(b"one").await.unwrap();
+        assert_eq!(right.recv(10, soon()).await.unwrap().unwrap(), "one");
+        assert!(right.reader.is_quiet(), "again");
+        left.send(b"two").await.unwrap();
+        assert_eq!(right.recv(10, soon()).await.unwrap().unwrap(), "two");
+        drop(left);
+        assert!(!right.reader.is_quiet(), "an end is no quiet");
     }
 
     #[tokio::test]

@@ -100,6 +100,12 @@ impl Directory {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Inbound streams now alive.
+    pub(super) fn streams(&self) -> usize {
+        let open = |links: &Links| links.open.load(Ordering::Relaxed);
+        self.lock().values().map(open).sum()
+    }
+
     /// Living connections, to whomever.
     pub(super) fn connections(&self) -> usize {
         self.lock()

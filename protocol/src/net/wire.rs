@@ -66,6 +66,11 @@ impl<S: AsyncRead> Hears<S> {
     ) -> Result<F, WireError> {
         self.next(max, deadline).await?.ok_or(WireError::Ended)
     }
+
+    /// As [`Reader::is_quiet`].
+    pub fn is_quiet(&mut self) -> bool {
+        self.0.is_quiet()
+    }
 }
 
 impl<S: AsyncWrite> Speaks<S> {

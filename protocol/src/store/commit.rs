@@ -3,7 +3,8 @@
 //! The thread takes what is waiting, forces it to the disk as one atomic group (in the
 //! [`journal`](crate::store::journal) while that has room, else in the engine), then answers
 //! everyone in the group. While it waits for the disk the next group gathers, so the cost of a
-//! disk write is shared by all who wait for it. It ends when told to or when the last
+//! disk write is shared by all who wait for it. What nobody waits for ([`Permit::later`]) may stay
+//! a moment, to share one too. It ends when told to or when the last
 //! handle is gone, after writing what was sent before. After the first failure it writes nothing
 //! more: whoever asks is told why.
 //!
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::store::batch::{Batch, Change, MAX_BATCH};
 use crate::store::journal::Journal;
 use crate::store::schema::Schema;
-use crate::store::{Engine, Fault, generation};
+use crate::store::{Engine, Fault, block_until, generation};
 
 /// How many commits may wait. More callers than this wait in [`crate::store::Store::reserve`],
 /// where they hold no lock.
@@ -34,6 +35,9 @@ pub const QUEUE: usize = 1024;
 /// ([`crate::store::journal::ROWS`]) below 128 KiB. The engine rewrites a page of up to 20 rows
 /// every tenth change, about 2.6 bytes of log per byte of rows: under one segment of its log.
 const GROUP_BYTES: usize = 32 * 1024;
+
+/// How long what nobody waits for may stay in memory.
+const LINGER: Duration = Duration::from_millis(10);
 
 /// How often the watcher looks.
 const WATCH: Duration = Duration::from_millis(250);
@@ -137,10 +141,25 @@ impl Permit {
                 answer.send(Err(error)).ok();
             }
             None => {
+                let answer = Some(answer);
                 self.place.send(Message::Commit { batch, answer });
             }
         }
         Durable { waiting }
+    }
+
+    /// Sends a batch that nobody waits for, in the order of the others. It is on disk a few
+    /// milliseconds later, or when one after it is; a write that fails stops all others.
+    ///
+    /// # Errors
+    /// [`CommitError::TooLarge`], [`CommitError::Unknown`].
+    pub fn later(self, batch: Batch) -> Result<(), CommitError> {
+        if let Some(error) = self.refuse(&batch) {
+            return Err(error);
+        }
+        let answer = None;
+        self.place.send(Message::Commit { batch, answer });
+        Ok(())
     }
 
     fn refuse(&self, batch: &Batch) -> Option<CommitError> {
@@ -177,7 +196,11 @@ impl Future for Durable {
 
 #[derive(Debug)]
 pub(in crate::store) enum Message {
-    Commit { batch: Batch, answer: Answer },
+    Commit {
+        batch: Batch,
+        /// Nobody, if it may linger.
+        answer: Option<Answer>,
+    },
     Stop,
 }
 
@@ -298,6 +321,7 @@ struct Group {
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// Bytes of the rows.
     size: usize,
+    batches: usize,
     answers: Vec<Answer>,
 }
 
@@ -306,7 +330,7 @@ impl Committer {
     pub(in crate::store) fn run(mut self) {
         while let Some(message) = self.inbox.blocking_recv() {
             let group = self.gather(message);
-            if !group.answers.is_empty() {
+            if group.batches > 0 {
                 self.settle(group);
             }
         }
@@ -324,6 +348,7 @@ impl Committer {
     fn gather(&mut self, first: Message) -> Group {
         let mut group = Group::default();
         let mut next = Some(first);
+        let mut until = None;
         while let Some(message) = next {
             match message {
                 Message::Commit { batch, answer } => group.add(batch, answer),
@@ -334,12 +359,20 @@ impl Committer {
                 break;
             }
             next = self.inbox.try_recv().ok();
+            if next.is_none() && group.answers.is_empty() && !self.inbox.is_closed() {
+                next = self.linger(*until.get_or_insert_with(soon));
+            }
         }
         group
     }
 
+    /// The next message, if one comes in time.
+    fn linger(&mut self, until: Instant) -> Option<Message> {
+        block_until(self.inbox.recv(), until).flatten()
+    }
+
     fn settle(&mut self, group: Group) {
-        let (bytes, count) = (group.size, group.answers.len());
+        let (bytes, count) = (group.size, group.batches);
         if let Err(reason) = self.monitor.begin(group.answers) {
             return self.monitor.answer(&Err(CommitError::Poisoned { reason }));
         }
@@ -402,7 +435,8 @@ fn force(
 }
 
 impl Group {
-    fn add(&mut self, batch: Batch, answer: Answer) {
+    fn add(&mut self, batch: Batch, answer: Option<Answer>) {
+        self.batches += 1;
         for (row, value) in batch.into_changes() {
             let (key, bytes) = (row.len(), value.as_ref().map_or(0, Vec::len));
             self.size = self.size.saturating_add(key).saturating_add(bytes);
@@ -411,8 +445,13 @@ impl Group {
                 self.size = self.size.saturating_sub(key).saturating_sub(older);
             }
         }
-        self.answers.push(answer);
+        self.answers.extend(answer);
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "paces the disk, decides nothing")]
+fn soon() -> Instant {
+    Instant::now() + LINGER
 }
 
 fn wide(count: usize) -> u64 {
@@ -432,7 +471,7 @@ mod tests {
         let mut group = Group::default();
         let mut add = |batch| {
             let (answer, _) = oneshot::channel();
-            group.add(batch, answer);
+            group.add(batch, Some(answer));
             (group.rows.len(), group.size)
         };
         let one = add(note("as long").expect("fits"));

@@ -103,7 +103,7 @@ impl Books {
         let store = Store::open(seller, farthing_node::ledger::schema())
             .map_err(|e| book(e.to_string()))?;
         let seller = farthing_node::ledger::Ledger::open(store, Clock::system().now()).await;
-        let store = Store::open(buyer, farthing_client::ledger::schema())
+        let store = Store::open(buyer, farthing_client::client::schema())
             .map_err(|e| book(e.to_string()))?;
         let buyer = farthing_client::ledger::Ledger::open(store);
         Ok(Self {

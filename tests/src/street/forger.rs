@@ -276,7 +276,7 @@ impl Talk {
         }
     }
 
-    /// All that is still said.
+    /// All that is still said of this purchase.
     ///
     /// # Errors
     /// [`StreetError::Io`].
@@ -288,7 +288,12 @@ impl Talk {
                 ToBuyer::Refused { refusal, .. } => told.refusal = Some(refusal),
                 ToBuyer::NeedVoucher { ceiling, .. } => told.needed.push(ceiling),
                 ToBuyer::Chunk { .. } => told.chunks += 1,
-                ToBuyer::Done { receipt, .. } => told.receipt = Some(receipt.receipt),
+                ToBuyer::Done { receipt, open, .. } => {
+                    told.receipt = Some(receipt.receipt);
+                    if open {
+                        break;
+                    }
+                }
             }
         }
         Ok(told)

@@ -258,6 +258,7 @@ impl Inner {
                 say(
                     &mut speaks,
                     &ToBuyer::Done {
+                        open: false,
                         receipt,
                         root: None,
                         load: LOAD,

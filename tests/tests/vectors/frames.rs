@@ -165,6 +165,7 @@ pub fn to_buyer() -> Vec<FrameVector<ToBuyer>> {
         receipt: Box::new(samples::signed_receipt(Ending::Complete)),
         load: LOAD,
         root: None,
+        open: false,
     };
     let need = ToBuyer::NeedVoucher {
         ceiling: Amount::atoms(90_302),
@@ -182,6 +183,7 @@ pub fn to_buyer() -> Vec<FrameVector<ToBuyer>> {
             receipt: Box::new(samples::signed_receipt(Ending::Complete)),
             load: LOAD,
             root: Some(Box::new(word)),
+            open: true,
         };
         FrameVector::new(&format!("done-{name}"), done)
     }));
