@@ -24,6 +24,10 @@ use crate::sim::world::{World, cost, date};
 /// How often a broken stream is continued.
 const RESCUES: u32 = 2;
 
+/// How many sellers may say that they are busy before that counts as a try. It costs one way there
+/// and back.
+const PASSES: u32 = 8;
+
 /// What a client does around a choice.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -77,6 +81,7 @@ struct Order {
     plan: Vec<usize>,
     next: usize,
     tried: u32,
+    passed: u32,
     rescued: u32,
     delivered: u32,
     first: Option<u64>,
@@ -190,7 +195,7 @@ impl<'a> Run<'a> {
         let request = &self.world.requests[order];
         let buyer = &mut self.buyers[request.buyer];
         // Who fails before the first token, and who breaks off after it.
-        let most = (self.rules.attempts + RESCUES) as usize;
+        let most = (self.rules.attempts + PASSES + RESCUES) as usize;
         let ask = Ask {
             request,
             board: &self.board,
@@ -365,6 +370,11 @@ impl<'a> Run<'a> {
         }
         let order = self.attempts[attempt].order;
         self.release(attempt, word);
+        let state = &mut self.orders[order];
+        if matches!(word, Word::Busy(_)) && state.first.is_none() && state.passed < PASSES {
+            state.passed += 1;
+            state.tried -= 1;
+        }
         self.next(order);
     }
 
