@@ -17,8 +17,8 @@ use crate::market::sketch::Sketch;
 const HALF_LIFE: Duration = Duration::from_secs(600);
 /// A seller nobody has tried counts as if it had succeeded in this share of …
 const PRIOR_SUCCESS: f64 = 0.9;
-/// … so many purchases.
-const PRIOR_WEIGHT: f64 = 3.0;
+/// … so many purchases. Few: who fails the first time has to show that it can do better.
+const PRIOR_WEIGHT: f64 = 1.0;
 /// What a new latency weighs against all earlier ones.
 const NEW_SAMPLE: f64 = 0.3;
 /// Time in which what a peak adds halves.
@@ -27,6 +27,10 @@ const PEAK_HALF_LIFE: Duration = Duration::from_secs(10);
 const WATCHED: usize = 64;
 /// For how long a reported load is believed.
 const LOAD_AGE: Duration = Duration::from_secs(30);
+/// Time in which the chance that a seller is still full halves.
+const FULL_HALF_LIFE: Duration = Duration::from_secs(20);
+/// What is left of that chance when it takes a purchase.
+const NOT_FULL: f64 = 0.3;
 /// The pause after one failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
@@ -121,6 +125,8 @@ pub struct Measured {
     pub in_flight: u32,
     /// The load it last reported, unless that is long ago.
     pub load: Option<Load>,
+    /// The chance that it would say that it is busy, 0 to 1, by what it said before.
+    pub full: f64,
     /// Failures in a row.
     pub failures: u32,
     /// Whether it is left alone.
@@ -147,6 +153,7 @@ impl Default for Measured {
             gap_p99: None,
             in_flight: 0,
             load: None,
+            full: 0.0,
             failures: 0,
             pause: None,
             paid: Amount::ZERO,
@@ -278,6 +285,9 @@ pub(super) struct Stats {
     waiting: Vec<Timestamp>,
     #[serde(skip)]
     load: Option<(Load, Timestamp)>,
+    /// The chance that it is full, and as of when.
+    #[serde(skip)]
+    full: (f64, Timestamp),
 }
 
 impl Stats {
@@ -299,6 +309,7 @@ impl Stats {
             in_flight: 0,
             waiting: Vec::new(),
             load: None,
+            full: (0.0, now),
         }
     }
 
@@ -337,6 +348,12 @@ impl Stats {
 
     pub(super) fn load(&mut self, load: Load, now: Timestamp) {
         self.load = Some((load, now));
+        self.full = (self.is_full(now) * NOT_FULL, now);
+    }
+
+    fn is_full(&self, now: Timestamp) -> f64 {
+        let (chance, at) = self.full;
+        chance * halved(now.since(at), FULL_HALF_LIFE)
     }
 
     pub(super) fn record(&mut self, outcome: Outcome, now: Timestamp) {
@@ -345,6 +362,7 @@ impl Stats {
             Outcome::Served(served) => self.served(served, now),
             Outcome::Busy { retry_after } => {
                 self.busy_until = now.plus(retry_after.min(LONGEST_BUSY));
+                self.full = (1.0, now);
             }
             Outcome::Failed => {
                 self.all += 1.0;
@@ -401,6 +419,7 @@ impl Stats {
             gap_p99: gaps.p99.map(rounded),
             in_flight: self.in_flight,
             load: load.map(|(load, _)| load),
+            full: rounded(self.is_full(now)),
             failures: self.failures,
             pause: self.pause(now),
             paid: self.paid,
