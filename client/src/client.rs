@@ -28,6 +28,15 @@
 //! ```
 
 mod answer;
+mod failure;
+mod splice;
+mod sequel;
+mod patience;
+mod hedge;
+mod running;
+mod attempt;
+mod race;
+mod rescue;
 mod delivery;
 mod counsel;
 mod desk;
@@ -51,7 +60,7 @@ use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
 
-pub use crate::client::answer::{Answer, Attempt, Bill, Errand, Event, InferError, Request};
+pub use crate::client::answer::{Answer, Attempt, Bill, Break, Errand, Event, InferError, Request};
 pub use crate::client::decisions::{FILE as DECISIONS, OLDER as OLDER_DECISIONS};
 use crate::client::parts::Parts;
 pub use crate::client::parts::{Keys, OpenError, Outside, network, schema};

@@ -339,6 +339,10 @@ pub struct Router {
     /// How long a stream may be silent between tokens.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
+    /// Of a hundred streams, how many may ask a second seller when the first token is late; 0: none.
+    pub hedge: u8,
+    /// Whether another seller goes on with an answer that broke off.
+    pub rescue: bool,
 }
 
 impl Default for Router {
@@ -359,6 +363,8 @@ impl Default for Router {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(60),
             idle: Duration::from_secs(30),
+            hedge: 5,
+            rescue: true,
         }
     }
 }
@@ -463,6 +469,9 @@ impl Config {
                 key: "auto.models",
                 reason: format!("rule {} names no model", rule + 1),
             });
+        }
+        if self.router.hedge > 100 {
+            return invalid("router.hedge", "is a share of a hundred");
         }
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");

@@ -24,11 +24,13 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::config;
 use crate::gateway::error::Problem;
+use crate::gateway::inflight::InFlight;
 use crate::gateway::keys::Keys;
 use crate::metrics::{Answered, Metrics};
 
 pub mod error;
 pub mod keys;
+pub mod inflight;
 pub mod openai;
 pub mod sse;
 pub mod control;
@@ -78,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) settings: config::Gateway,
     pub(crate) metrics: Metrics,
+    pub(crate) in_flight: InFlight,
 }
 
 /// The endpoint, bound and not yet serving.
@@ -115,6 +118,7 @@ impl Gateway {
             keys,
             settings,
             metrics,
+            in_flight: InFlight::default(),
         });
         Ok(Self {
             listener,

@@ -264,7 +264,8 @@ impl Market {
 
     /// Takes in what was measured before this start. Call it first of all.
     pub fn load(&self, rows: Vec<((B256, B256), Memo)>) {
-        self.lock().memory.load(rows);
+        let now = self.clock.now();
+        self.lock().memory.load(rows, now);
     }
 
     /// The models on offer, by id.

@@ -212,6 +212,26 @@ impl Terms {
         Cow::Owned(terms)
     }
 
+    /// The same terms with one of its models and no other: what is left of an answer is asked of
+    /// the model that began it.
+    #[must_use]
+    pub fn only(&self, model: &str) -> Self {
+        let models = u32::try_from(self.models.len()).unwrap_or(u32::MAX);
+        let mut terms = self.toward(model).into_owned();
+        terms.attempts = self.attempts.checked_div(models).unwrap_or(1).max(1);
+        terms.models = vec![model.to_owned()];
+        terms
+    }
+
+    /// Why, in one line, with the rule that chose the model if one did.
+    #[must_use]
+    pub fn explained(&self, why: &str) -> String {
+        match &self.rule {
+            Some(rule) => format!("rule {rule}; {why}"),
+            None => why.to_owned(),
+        }
+    }
+
     /// The bound of the prompt's tokens in a body that names this model.
     fn prompt_with(&self, model: &str) -> u64 {
         if self.model == model {
@@ -225,6 +245,23 @@ impl Terms {
     #[must_use]
     pub fn rank(&self, model: &str) -> Option<usize> {
         self.models.iter().position(|named| named == model)
+    }
+
+    /// The same terms for another body: the rest of the same answer is asked for with it.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn asking(&self, body: Bytes) -> Result<Self, BodyError> {
+        let sent = Body::parse(&body)?;
+        let (bound, mode) = Bound::of(&body, &sent, self.endpoint)?;
+        Ok(Self {
+            mode,
+            bound,
+            expected: bound.expected(body.len()),
+            bytes: body.len() as u64,
+            body,
+            ..self.clone()
+        })
     }
 
     /// What the request can use of this model; the same as [`Demand::of`], without reading the

@@ -23,7 +23,7 @@ use farthing_protocol::net::session::RecvError;
 use farthing_protocol::net::wire::WireError;
 use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
 use farthing_protocol::pricing::{self, Demand};
-use farthing_protocol::purchase::{Ask, Load, Mode, Refusal, RequestId};
+use farthing_protocol::purchase::{Ask, Load, Mode, Refusal, RequestId, Usage};
 use farthing_protocol::receipt::VerifiedReceipt;
 use farthing_protocol::root::{RootWord, SignedRoot};
 use farthing_protocol::voucher::SignedVoucher;
@@ -192,6 +192,8 @@ pub struct Purchase {
     /// An extension that is being recorded and signed, and by how much.
     paying: Option<(Amount, Payment)>,
     counter: Counter,
+    /// What the seller says was used so far.
+    used: Usage,
     /// The root that was sent along.
     ack: Option<SignedRoot>,
     /// What the seller says to it.
@@ -261,6 +263,7 @@ impl Purchase {
             sent: ceiling,
             paying: None,
             counter: Counter::new(terms.endpoint, terms.mode),
+            used: Usage::default(),
             ack,
             root: None,
             request_hash: alloy::primitives::keccak256(&terms.body),
@@ -307,6 +310,18 @@ impl Purchase {
     #[must_use]
     pub const fn channel(&self) -> farthing_protocol::x402::ChannelId {
         self.hold.channel()
+    }
+
+    /// What the seller says was used so far, as far as we believe it.
+    #[must_use]
+    pub fn used(&self) -> Usage {
+        let most = |count: u32, bound: u64| count.min(u32::try_from(bound).unwrap_or(u32::MAX));
+        let prompt = most(self.used.prompt, self.deal.demand.prompt);
+        Usage {
+            prompt,
+            cached: self.used.cached.min(prompt),
+            completion: most(self.used.completion, self.counter.bound()),
+        }
     }
 
     /// What is set aside.
@@ -402,7 +417,10 @@ impl Purchase {
                 self.demanded = (!self.cancelled).then_some(ceiling);
                 Ok(None)
             }
-            ToBuyer::Chunk { data, part, .. } => self.chunk(&data, part),
+            ToBuyer::Chunk { data, part, usage } => {
+                self.used = usage;
+                self.chunk(&data, part)
+            }
             ToBuyer::Done {
                 receipt,
                 load,
@@ -434,11 +452,10 @@ impl Purchase {
             return Err(PurchaseError::Protocol("an event without end"));
         }
         self.hash.update(data);
-        // Pieces of a first event that never ends do not count as a first event.
-        if part == Part::Last || !self.counter.nothing() {
-            self.next_by = (Instant::now() + self.idle).min(self.deadline);
-        }
         if part == Part::More {
+            if self.counter.wrote() {
+                self.next_by = (Instant::now() + self.idle).min(self.deadline);
+            }
             self.event.extend_from_slice(data);
             return Ok(None);
         }
@@ -449,6 +466,10 @@ impl Purchase {
             self.event.split().freeze()
         };
         self.counter.count(&event);
+        // Words without content, and pieces of an event that never ends, are no first token.
+        if self.counter.wrote() {
+            self.next_by = (Instant::now() + self.idle).min(self.deadline);
+        }
         self.pay_ahead();
         Ok(Some(Step::Data(event)))
     }

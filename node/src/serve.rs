@@ -45,6 +45,9 @@ const NEWS_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
 /// The most events without content that are held back before the first with some.
 const MOST_HELD: usize = 16;
 
+/// The longest that a model server's word "try again later" is passed on as.
+const LONGEST_BUSY: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// How long a buyer for whom there is no room may take to ask.
 const TURN_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -116,6 +119,10 @@ async fn purchase(shop: &Shop, till: &mut Till<'_>, ask: &Ask) -> bool {
         }
         Err(Halt::Gone(error)) => {
             tracing::debug!(request = %request.short(), %error, "the buyer is gone");
+            // One that only cancelled still listens: it need not wonder what it was charged.
+            let nothing =
+                Refusal::Unavailable("cancelled before anything was delivered".to_owned());
+            till.refuse(nothing, shop.seats.load(&ask.model)).await;
         }
     }
     till.is_open()
@@ -224,6 +231,17 @@ async fn ask_upstream(
 /// A failure of the model server before anything was delivered.
 fn refused_upstream(error: UpstreamError) -> Refusal {
     match error {
+        // It asks for patience and says how much.
+        UpstreamError::Status {
+            status: 429 | 503,
+            retry_after: Some(wait),
+            ..
+        } => Refusal::Busy {
+            retry_after_ms: u64::try_from(wait.min(LONGEST_BUSY).as_millis()).unwrap_or(u64::MAX),
+        },
+        UpstreamError::Status { status: 429, .. } => Refusal::Busy {
+            retry_after_ms: crate::shop::RETRY_AFTER_MS,
+        },
         UpstreamError::Status { status, body, .. } => Refusal::Upstream { status, body },
         other => Refusal::Unavailable(format!("the model server failed: {other}")),
     }

@@ -30,6 +30,10 @@ pub const MAX_ADDRESSES: usize = 16;
 /// The longest model id, region or address, in bytes.
 pub const MAX_TEXT: usize = 256;
 
+/// The feature of a model server that takes an assistant's message at the end of a chat as the
+/// beginning of its own answer, and streams what follows it and nothing else.
+pub const ASSISTANT_PREFIX: &str = "assistant_prefix";
+
 /// An offer's name: keccak-256 of its signed bytes. Asks and receipts carry it, so a price
 /// cannot move underneath a purchase.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,7 +110,7 @@ pub struct ModelOffer {
     pub id: String,
     /// Where it can be bought.
     pub endpoints: Vec<Endpoint>,
-    /// What it can do beyond text (`tools`, `json_schema`, `vision`, …).
+    /// What it can do beyond text (`tools`, `json_schema`, `vision`, [`ASSISTANT_PREFIX`], …).
     #[serde(default)]
     pub features: Vec<String>,
     /// Tokens of prompt and answer together.

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use behaviour::{Behaviour, Fault, StreamUsage};
+pub use behaviour::{Behaviour, Fault, Prefix, StreamUsage};
 pub use bodies::{CHARS_PER_PROMPT_TOKEN, prompt_tokens};
 pub use plan::nanos;
 pub use record::{Endpoint, Request, Stage};

@@ -1,5 +1,7 @@
 //! What goes into a purchase and comes out of it, as applications see it.
 
+use std::fmt;
+
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
@@ -31,10 +33,13 @@ pub enum Event {
 /// What a purchase cost, with the seller's receipt as proof.
 #[derive(Debug, Clone)]
 pub struct Bill {
-    /// The seller's signed receipt; checked and recorded.
+    /// The signed receipt of the seller that ended the answer; checked and recorded.
     pub receipt: SignedReceipt,
-    /// The offer's prices made this many atoms.
+    /// What all sellers charged that had a part in the answer, in atoms; of one that broke off and
+    /// sent no receipt, what it may charge at most.
     pub charged: Amount,
+    /// The receipts of those that broke off before.
+    pub earlier: Vec<SignedReceipt>,
 }
 
 /// An answer on its way. Dropping it cancels the purchase; what was delivered is paid.
@@ -133,7 +138,7 @@ pub enum InferError {
         body: Bytes,
     },
     /// Every seller is busy.
-    #[error("every seller of this model is busy; try again in {retry_after_ms} ms")]
+    #[error("every seller of this model is busy or failing; try again in {retry_after_ms} ms")]
     Busy {
         /// The shortest wait any of them named.
         retry_after_ms: u64,
@@ -144,12 +149,37 @@ pub enum InferError {
         /// Who was tried, and what happened.
         attempts: Vec<Attempt>,
     },
-    /// The answer broke off after it had begun. What was delivered is paid.
+    /// The answer broke off after it had begun, and nobody could go on with it. What was delivered
+    /// is paid.
     #[error("the answer broke off: {0}")]
-    Interrupted(String),
+    Interrupted(Break),
     /// The client itself cannot go on (its ledger failed).
     #[error("the client cannot go on: {0}")]
     Internal(String),
+}
+
+/// Why an answer broke off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Break {
+    /// What went wrong first, and why nobody went on with it.
+    pub reason: String,
+    /// The sellers that were tried or broke off, in order.
+    pub attempts: Vec<Attempt>,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl<T: Into<String>> From<T> for Break {
+    fn from(reason: T) -> Self {
+        Self {
+            reason: reason.into(),
+            attempts: Vec::new(),
+        }
+    }
 }
 
 fn describe(attempts: &[Attempt]) -> String {
@@ -181,7 +211,7 @@ impl From<Refusal> for InferError {
             Refusal::Upstream { status, body } => Self::Upstream { status, body },
             Refusal::Busy { retry_after_ms } => Self::Busy { retry_after_ms },
             Refusal::BadRequest(reason) => Self::BadRequest(reason),
-            other => Self::Interrupted(other.to_string()),
+            other => Self::Interrupted(other.to_string().into()),
         }
     }
 }

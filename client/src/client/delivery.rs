@@ -1,328 +1,258 @@
-//! From the first event to the receipt: hands events to the application, books the receipt, and
-//! tells the market how it went.
+//! From the first content to the end: hands events to the application, and when a seller breaks
+//! off, finds one that goes on.
+//!
+//! The application reads one answer and one end: a bill over all sellers that had a part in it, or
+//! an error that names them. Each is paid for what it delivered.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use farthing_protocol::channel::Rejected;
+use bytes::Bytes;
+use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::offer::Endpoint;
-use farthing_protocol::purchase::{Ending, RequestId};
-use farthing_protocol::receipt::VerifiedReceipt;
-use farthing_protocol::x402::ChannelId;
+use farthing_protocol::purchase::Usage;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::client::answer::{Answer, Bill, Event, InferError};
-use crate::client::infer::{Begun, Failure, blame, broken_off};
+use crate::client::answer::{Answer, Attempt, Bill, Event, InferError};
+use crate::client::attempt::Opened;
+use crate::client::failure::Failure;
 use crate::client::parts::Parts;
-use crate::ledger::{LedgerError, Note, Standing};
-use crate::market::{Outcome, Served, Trial};
+use crate::client::rescue::Rescue;
+use crate::client::running::{Close, Closed, Closing, Piece, Running};
+use crate::client::splice::Splice;
 use crate::policy::Terms;
-use crate::purchase::{Dispute, Purchase, PurchaseError, Step};
 
 /// Events that wait for a slow reader before the seller is slowed down too.
 const EVENTS: usize = 32;
-/// How often the deposit is added to for one answer.
-const TOP_UPS: u32 = 8;
-/// How long a cancelled purchase may take to bring its receipt.
-const LAST_WORD: Duration = Duration::from_secs(10);
-/// How long one may take that has failed: the application waits.
-const LAST_CHANCE: Duration = Duration::from_secs(2);
 
 /// What an answer is about, beside the purchase itself.
 pub(in crate::client) struct Order {
     pub(in crate::client) terms: Terms,
-    pub(in crate::client) trial: Trial,
-    pub(in crate::client) asked: Instant,
     pub(in crate::client) why: String,
+    /// When it must be over.
+    pub(in crate::client) until: Instant,
+    /// Those that were tried in vain.
+    pub(in crate::client) tried: Vec<Attempt>,
 }
 
-struct Delivery {
-    parts: Arc<Parts>,
-    purchase: Purchase,
-    trial: Trial,
-    model: String,
-    endpoint: Endpoint,
-    asked: Instant,
-    first_token: Duration,
-    /// When the last event came, and the longest silence so far.
-    heard: Instant,
-    longest_gap: Duration,
+pub(in crate::client) struct Delivery {
+    pub(in crate::client) parts: Arc<Parts>,
+    pub(in crate::client) terms: Terms,
+    pub(in crate::client) until: Instant,
+    pub(in crate::client) splice: Splice,
+    /// Those that were tried in vain, or broke off.
+    pub(in crate::client) tried: Vec<Attempt>,
+    /// Whom to ask for the rest no more.
+    pub(in crate::client) used: Vec<NodeId>,
+    /// What the sellers that broke off may have charged.
+    pub(in crate::client) spent: Amount,
+    /// Those sellers.
+    pub(in crate::client) broken: Vec<Closing>,
     events: mpsc::Sender<Result<Event, InferError>>,
-    topped_up: u32,
 }
 
-/// How a delivery ends.
-enum End {
-    Done {
-        receipt: Box<VerifiedReceipt>,
-        dispute: Option<Dispute>,
-    },
-    /// The application is gone.
-    Unwanted,
-    Failed(Failure),
+/// A seller that broke off.
+pub(in crate::client) struct Broken {
+    pub(in crate::client) seller: NodeId,
+    pub(in crate::client) failure: Failure,
+    /// What it counted.
+    pub(in crate::client) used: Usage,
+    /// Nobody else may be paid for the same purchase.
+    pub(in crate::client) is_paid_once: bool,
 }
+
+/// How one seller's part ends.
+enum Flow {
+    Whole(Closed),
+    Broken(Box<Broken>),
+}
+
+/// The application is gone.
+struct Unwanted;
 
 /// Hands the answer over; the rest of it is delivered by a task that ends with it.
-pub(in crate::client) fn deliver(parts: Arc<Parts>, begun: Begun, order: Order) -> Answer {
-    let Begun {
-        purchase,
-        first,
-        load,
-    } = begun;
+pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order) -> Answer {
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let (request, seller) = opened.running.names();
     let Order {
         terms,
-        trial,
-        asked,
         why,
+        until,
+        tried,
     } = order;
-    if let Some(load) = load {
-        trial.load(load);
-    }
-    trial.answered();
-    let (events, receiver) = mpsc::channel(EVENTS);
-    let (request, seller) = (
-        purchase.deal().request,
-        purchase.deal().offer.offer().seller,
-    );
+    let model = terms.model.clone();
+    let used = tried.iter().map(|one| one.seller).chain([seller]).collect();
     let delivery = Delivery {
         parts,
-        purchase,
-        trial,
-        model: terms.model.clone(),
-        endpoint: terms.endpoint,
-        asked,
-        first_token: asked.elapsed(),
-        heard: Instant::now(),
-        longest_gap: Duration::ZERO,
+        splice: Splice::new(terms.endpoint, terms.mode),
+        terms,
+        until,
+        tried,
+        used,
+        spent: Amount::ZERO,
+        broken: Vec::new(),
         events,
-        topped_up: 0,
     };
-    tokio::spawn(delivery.run(first));
+    tokio::spawn(delivery.run(opened));
     Answer {
         request,
         seller,
-        model: terms.model,
+        model,
         why,
         events: receiver,
     }
 }
 
 impl Delivery {
-    async fn run(mut self, first: Step) {
-        let end = match self.step(first).await {
-            Some(end) => end,
-            None => self.flow().await,
-        };
-        match end {
-            End::Done { receipt, dispute } => self.done(*receipt, dispute).await,
-            End::Unwanted => self.cancel().await,
-            End::Failed(failure) => self.failed(failure).await,
-        }
-    }
-
-    /// Passes events on until something ends it.
-    async fn flow(&mut self) -> End {
+    async fn run(mut self, mut opened: Opened) {
         loop {
-            let step = tokio::select! {
+            let broken = match self.flow(opened).await {
+                Ok(Flow::Whole(closed)) => return self.end(closed).await,
+                Ok(Flow::Broken(broken)) => broken,
+                Err(Unwanted) => return,
+            };
+            if self.splice.is_finished() {
+                // The application has it all; what is missing is the seller's word on the price.
+                return self.end(Closed::default()).await;
+            }
+            let application = self.events.clone();
+            let rescue = Box::pin(self.rescue(&broken));
+            let rescued = tokio::select! {
                 biased;
-                () = self.events.closed() => return End::Unwanted,
-                step = self.purchase.next() => step,
+                () = application.closed() => return,
+                rescued = rescue => rescued,
             };
-            let ended = match step {
-                Ok(step) => self.step(step).await,
-                Err(PurchaseError::Ledger(LedgerError::Rejected(Rejected::OverDeposit {
-                    ..
-                }))) => self.top_up().await,
-                Err(error) => Some(End::Failed(error.into())),
+            match rescued {
+                Ok(Rescue::By(next)) => opened = *next,
+                Ok(Rescue::Length) => return self.length(broken.used).await,
+                Err(error) => return self.fail(error).await,
+            }
+        }
+    }
+
+    /// Hands on what one seller sends, until something ends it. A purchase that nobody wants any
+    /// more is dropped, which hangs it up.
+    async fn flow(&mut self, opened: Opened) -> Result<Flow, Unwanted> {
+        let Opened {
+            mut running,
+            events,
+            splice,
+            end,
+        } = opened;
+        self.splice = splice;
+        for event in events {
+            self.say(event).await?;
+        }
+        if let Some(end) = end {
+            return Ok(self.close(running, end).await);
+        }
+        loop {
+            let piece = tokio::select! {
+                biased;
+                () = self.events.closed() => return Err(Unwanted),
+                piece = running.next() => piece,
             };
-            if let Some(end) = ended {
-                return end;
-            }
+            let failure = match piece {
+                Ok(Piece::Data(event)) => match self.splice.take(&event) {
+                    Ok(Some(event)) => {
+                        self.say(event).await?;
+                        continue;
+                    }
+                    Ok(None) => continue,
+                    Err(failure) => failure,
+                },
+                Ok(Piece::End(end)) => return Ok(self.close(running, end).await),
+                Err(failure) => failure,
+            };
+            return Ok(self.give_up(running, failure));
         }
     }
 
-    /// The deposit is used up in the middle of an answer: adds to it and goes on, but not for ever:
-    /// a seller may ask for more than any deposit holds.
-    async fn top_up(&mut self) -> Option<End> {
-        self.topped_up += 1;
-        if self.topped_up > TOP_UPS {
-            return Some(End::Failed(
-                PurchaseError::Protocol("it asks for more than the deposit, again and again")
-                    .into(),
-            ));
-        }
-        let deal = self.purchase.deal();
-        let rest = deal.max_cost.saturating_sub(self.purchase.held());
-        let ready = self.parts.channels.ready(&deal.offer, rest).await;
-        ready.err().map(|error| End::Failed(error.into()))
+    async fn say(&self, event: Bytes) -> Result<(), Unwanted> {
+        let sent = self.events.send(Ok(Event::Data(event))).await;
+        sent.map_err(|_| Unwanted)
     }
 
-    async fn step(&mut self, step: Step) -> Option<End> {
-        match step {
-            Step::Accepted(_) => None,
-            Step::Data(data) => {
-                self.longest_gap = self.longest_gap.max(self.heard.elapsed());
-                let sent = self.events.send(Ok(Event::Data(data))).await;
-                // A slow reader is not the seller's silence.
-                self.heard = Instant::now();
-                sent.err().map(|_| End::Unwanted)
+    /// The seller has said its last word: books it.
+    async fn close(&mut self, running: Running, end: Close) -> Flow {
+        let fault = end.fault().filter(|_| !self.splice.is_finished());
+        let broken = fault.map(|fault| self.broken(&running, Failure::Ended(fault)));
+        let closed = running.close(end, fault.is_none()).await;
+        match broken {
+            Some(broken) if closed.broken.is_none() => {
+                self.spent = self.spent.saturating_add(closed.charged);
+                self.broken.push(Closing::Now(closed));
+                Flow::Broken(broken)
             }
-            Step::Done {
-                receipt,
-                dispute,
-                load,
-            } => {
-                self.trial.load(load);
-                Some(End::Done { receipt, dispute })
-            }
+            _ => Flow::Whole(closed),
         }
     }
 
-    async fn done(mut self, receipt: VerifiedReceipt, dispute: Option<Dispute>) {
-        let settled = self.settle(&receipt, dispute.as_ref()).await;
-        let signed = receipt.signed().clone();
-        let (usage, charged, ending) = (
-            signed.receipt.usage,
-            signed.receipt.charged,
-            signed.receipt.ending,
-        );
-        let end = match (&settled, ending) {
-            (Err(error), _) => Err(InferError::Internal(error.to_string())),
-            (Ok(()), Ending::Complete | Ending::Cancelled) => Ok(Event::End(Box::new(Bill {
-                receipt: signed,
-                charged,
-            }))),
-            (Ok(()), other) => Err(InferError::Interrupted(reason(other).to_owned())),
-        };
-        let good = settled.is_ok() && dispute.is_none() && ending == Ending::Complete;
-        self.trial.record(if good {
-            Outcome::Served(Served {
-                first_token: self.first_token,
-                elapsed: self.asked.elapsed(),
-                longest_gap: self.longest_gap,
-                prompt: usage.prompt,
-                tokens: usage.completion,
-                charged,
-            })
-        } else {
-            Outcome::Failed
-        });
-        // Before the end is told, so that what is asked next finds the line.
-        self.purchase.leave();
-        // Whoever asked may have gone.
-        self.events.send(end).await.ok();
-    }
-
-    /// Tells the seller to stop and waits for its receipt: what was delivered is paid.
-    async fn cancel(mut self) {
-        self.last_word(LAST_WORD).await;
-        self.trial.record(Outcome::Blameless);
-    }
-
-    /// Asks for the receipt of what was delivered. Without one the money stays in doubt, until
-    /// the seller's books are asked.
-    async fn last_word(&mut self, wait: Duration) {
-        let last = timeout(wait, last_word(&mut self.purchase, wait)).await;
-        if let Ok(Ok((receipt, dispute))) = last {
-            let settled = self.settle(&receipt, dispute.as_ref()).await;
-            if let Err(error) = settled {
-                tracing::error!(%error, "a receipt could not be booked");
-            }
-        }
-    }
-
-    async fn failed(mut self, failure: Failure) {
-        let request = self.purchase.deal().request;
+    /// The seller has not: whatever it says yet is heard beside.
+    fn give_up(&mut self, running: Running, failure: Failure) -> Flow {
+        let (request, _) = running.names();
         tracing::warn!(request = %request.short(), error = %failure, "an answer broke off");
-        let outcome = match &failure {
-            Failure::Purchase(PurchaseError::Ledger(_)) => Outcome::Blameless,
-            failure => blame(failure),
-        };
-        if failure.leaves_the_stream() {
-            self.last_word(LAST_CHANCE).await;
+        self.spent = self.spent.saturating_add(running.at_most());
+        let broken = self.broken(&running, failure);
+        self.broken.push(running.give_up(&broken.failure));
+        Flow::Broken(broken)
+    }
+
+    fn broken(&mut self, running: &Running, failure: Failure) -> Box<Broken> {
+        let (_, seller) = running.names();
+        self.tried.push(failure.of(seller));
+        let mut used = running.used();
+        // A seller that does not count has sent at least so many.
+        let pieces = u32::try_from(self.splice.pieces()).unwrap_or(u32::MAX);
+        used.completion = used.completion.max(pieces);
+        Box::new(Broken {
+            seller,
+            failure,
+            used,
+            is_paid_once: running.is_paid_once(),
+        })
+    }
+
+    /// As many tokens as were asked for are there; the seller broke off before it said so.
+    async fn length(mut self, used: Usage) {
+        self.splice = self.splice.handed_on(false, used);
+        for event in self.splice.end_of_length() {
+            if self.say(event).await.is_err() {
+                return;
+            }
         }
-        self.trial.record(outcome);
-        // Without a receipt the money is left in doubt, before the application hears of it.
-        drop(self.purchase);
+        self.end(Closed::default()).await;
+    }
+
+    /// The bill, over all sellers that had a part in the answer.
+    async fn end(self, last: Closed) {
+        let mut charged = last.charged;
+        let mut receipts = Vec::new();
+        for closing in self.broken {
+            let closed = closing.closed().await;
+            charged = charged.saturating_add(closed.charged);
+            receipts.extend(closed.receipt.map(|receipt| *receipt));
+        }
+        receipts.extend(last.receipt.map(|receipt| *receipt));
+        let event = match (last.broken, receipts.pop()) {
+            (Some(error), _) => Err(error),
+            (None, Some(receipt)) => Ok(Event::End(Box::new(Bill {
+                receipt,
+                charged,
+                earlier: receipts,
+            }))),
+            (None, None) => Ok(Event::Paid(charged)),
+        };
         // Whoever asked may have gone.
-        self.events.send(Err(broken_off(&failure))).await.ok();
+        self.events.send(event).await.ok();
     }
 
-    /// Books a receipt. A false one is kept as evidence, and its channel is used no more.
-    async fn settle(
-        &mut self,
-        receipt: &VerifiedReceipt,
-        dispute: Option<&Dispute>,
-    ) -> Result<(), LedgerError> {
-        let (channel, deal) = (self.purchase.channel(), self.purchase.deal());
-        if let Some(dispute) = dispute {
-            freeze(
-                &self.parts,
-                deal.offer.offer().seller,
-                channel,
-                deal.request,
-                dispute,
-            )
-            .await;
+    /// The error, once it is known what is charged, or left in doubt.
+    async fn fail(self, error: InferError) {
+        for closing in self.broken {
+            closing.closed().await;
         }
-        let foreign =
-            |dispute: &Dispute| matches!(dispute, Dispute::Other(_) | Dispute::Promise { .. });
-        if dispute.is_some_and(foreign) {
-            return Ok(());
-        }
-        let note = Note {
-            model: Some(self.model.clone()),
-            endpoint: Some(self.endpoint),
-            dispute: dispute.map(ToString::to_string),
-        };
-        self.purchase.cover(receipt.receipt().charged).await?;
-        let now = self.parts.clock.now();
-        self.parts.ledger.book(receipt.clone(), note, now).await?;
-        if dispute.is_some() {
-            // Evidence: no seller shows it again.
-            self.parts.ledger.written().await?;
-        }
-        self.purchase.settled();
-        self.purchase.heard_root().await
-    }
-}
-
-async fn last_word(
-    purchase: &mut Purchase,
-    wait: Duration,
-) -> Result<(VerifiedReceipt, Option<Dispute>), PurchaseError> {
-    purchase.cancel(wait).await?;
-    loop {
-        if let Step::Done {
-            receipt, dispute, ..
-        } = purchase.next().await?
-        {
-            return Ok((*receipt, dispute));
-        }
-    }
-}
-
-async fn freeze(
-    parts: &Parts,
-    seller: NodeId,
-    channel: ChannelId,
-    request: RequestId,
-    dispute: &Dispute,
-) {
-    tracing::error!(seller = %seller.short(), request = %request.short(), %dispute, "a false receipt; the seller is not used again");
-    if let Err(error) = parts.channels.stand(channel, Standing::Frozen).await {
-        tracing::error!(%error, "a channel could not be frozen");
-    }
-}
-
-const fn reason(ending: Ending) -> &'static str {
-    match ending {
-        Ending::Complete | Ending::Cancelled => "the answer is whole",
-        Ending::UpstreamFailed => "the seller's model server failed",
-        Ending::Unpaid => "the seller did not get the next voucher in time",
-        Ending::Interrupted => "the seller was restarted",
-        Ending::Limit => "the cost ceiling or the deadline was reached",
+        // Whoever asked may have gone.
+        self.events.send(Err(error)).await.ok();
     }
 }

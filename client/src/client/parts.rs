@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channels::{self, Channels, Funding};
 use crate::client::decisions::Decisions;
 use crate::client::discovery;
+use crate::client::hedge::Allowance;
 use crate::client::memory::Memory;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
@@ -197,6 +198,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     pub(in crate::client) decisions: Decisions,
+    hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -231,19 +233,7 @@ impl Parts {
             ledger: ledger.clone(),
             clock: clock.clone(),
         };
-        let spend = &config.spend;
-        let funding = Funding {
-            deposit: spend.deposit,
-            max_deposit: spend.max_deposit,
-            top_up_below: spend.top_up_below,
-            seen_wait: spend.deposit_wait,
-            instance: config.wallet.instance,
-        };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "which of equals are asked first differs from buyer to buyer"
-        )]
-        let market = Market::salted(network, clock.clone(), rand::random());
+        let market = Market::salted(network, clock.clone(), salt());
         let memory = Memory::open(market.clone(), ledger.store().clone());
         let memory = memory.map_err(LedgerError::from)?;
         let most = config.router.decisions;
@@ -251,7 +241,7 @@ impl Parts {
         let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
         let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone());
-        let channels = Arc::new(Channels::new(ground, funding));
+        let channels = Arc::new(Channels::new(ground, funding(&config)));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
         let pruner = Keeper::new(
             ledger.clone(),
@@ -288,9 +278,17 @@ impl Parts {
             wallet,
             market,
             decisions,
+            hedges: std::sync::Mutex::default(),
             stop,
             tasks: std::sync::Mutex::new(tasks),
         }))
+    }
+
+    /// How many hedges may be made.
+    pub(in crate::client) fn hedges(&self) -> std::sync::MutexGuard<'_, Allowance> {
+        self.hedges
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Stops in reverse. Purchases under way lose their streams; what is in doubt is reconciled
@@ -310,6 +308,25 @@ impl Parts {
         self.net.stop().await;
         self.ledger.store().stop().await;
     }
+}
+
+const fn funding(config: &Config) -> Funding {
+    let spend = &config.spend;
+    Funding {
+        deposit: spend.deposit,
+        max_deposit: spend.max_deposit,
+        top_up_below: spend.top_up_below,
+        seen_wait: spend.deposit_wait,
+        instance: config.wallet.instance,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which of equals are asked first differs from buyer to buyer"
+)]
+fn salt() -> u64 {
+    rand::random()
 }
 
 fn net_config(config: &Config) -> net::Config {

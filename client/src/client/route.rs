@@ -14,7 +14,7 @@ use crate::market::Candidate;
 use crate::policy::{Terms, Warm};
 use crate::report::{ActionError, RouteReport, RouteWish};
 use crate::router::record::{Decision, Line};
-use crate::router::{self, Choice, Dropped, Plan, Reason, explain};
+use crate::router::{self, Dropped, Plan, Reason, explain};
 
 impl Parts {
     /// Whom to try, but for those. A seller whose receipts were false is not tried again.
@@ -149,14 +149,6 @@ impl Parts {
         }));
         let about = (self.clock.now(), self.on_offer(&terms));
         Ok(explain::report(&terms, &plan, about))
-    }
-}
-
-/// Why this one, in one line.
-pub(in crate::client) fn explained(terms: &Terms, choice: &Choice) -> String {
-    match &terms.rule {
-        Some(rule) => format!("rule {rule}; {choice}"),
-        None => choice.to_string(),
     }
 }
 

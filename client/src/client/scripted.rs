@@ -69,7 +69,11 @@ pub(crate) fn data(text: &str) -> Result<Event, InferError> {
 pub(crate) fn end() -> Result<Event, InferError> {
     let receipt = receipt().signed;
     let charged = receipt.receipt.charged;
-    Ok(Event::End(Box::new(Bill { receipt, charged })))
+    Ok(Event::End(Box::new(Bill {
+        receipt,
+        charged,
+        earlier: Vec::new(),
+    })))
 }
 
 pub(crate) fn receipt() -> ReceiptReport {

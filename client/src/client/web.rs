@@ -1,5 +1,4 @@
-//! Purchases over plain HTTP, from the plan to the booked payment; and which models such sellers
-//! have.
+//! Purchases over plain HTTP, from the plan to the first piece; and which models such sellers have.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,38 +7,28 @@ use farthing_protocol::offer::MAX_MODELS;
 use farthing_protocol::purchase::Mode;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::answer::{Answer, Event, InferError};
-use crate::client::delivery::Order;
-use crate::client::infer::{Failure, blame, broken_off};
+use crate::client::attempt::Begun;
+use crate::client::failure::Failure;
 use crate::client::parts::{Parts, request_id};
+use crate::client::running::{Running, Work};
 use crate::config::X402;
-use crate::ledger::Standing;
-use crate::market::{Market, Outcome, Served, WebOffer};
+use crate::market::{Market, WebOffer};
 use crate::policy::Terms;
-use crate::purchase::web::{WebDeal, WebEnd, WebPurchase, WebStep};
+use crate::purchase::web::WebDeal;
 use crate::router::Choice;
 
-/// Events that wait for a slow reader before the seller is slowed down too.
-const EVENTS: usize = 32;
 /// How often sellers that name no models are asked for theirs.
 const LIST: Duration = Duration::from_secs(300);
 /// How long one may take to say, and how much it may say.
 const LIST_WAIT: Duration = Duration::from_secs(10);
 const LIST_LIMIT: usize = 1024 * 1024;
 
-/// A purchase whose first event is here.
-pub(in crate::client) struct Begun {
-    purchase: WebPurchase,
-    first: WebStep,
-}
-
 impl Parts {
     pub(in crate::client) async fn begin_web(
-        &self,
+        self: &Arc<Self>,
         terms: &Terms,
         choice: &Choice,
         offer: &Arc<WebOffer>,
@@ -69,127 +58,12 @@ impl Parts {
             idle: terms.deadlines.idle,
             deadline,
         };
-        let mut purchase = Box::pin(self.web.buy(deal)).await?;
-        let first = purchase.next().await?;
-        Ok(Begun { purchase, first })
-    }
-}
-
-/// Hands the answer over; the rest of it is delivered by a task that ends with it.
-pub(in crate::client) fn deliver(parts: Arc<Parts>, begun: Begun, order: Order) -> Answer {
-    let Begun { purchase, first } = begun;
-    let (events, receiver) = mpsc::channel(EVENTS);
-    let (request, seller) = (purchase.deal().request, purchase.seller());
-    let (model, why) = (order.terms.model.clone(), order.why.clone());
-    let first_token = order.asked.elapsed();
-    order.trial.answered();
-    let delivery = Delivery {
-        parts,
-        purchase,
-        order,
-        first_token,
-        heard: Instant::now(),
-        longest_gap: Duration::ZERO,
-        events,
-    };
-    tokio::spawn(delivery.run(first));
-    Answer {
-        request,
-        seller,
-        model,
-        why,
-        events: receiver,
-    }
-}
-
-struct Delivery {
-    parts: Arc<Parts>,
-    purchase: WebPurchase,
-    order: Order,
-    first_token: Duration,
-    heard: Instant,
-    longest_gap: Duration,
-    events: mpsc::Sender<Result<Event, InferError>>,
-}
-
-impl Delivery {
-    async fn run(mut self, first: WebStep) {
-        let mut step = first;
-        loop {
-            match step {
-                WebStep::End(end) => return self.done(*end).await,
-                WebStep::Data(data) => {
-                    self.longest_gap = self.longest_gap.max(self.heard.elapsed());
-                    if self.events.send(Ok(Event::Data(data))).await.is_err() {
-                        // Dropping it hangs up; what was charged shows with the next purchase.
-                        return self.order.trial.record(Outcome::Blameless);
-                    }
-                    self.heard = Instant::now();
-                }
-            }
-            let next = tokio::select! {
-                biased;
-                () = self.events.closed() => return self.order.trial.record(Outcome::Blameless),
-                next = self.purchase.next() => next,
-            };
-            match next {
-                Ok(next) => step = next,
-                Err(error) => {
-                    let failure = Failure::Purchase(error);
-                    tracing::warn!(error = %failure, "an answer broke off");
-                    self.order.trial.record(blame(&failure));
-                    drop(self.purchase);
-                    // Whoever asked may have gone.
-                    self.events.send(Err(broken_off(&failure))).await.ok();
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn done(mut self, end: WebEnd) {
-        let booked = self.book(&end).await;
-        let charged = end.charged.unwrap_or(self.purchase.held());
-        let good = end.whole && end.dispute.is_none() && booked.is_ok();
-        let event = match (booked, end.whole) {
-            (Err(error), _) => Err(InferError::Internal(error.to_string())),
-            (Ok(()), true) => Ok(Event::Paid(charged)),
-            (Ok(()), false) => {
-                let text = "the seller ended the stream in the middle".to_owned();
-                Err(InferError::Interrupted(text))
-            }
-        };
-        self.order.trial.record(if good {
-            Outcome::Served(Served {
-                first_token: self.first_token,
-                elapsed: self.order.asked.elapsed(),
-                longest_gap: self.longest_gap,
-                prompt: 0,
-                tokens: 0,
-                charged,
-            })
-        } else {
-            Outcome::Failed
-        });
-        // Whoever asked may have gone.
-        self.events.send(event).await.ok();
-    }
-
-    /// Books what was charged. A price that is not the agreed one is kept as evidence, and its
-    /// channel is used no more. One that was not said stays in doubt until the next purchase.
-    async fn book(&mut self, end: &WebEnd) -> Result<(), crate::ledger::LedgerError> {
-        let now = self.parts.clock.now();
-        self.purchase.book(end, &self.parts.ledger, now).await?;
-        if let Some(dispute) = end.dispute {
-            let url = self.purchase.deal().shown();
-            tracing::error!(%url, dispute, "a false price; the seller is not used again");
-            if let Some(id) = self.purchase.channel()
-                && let Err(error) = self.parts.channels.stand(id, Standing::Frozen).await
-            {
-                tracing::error!(%error, "a channel could not be frozen");
-            }
-        }
-        Ok(())
+        let purchase = Box::pin(self.web.buy(deal)).await?;
+        let work = Work::Web(Box::new(purchase));
+        let what = (terms.model.clone(), terms.endpoint);
+        Running::new(Arc::clone(self), work, what, now)
+            .first()
+            .await
     }
 }
 

@@ -69,6 +69,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("router.connect", Kind::Text),
     ("router.first_token", Kind::Text),
     ("router.idle", Kind::Text),
+    ("router.hedge", Kind::Integer),
+    ("router.rescue", Kind::Flag),
     ("receipts.keep", Kind::Text),
     ("receipts.most", Kind::Integer),
     ("receipts.archive", Kind::Flag),

@@ -93,6 +93,7 @@ fn an_error_names_the_key() {
         ("[spend]\nper_day = \"-5\"", "per_day"),
         ("[router]\nidle = \"soon\"", "idle"),
         ("[router]\nidle = \"0s\"", "router.idle"),
+        ("[router]\nhedge = 101", "router.hedge"),
         ("[gateway]\nlisten = \"0.0.0.0:1\"", "gateway.listen"),
         ("[gateway]\nmax_body = 99000000", "gateway.max_body"),
         ("[spend]\ndeposit = \"99000000\"", "spend.deposit"),

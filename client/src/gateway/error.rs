@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use farthing_protocol::body::{Body, BodyError};
 use serde_json::json;
 
-use crate::client::{Errand, InferError};
+use crate::client::{Attempt, Break, Errand, InferError};
 use crate::gateway::keys::Denied;
 
 /// Tells OpenAI's libraries whether trying again can help.
@@ -42,6 +42,9 @@ pub enum Problem {
     /// The request did not arrive in time, or not whole.
     #[error("the request body did not arrive: {0}")]
     NotArrived(&'static str),
+    /// The same request, by its name, is being answered.
+    #[error("this request (`Idempotency-Key`) is under way; it is not bought twice")]
+    InFlight,
     /// Nothing came for as long as the gateway waits.
     #[error("no seller answered within the gateway's deadline (`gateway.deadline`)")]
     Deadline,
@@ -91,6 +94,7 @@ impl Problem {
             Self::UnknownPath { .. } => row(404, REQUEST, "unknown_path", Retry::Usual),
             Self::Method { .. } => row(405, REQUEST, "method_not_allowed", Retry::Usual),
             Self::NotArrived(_) => row(408, REQUEST, "request_timeout", Retry::Usual),
+            Self::InFlight => row(409, REQUEST, "in_flight", Retry::After(1_000)),
             Self::Deadline => row(504, SERVER, "deadline", Retry::No),
         }
     }
@@ -103,12 +107,27 @@ impl Problem {
             Self::Infer(InferError::UnknownModel { .. }) => Some("model"),
             _ => None,
         };
-        json!({
+        let mut detail = json!({
             "message": self.to_string(),
             "type": row.kind,
             "param": param,
             "code": row.code,
-        })
+        });
+        if let Some(attempts) = self.attempts() {
+            detail["attempts"] = attempts;
+        }
+        detail
+    }
+
+    /// Who was tried, and what went wrong: no addresses.
+    fn attempts(&self) -> Option<serde_json::Value> {
+        let (Self::Infer(InferError::Failed { attempts })
+        | Self::Infer(InferError::Interrupted(Break { attempts, .. }))) = self
+        else {
+            return None;
+        };
+        let one = |attempt: &Attempt| json!({ "seller": attempt.seller.short(), "reason": attempt.reason });
+        Some(attempts.iter().map(one).collect())
     }
 
     /// The error as the last event of a stream. OpenAI's libraries raise it; a `[DONE]` does not

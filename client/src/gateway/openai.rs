@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::client::{Answer, Event, InferError, Request};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
+use crate::gateway::inflight::Place;
 use crate::gateway::sse::{self, UsageChunk};
 use crate::report::{HealthReport, ModelListing};
 
@@ -59,8 +60,10 @@ pub(crate) async fn buy(
     request: HttpRequest,
 ) -> Result<Response, Problem> {
     let arrived = Instant::now();
+    let headers = request.headers().clone();
     let body = read(shared, request).await?;
     let delivery = delivery(&body)?;
+    let place = shared.in_flight.enter(&headers, endpoint, &body)?;
     let first = async {
         let request = Request { endpoint, body };
         let mut answer = shared.client.infer(request).await?;
@@ -73,7 +76,7 @@ pub(crate) async fn buy(
     let head = arrived.elapsed().as_secs_f64();
     shared.metrics.gateway_head_seconds.observe(head);
     match delivery {
-        Delivery::Stream(usage) => Ok(streamed(shared, answer, first, usage)),
+        Delivery::Stream(usage) => Ok(streamed(shared, (answer, place), first, usage)),
         Delivery::Plain => plain(shared, answer, first).await,
     }
 }
@@ -137,12 +140,17 @@ async fn read(shared: &Shared, request: HttpRequest) -> Result<Bytes, Problem> {
     Err(InferError::TooLarge { len, max }.into())
 }
 
-fn streamed(shared: &Arc<Shared>, answer: Answer, first: Event, usage: UsageChunk) -> Response {
+fn streamed(
+    shared: &Arc<Shared>,
+    (answer, place): (Answer, Option<Place>),
+    first: Event,
+    usage: UsageChunk,
+) -> Response {
     let mut headers = about(&answer);
     let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
     headers.insert(CONTENT_TYPE, kind);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let body = sse::stream(Arc::clone(shared), answer, first, usage);
+    let body = sse::stream(Arc::clone(shared), (answer, place), first, usage);
     (headers, HttpBody::from_stream(body)).into_response()
 }
 

@@ -13,9 +13,10 @@ use futures::Stream;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Answer, Event, InferError};
+use crate::client::{Answer, Bill, Event, InferError};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
+use crate::gateway::inflight::Place;
 
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// What a seller's own end of stream looks like; ours is written once, by us.
@@ -34,6 +35,8 @@ pub enum UsageChunk {
 struct Writer {
     shared: Arc<Shared>,
     answer: Answer,
+    /// The request's own, until it is answered.
+    _place: Option<Place>,
     usage: UsageChunk,
     first: Option<Result<Event, InferError>>,
     /// When the last event came.
@@ -50,7 +53,7 @@ impl Drop for Writer {
 /// The body of a streamed answer, of which the first event is already there.
 pub(crate) fn stream(
     shared: Arc<Shared>,
-    answer: Answer,
+    (answer, place): (Answer, Option<Place>),
     first: Event,
     usage: UsageChunk,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
@@ -58,6 +61,7 @@ pub(crate) fn stream(
     let writer = Writer {
         shared,
         answer,
+        _place: place,
         usage,
         first: Some(Ok(first)),
         heard: Instant::now(),
@@ -93,7 +97,7 @@ impl Writer {
                 }
                 Some(Ok(Event::End(bill))) => {
                     self.ended = true;
-                    return Some(self.end(bill.charged, Some(bill.receipt.receipt.seq)));
+                    return Some(self.end(bill.charged, Some(&bill)));
                 }
                 Some(Err(error)) => return Some(self.fail(error.into())),
                 None => {
@@ -122,13 +126,19 @@ impl Writer {
             && (self.usage == UsageChunk::Wanted || !only_usage(json))
     }
 
-    fn end(&self, charged: Amount, receipt: Option<u64>) -> Bytes {
-        let bill = json!({
+    fn end(&self, charged: Amount, bill: Option<&Bill>) -> Bytes {
+        let mut told = json!({
             "request": self.answer.request.to_string(),
             "seller": self.answer.seller,
             "charged": charged,
-            "receipt_seq": receipt,
+            "receipt_seq": bill.map(|bill| bill.receipt.receipt.seq),
         });
+        if let Some(bill) = bill.filter(|bill| !bill.earlier.is_empty()) {
+            // It broke off, and others went on: those that were paid for it, in order.
+            let receipts = bill.earlier.iter().chain([&bill.receipt]);
+            told["sellers"] = receipts.map(|receipt| json!(receipt.seller)).collect();
+        }
+        let bill = told;
         Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
     }
 }

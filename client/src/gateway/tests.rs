@@ -293,7 +293,7 @@ fn table() -> Vec<(InferError, u16, &'static str, &'static str)> {
             "sellers_failed",
         ),
         (
-            InferError::Interrupted(reason()),
+            InferError::Interrupted(reason().into()),
             502,
             server,
             "interrupted",

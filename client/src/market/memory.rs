@@ -118,7 +118,7 @@ impl Memory {
     }
 
     /// Takes in what is on disk. What has no room is forgotten there, too.
-    pub(super) fn load(&mut self, rows: Vec<((B256, B256), Memo)>) {
+    pub(super) fn load(&mut self, rows: Vec<((B256, B256), Memo)>, now: Timestamp) {
         let mut rows = rows;
         rows.sort_by_key(|(_, memo)| std::cmp::Reverse(memo.stats.used()));
         for ((seller, _), mut memo) in rows {
@@ -128,7 +128,7 @@ impl Memory {
                 None => self.sellers.len() < MAX_MEASURED,
             };
             if room {
-                memo.stats.wake();
+                memo.stats.wake(now);
                 let kept = self.sellers.entry(seller).or_default();
                 kept.push((memo.model, memo.endpoint, memo.stats));
             } else {

@@ -50,6 +50,12 @@ pub enum Outcome {
     },
     /// It did not work, and not for a reason of ours.
     Failed,
+    /// Nobody waited any longer for its first token, because another was first or the application
+    /// has gone: it takes at least so long.
+    Overtaken {
+        /// From asking on.
+        waited: Duration,
+    },
     /// It ended for a reason that is not the seller's: the request was wrong, or nobody waits
     /// for the answer any more.
     Blameless,
@@ -313,10 +319,13 @@ impl Stats {
         }
     }
 
-    /// Readies what was read from the disk.
-    pub(super) fn wake(&mut self) {
+    /// Readies what was read from the disk. A clock that was ahead leaves no pause for good.
+    pub(super) fn wake(&mut self, now: Timestamp) {
         self.first_tokens.know();
         self.gaps.know();
+        self.used = self.used.min(now);
+        self.cool_until = self.cool_until.min(now.plus(LONGEST_PAUSE));
+        self.busy_until = self.busy_until.min(now.plus(LONGEST_BUSY));
     }
 
     /// When something last happened.
@@ -369,6 +378,7 @@ impl Stats {
                 self.failures = self.failures.saturating_add(1);
                 self.cool_until = now.plus(cooling(self.failures));
             }
+            Outcome::Overtaken { waited } => self.overtaken(waited, now),
             Outcome::Blameless => {}
         }
     }
@@ -389,6 +399,16 @@ impl Stats {
             let each = millis(flow) / f64::from(served.tokens - 1);
             level(&mut self.per_token, each, now);
             self.gaps.add(millis(served.longest_gap));
+        }
+    }
+
+    /// A wait that was given up says something only where it is longer than usual.
+    fn overtaken(&mut self, waited: Duration, now: Timestamp) {
+        let waited = millis(waited);
+        let usual = self.first_token.map(|level| level.at(now));
+        if usual.is_some_and(|usual| usual < waited) {
+            level(&mut self.first_token, waited, now);
+            self.first_tokens.add(waited);
         }
     }
 

@@ -170,6 +170,35 @@ fn a_purchase_that_is_dropped_says_nothing_of_the_seller() {
 }
 
 #[test]
+fn a_seller_that_was_overtaken_is_slower_than_it_was_taken_for_and_not_to_blame() {
+    let (market, _clock) = market(1);
+    let begin = || market.begin(seller(1), MODEL, Endpoint::Chat);
+    let overtaken = |millis| Outcome::Overtaken {
+        waited: Duration::from_millis(millis),
+    };
+    begin().record(overtaken(900));
+    assert_eq!(
+        measured(&market, 1).first_token,
+        None,
+        "of one nobody knows"
+    );
+    begin().record(served(100, 200, 2));
+    begin().record(overtaken(50));
+    assert_eq!(
+        measured(&market, 1).first_token,
+        Some(100.0),
+        "it was in time"
+    );
+    begin().record(overtaken(900));
+    let known = measured(&market, 1);
+    assert!(
+        known.first_token.is_some_and(|millis| millis > 100.0),
+        "{known:?}"
+    );
+    assert_eq!((known.failures, known.pause), (0, None));
+}
+
+#[test]
 fn a_failing_seller_cools_down_and_is_tried_by_one_purchase_first() {
     let (market, clock) = market(1);
     for pause in [1, 2, 4] {

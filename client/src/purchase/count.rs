@@ -43,6 +43,11 @@ impl Counter {
         self.events == 0
     }
 
+    /// True once text has come.
+    pub(in crate::purchase) const fn wrote(&self) -> bool {
+        self.text > 0
+    }
+
     /// How many whole events or documents have come.
     pub(in crate::purchase) const fn events(&self) -> u64 {
         self.events

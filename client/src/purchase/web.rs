@@ -34,7 +34,7 @@ use crate::ledger::{Ledger, LedgerError, Payment, Scheme};
 use crate::market::WebOffer;
 use crate::purchase::PurchaseError;
 pub use crate::purchase::web::ask::Unpayable;
-use crate::purchase::web::door::{Body, Door, Said};
+use crate::purchase::web::door::{Body, Door, Said, Turned};
 use crate::purchase::web::events::{Events, Item, Price};
 pub use crate::purchase::web::money::{Purse, WebShop};
 use crate::purchase::web::once::PaidOnce;
@@ -167,6 +167,12 @@ impl WebPurchase {
     #[must_use]
     pub fn seller(&self) -> NodeId {
         self.deal.offer.id
+    }
+
+    /// Whether it is paid for by a payment of its own.
+    #[must_use]
+    pub const fn is_paid_once(&self) -> bool {
+        matches!(&self.paid, Some(Paid::Once(_)))
     }
 
     fn begin(
@@ -412,10 +418,15 @@ fn is_signed(receipt: &SignedReceipt) -> bool {
     receipt.clone().verify(receipt.seller).is_ok()
 }
 
-fn refused(status: u16, body: Bytes) -> PurchaseError {
+fn refused(turned: Turned) -> PurchaseError {
+    let Turned {
+        status,
+        body,
+        retry_after_ms,
+    } = turned;
     PurchaseError::Refused(match status {
         429 | 503 => Refusal::Busy {
-            retry_after_ms: 1_000,
+            retry_after_ms: retry_after_ms.unwrap_or(1_000),
         },
         _ => Refusal::Upstream { status, body },
     })

@@ -17,7 +17,8 @@ pub struct ModelConfig {
     /// Where it is sold.
     #[serde(default = "endpoints")]
     pub endpoints: Vec<Endpoint>,
-    /// What it can do beyond text: `tools`, `json_schema`, `vision`, …
+    /// What it can do beyond text: `tools`, `json_schema`, `vision`,
+    /// [`farthing_protocol::offer::ASSISTANT_PREFIX`], …
     #[serde(default)]
     pub features: Vec<String>,
     /// Tokens of prompt and answer together, as the server is set up.

@@ -308,11 +308,11 @@ pub async fn listen(answer: &mut Answer) -> (Vec<Bytes>, Result<Bill, InferError
             Ok(Event::End(bill)) => return (data, Ok(*bill)),
             Ok(Event::Paid(_)) => {
                 let web = "it was bought over plain HTTP, without a bill".to_owned();
-                return (data, Err(InferError::Interrupted(web)));
+                return (data, Err(InferError::Interrupted(web.into())));
             }
             Err(error) => return (data, Err(error)),
         }
     }
     let silent = "the events ended without a bill".to_owned();
-    (data, Err(InferError::Interrupted(silent)))
+    (data, Err(InferError::Interrupted(silent.into())))
 }

@@ -19,6 +19,8 @@ pub struct Behaviour {
     pub embedding_width: usize,
     /// The bearer key it demands, if any.
     pub api_key: Option<String>,
+    /// What it makes of an answer that somebody began.
+    pub prefix: Prefix,
     /// A fault in every request. One scripted for a request's number goes before it.
     pub fault: Option<Fault>,
     /// Whether to remember requests and announce their stages; fixed at the start. Benches turn
@@ -35,6 +37,17 @@ pub enum StreamUsage {
     Always,
     /// Never, as older servers do.
     Never,
+}
+
+/// What a server makes of an assistant's message at the end of a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// It goes on with it, as llama.cpp does.
+    Continued,
+    /// It begins anew, as a server does that knows no such thing.
+    Ignored,
+    /// 400, as some models do.
+    Refused,
 }
 
 /// A named way to fail. Counts are of content chunks; in an answer that is not streamed the
@@ -56,6 +69,8 @@ pub enum Fault {
     NoResponse,
     /// The first token takes this long.
     SlowFirstToken(Duration),
+    /// Pieces without content come one after the other, and no token ever.
+    Prattle,
     /// The connection breaks after this many chunks.
     CutAfter(usize),
     /// Nothing more comes after this many chunks, and the connection stays open.
@@ -87,6 +102,7 @@ impl Default for Behaviour {
             usage: true,
             embedding_width: 8,
             api_key: None,
+            prefix: Prefix::Continued,
             fault: None,
             remember: true,
         }
@@ -121,6 +137,12 @@ impl Behaviour {
     /// Demand this bearer key.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(key.into());
+        self
+    }
+
+    /// Make this of an answer that somebody began.
+    pub fn prefix(mut self, prefix: Prefix) -> Self {
+        self.prefix = prefix;
         self
     }
 

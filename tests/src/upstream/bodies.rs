@@ -98,6 +98,21 @@ impl Bodies {
         end.map_or("", |end| &self.text[..*end])
     }
 
+    /// What comes after the first `tokens` tokens, as text.
+    pub(super) fn text_after(&self, begun: usize, tokens: usize) -> &str {
+        let whole = self.text(begun.saturating_add(tokens));
+        whole.get(self.text(begun).len()..).unwrap_or_default()
+    }
+
+    /// How many of its tokens somebody has said already who ends like this.
+    pub(super) fn begun(&self, text: &str) -> usize {
+        let ends = self
+            .ends
+            .iter()
+            .rposition(|end| text.ends_with(&self.text[..*end]));
+        ends.map_or(0, |last| last + 1)
+    }
+
     /// The answer of `/v1/models`.
     pub(super) fn list(&self) -> String {
         let row = |model: &Arc<Model>| {
@@ -317,6 +332,15 @@ mod tests {
         assert_eq!(bodies.text(3), "A farthing buys");
         assert!(bodies.text(14).ends_with(" farthing.A farthing"));
         assert_eq!(bodies.model("mock/model").unwrap().chat.len(), 14);
+    }
+
+    #[test]
+    fn what_somebody_began_is_found_and_gone_on_with() {
+        let bodies = Bodies::prepare(&Behaviour::default().tokens(14));
+        assert_eq!(bodies.begun("How much?"), 0);
+        assert_eq!(bodies.begun("A farthing buys"), 3);
+        assert_eq!(bodies.begun(bodies.text(13)), 13);
+        assert_eq!(bodies.text_after(1, 2), " farthing buys");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::behaviour::{Behaviour, Fault, StreamUsage};
+use super::behaviour::{Behaviour, Fault, Prefix, StreamUsage};
 use super::bodies::{self, Model, Usage, prompt_tokens};
 use super::plan::{self, Parts};
 use super::record::{Endpoint, Record, Visit};
@@ -157,13 +157,18 @@ async fn answer(
         visit.finish();
         return *refusal;
     }
-    match read(&manner, endpoint, &body) {
-        Ok((ask, model)) => {
+    let asked = read(&manner, endpoint, &body).and_then(|(ask, model)| {
+        let begun = begun(&manner, endpoint, &ask)?;
+        Ok((ask, model, begun))
+    });
+    match asked {
+        Ok((ask, model, begun)) => {
             Answer {
                 manner: &manner,
                 endpoint,
                 ask,
                 model,
+                begun,
                 fault,
             }
             .give(visit)
@@ -213,12 +218,48 @@ fn read<'a>(
     Ok((ask, model))
 }
 
+/// How much of the answer is there already: an assistant's last message, or the end of a prompt.
+fn begun(manner: &Manner, endpoint: Endpoint, ask: &Ask<'_>) -> Result<usize, Refusal> {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        role: Cow<'a, str>,
+        content: Option<serde_json::Value>,
+    }
+    let text = match endpoint {
+        Endpoint::Chat => {
+            let messages = ask.messages.map_or("[]", RawValue::get);
+            let messages: Vec<Message<'_>> = serde_json::from_str(messages).unwrap_or_default();
+            let last = messages.into_iter().last();
+            let last = last.filter(|message| message.role == "assistant");
+            match (last, manner.behaviour.prefix) {
+                (None, _) | (Some(_), Prefix::Ignored) => return Ok(0),
+                (Some(_), Prefix::Refused) => {
+                    let message = "This model does not support assistant message prefill.";
+                    let status = StatusCode::BAD_REQUEST;
+                    return Err(refuse(status, "invalid_request", message).into());
+                }
+                (Some(last), Prefix::Continued) => last.content,
+            }
+        }
+        Endpoint::Completions => {
+            let prompt = ask.prompt.map_or("null", RawValue::get);
+            serde_json::from_str(prompt).ok()
+        }
+        Endpoint::Embeddings => None,
+    };
+    let text = text.and_then(|text| text.as_str().map(str::to_owned));
+    Ok(text.map_or(0, |text| manner.bodies.begun(&text)))
+}
+
 /// One request with all that decides its answer.
 struct Answer<'a> {
     manner: &'a Manner,
     endpoint: Endpoint,
     ask: Ask<'a>,
     model: Arc<Model>,
+    /// Tokens of the answer that somebody has said already.
+    begun: usize,
     fault: Option<Fault>,
 }
 
@@ -239,13 +280,12 @@ impl Answer<'_> {
 
     fn tokens(&self) -> usize {
         let limit = self.ask.max_completion_tokens.or(self.ask.max_tokens);
-        limit.map_or(self.manner.behaviour.tokens, |limit| {
-            limit.min(self.manner.behaviour.tokens)
-        })
+        let left = self.manner.behaviour.tokens.saturating_sub(self.begun);
+        limit.map_or(left, |limit| limit.min(left))
     }
 
     fn reason(&self) -> &'static str {
-        if self.tokens() < self.manner.behaviour.tokens {
+        if self.begun + self.tokens() < self.manner.behaviour.tokens {
             "length"
         } else {
             "stop"
@@ -273,7 +313,7 @@ impl Answer<'_> {
             Some(Fault::HugeChunk(bytes)) => "x".repeat(bytes),
             _ => String::new(),
         };
-        let text = self.manner.bodies.text(self.tokens());
+        let text = self.manner.bodies.text_after(self.begun, self.tokens());
         let text = if huge.is_empty() { text } else { &huge };
         match self.endpoint {
             Endpoint::Chat => self.model.chat_answer(text, self.reason(), usage),
@@ -309,7 +349,8 @@ impl Answer<'_> {
         } else {
             &self.model.completions
         };
-        let mut content: Vec<Bytes> = prepared.iter().take(tokens).cloned().collect();
+        let left = prepared.iter().skip(self.begun);
+        let mut content: Vec<Bytes> = left.take(tokens).cloned().collect();
         if let (Some(Fault::HugeChunk(bytes)), Some(first)) = (&self.fault, content.first_mut()) {
             let text = "x".repeat(*bytes);
             *first = if is_chat {

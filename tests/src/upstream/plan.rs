@@ -42,6 +42,10 @@ pub(super) struct Parts {
     pub(super) stamp: bool,
 }
 
+/// How often one says nothing that prattles, and how many times.
+const PRATTLE: Duration = Duration::from_millis(20);
+const WORDS: usize = 1_000;
+
 /// The end of every well-behaved stream.
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
@@ -67,6 +71,15 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
             .and_then(|index| content.get_mut(index))
     {
         *chunk = Bytes::from_static(MALFORMED);
+    }
+    if let (Some(Fault::Prattle), Some(head)) = (fault, &head) {
+        let word = [Step::Wait(PRATTLE), Step::Send(head.clone())];
+        return word
+            .into_iter()
+            .cycle()
+            .take(2 * WORDS)
+            .chain([Step::Stall])
+            .collect();
     }
     let mut steps: Vec<Step> = head.map(Step::Send).into_iter().collect();
     if let Some(Fault::SlowFirstToken(delay)) = fault {

@@ -33,7 +33,15 @@ pub(in crate::purchase) enum Said {
     /// 402.
     Asked(Box<PaymentRequired>),
     /// Another status: nothing is sold. What it was given it may still take.
-    Refused { status: u16, body: Bytes },
+    Refused(Turned),
+}
+
+/// A refusal.
+pub(in crate::purchase) struct Turned {
+    pub(in crate::purchase) status: u16,
+    pub(in crate::purchase) body: Bytes,
+    /// After how long to come again, in milliseconds.
+    pub(in crate::purchase) retry_after_ms: Option<u64>,
 }
 
 /// A body that is read piece by piece.
@@ -96,11 +104,16 @@ impl Door {
                     .map_err(|_| PurchaseError::Protocol("a settlement that cannot be read"))?,
             ),
         };
+        let after = header("retry-after").and_then(|value| String::from_utf8(value).ok());
+        let after = after.and_then(|seconds| seconds.trim().parse::<u64>().ok());
         let mut body = Body(response.bytes_stream().boxed());
         if !status.is_success() {
             let (status, whole) = (status.as_u16(), body.whole(ERROR_LIMIT, deadline).await);
-            let body = whole.unwrap_or_default();
-            return Ok(Said::Refused { status, body });
+            return Ok(Said::Refused(Turned {
+                status,
+                body: whole.unwrap_or_default(),
+                retry_after_ms: after.map(|seconds| seconds.saturating_mul(1_000)),
+            }));
         }
         Ok(Said::Sold { settlement, body })
     }

@@ -109,7 +109,7 @@ impl WebShop {
                     }
                     return Ok(WebPurchase::begin(deal, paid, (settlement, body), turn));
                 }
-                Said::Refused { status, body } => return Err(refused(status, body)),
+                Said::Refused(turned) => return Err(refused(turned)),
                 Said::Asked(required) => {
                     let network = self.purse.channels.network();
                     let asked = match Way::of(&required, network) {

@@ -246,10 +246,11 @@ impl WebShop {
                 (settlement, body),
                 turn,
             )),
-            Said::Refused { status, body } => {
-                let why = String::from_utf8_lossy(&body);
+            Said::Refused(turned) => {
+                let why = String::from_utf8_lossy(&turned.body);
                 Err(PurchaseError::Taken(format!(
-                    "it answers {status} {}",
+                    "it answers {} {}",
+                    turned.status,
                     short(&why)
                 )))
             }

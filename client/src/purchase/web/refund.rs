@@ -79,7 +79,7 @@ impl WebShop {
     fn way(&self, said: Said) -> Result<Way, PurchaseError> {
         match said {
             Said::Asked(required) => Ok(Way::of(&required, self.purse.channels.network())?),
-            Said::Refused { status, body } => Err(refused(status, body)),
+            Said::Refused(turned) => Err(refused(turned)),
             Said::Sold { .. } => Err(PurchaseError::Protocol("it asks for no payment")),
         }
     }

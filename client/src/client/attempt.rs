@@ -1,0 +1,279 @@
+//! One seller asked once, with repairs: until it sends something, or why it does not.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use farthing_protocol::amount::Amount;
+use farthing_protocol::channel::Rejected;
+use farthing_protocol::net::ask::read_book;
+use farthing_protocol::offer::VerifiedOffer;
+use farthing_protocol::pricing;
+use farthing_protocol::purchase::{Mode, Refusal};
+use farthing_protocol::receipt::model_hash;
+use farthing_protocol::x402::ChannelId;
+use tokio::time::{Instant, timeout_at};
+
+use crate::client::failure::{Failure, blame};
+use crate::client::parts::{Parts, request_id};
+use crate::client::running::{Close, Piece, Running, Work};
+use crate::client::splice::Splice;
+use crate::ledger::{LedgerError, Want, Wish};
+use crate::market::Source;
+use crate::policy::Terms;
+use crate::purchase::{Deal, Purchase, PurchaseError};
+use crate::router::Choice;
+use crate::wallet::Order;
+
+/// How often one seller is tried again after its own cause was removed: a stale offer replaced,
+/// books reconciled, a channel topped up.
+const REPAIRS: u32 = 2;
+/// The most events without content that are held back before the first with some.
+const MOST_HELD: usize = 64;
+
+/// A purchase whose first piece is here.
+pub(in crate::client) type Begun = (Running, Piece);
+
+/// An answer that has begun, by its seller's first content.
+pub(in crate::client) struct Opened {
+    pub(in crate::client) running: Running,
+    /// What the application gets first.
+    pub(in crate::client) events: Vec<Bytes>,
+    /// What it then has.
+    pub(in crate::client) splice: Splice,
+    /// The end, when that is all.
+    pub(in crate::client) end: Option<Close>,
+}
+
+impl Running {
+    /// The first thing it sends. A seller that may still be heard after a failure is asked for
+    /// its receipt.
+    pub(in crate::client) async fn first(mut self) -> Result<Begun, Failure> {
+        match self.next().await {
+            Ok(first) => Ok((self, first)),
+            // Its books are compared next, and nothing may be under way meanwhile.
+            Err(failure @ Failure::Purchase(PurchaseError::Overreach { .. })) => {
+                self.let_go();
+                Err(failure)
+            }
+            Err(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    /// The next thing it sends, by when the first content must be there: a seller that only says
+    /// that it is alive is late.
+    async fn next_by(&mut self, terms: &Terms) -> Result<Piece, Failure> {
+        let wait = match terms.mode {
+            Mode::Stream => terms.deadlines.first_token,
+            Mode::Plain => terms.deadlines.total,
+        };
+        match timeout_at(self.asked() + wait, self.next()).await {
+            Ok(piece) => piece,
+            Err(_) => {
+                let late = "first token";
+                Err(match self.is_paid_once() {
+                    true => PurchaseError::Taken(format!("no {late} in time")).into(),
+                    false => PurchaseError::Late(late).into(),
+                })
+            }
+        }
+    }
+
+    /// Ends it after a failure, without waiting for its receipt.
+    fn failed(self, failure: Failure) -> Failure {
+        drop(self.give_up(&failure));
+        failure
+    }
+}
+
+impl Parts {
+    /// Asks one seller, and waits for its first content: roles, empty pieces and words that it is
+    /// alive are none. What it sends is taken into `splice`.
+    ///
+    /// # Errors
+    /// [`Failure`]; the market has heard of it.
+    pub(in crate::client) async fn open(
+        self: &Arc<Self>,
+        terms: &Terms,
+        choice: &Choice,
+        mut splice: Splice,
+    ) -> Result<Opened, Failure> {
+        let seller = choice.candidate.seller();
+        let trial = self.market.begin(seller, &terms.model, terms.endpoint);
+        let (mut running, mut piece) = match Box::pin(self.begin(terms, choice)).await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                trial.record(blame(&failure));
+                return Err(failure);
+            }
+        };
+        running.tried(trial);
+        let mut events = Vec::new();
+        loop {
+            match piece {
+                Piece::Data(event) => match splice.take(&event) {
+                    Ok(taken) => events.extend(taken),
+                    Err(failure) => return Err(running.failed(failure)),
+                },
+                Piece::End(end) => match end.fault() {
+                    Some(fault) if !splice.has_content() => {
+                        running.close(end, false).await;
+                        return Err(Failure::Ended(fault));
+                    }
+                    _ => {
+                        return Ok(Opened {
+                            running,
+                            events,
+                            splice,
+                            end: Some(end),
+                        });
+                    }
+                },
+            }
+            if splice.has_content() || events.len() >= MOST_HELD {
+                running.begun();
+                return Ok(Opened {
+                    running,
+                    events,
+                    splice,
+                    end: None,
+                });
+            }
+            piece = match running.next_by(terms).await {
+                Ok(next) => next,
+                Err(failure) => return Err(running.failed(failure)),
+            };
+        }
+    }
+
+    /// One seller, with repairs.
+    async fn begin(self: &Arc<Self>, terms: &Terms, choice: &Choice) -> Result<Begun, Failure> {
+        let mut offer = match choice.candidate.source() {
+            Source::Peer(offer) => Arc::clone(offer),
+            Source::Web(offer) => return self.begin_web(terms, choice, offer).await,
+            Source::Record => {
+                return Err(PurchaseError::Protocol("it is only known from a record").into());
+            }
+        };
+        let mut repairs = 0;
+        loop {
+            let failure = match self.buy(terms, choice, &offer).await {
+                Ok(begun) => return Ok(begun),
+                Err(failure) => failure,
+            };
+            repairs += 1;
+            if repairs > REPAIRS || !self.repair(&failure, &mut offer, terms).await {
+                return Err(failure);
+            }
+        }
+    }
+
+    async fn buy(
+        self: &Arc<Self>,
+        terms: &Terms,
+        choice: &Choice,
+        offer: &Arc<VerifiedOffer>,
+    ) -> Result<Begun, Failure> {
+        let model = offer
+            .offer()
+            .model(&terms.model)
+            .unwrap_or(choice.candidate.model())
+            .clone();
+        let mut deal = Deal {
+            request: request_id(),
+            offer: Arc::clone(offer),
+            demand: choice.demand,
+            max_cost: choice.max_cost,
+            window: pricing::FIRST_WINDOW,
+            model,
+        };
+        let channel = self.channels.ready(offer, deal.opening()?).await?;
+        deal.window = self.window(&deal, channel);
+        let want = Want {
+            channel,
+            request: deal.request,
+            model: model_hash(&deal.model.id),
+            more: deal.opening()?,
+            headroom: deal.headroom(),
+            floor: Amount::ZERO,
+        };
+        let order = Order {
+            wish: Wish {
+                model: &terms.model,
+                seller: offer.offer().seller,
+                max_cost: deal.max_cost,
+            },
+            endpoint: terms.endpoint,
+            body: &terms.body,
+        };
+        let held = self.wallet.hold(want, order).await;
+        let (hold, voucher) = match held {
+            Err(LedgerError::Rejected(Rejected::OverDeposit { .. })) => {
+                self.channels.ready(offer, want.more).await?;
+                self.wallet.hold(want, order).await?
+            }
+            other => other?,
+        };
+        self.upkeep.used(channel, offer);
+        let asked = Instant::now();
+        let purchase = Purchase::ask(&self.lines, deal, terms, hold, voucher).await?;
+        let work = Work::Peer(Box::new(purchase));
+        let what = (terms.model.clone(), terms.endpoint);
+        Running::new(Arc::clone(self), work, what, asked)
+            .first()
+            .await
+    }
+
+    /// Signs further ahead the more was paid on the channel without trouble.
+    fn window(&self, deal: &Deal, channel: ChannelId) -> u64 {
+        let account = self.ledger.account(channel);
+        let earned = account.map(|account| account.channel.earned());
+        pricing::window(&deal.model.prices, earned.unwrap_or(Amount::ZERO))
+    }
+
+    /// Removes the cause of a failure if it is one of those that can be removed.
+    async fn repair(
+        &self,
+        failure: &Failure,
+        offer: &mut Arc<VerifiedOffer>,
+        terms: &Terms,
+    ) -> bool {
+        let seller = offer.offer().seller;
+        match failure {
+            Failure::Purchase(PurchaseError::Refused(Refusal::StaleOffer)) => {
+                for signed in read_book(&self.net, seller).await.unwrap_or_default() {
+                    self.market.hear(signed);
+                }
+                match self.market.offer(seller) {
+                    // The price ceilings were checked for the old offer: a dearer one must be
+                    // planned anew.
+                    Some(newer)
+                        if same_prices(&newer, offer, &terms.model)
+                            && newer.hash() != offer.hash() =>
+                    {
+                        *offer = newer;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            // The books differ, or the seller was restarted, or lost its books, and wants to see the
+            // channel's key.
+            Failure::Purchase(
+                PurchaseError::Overreach { .. }
+                | PurchaseError::Refused(Refusal::Voucher(_) | Refusal::NoChannel),
+            ) => match self.channels.reconcile_with(offer).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(seller = %seller.short(), %error, "the books could not be reconciled");
+                    false
+                }
+            },
+            _ => false,
+        }
+    }
+}
+
+fn same_prices(newer: &VerifiedOffer, older: &VerifiedOffer, model: &str) -> bool {
+    let prices = |offer: &VerifiedOffer| offer.offer().model(model).map(|model| model.prices);
+    prices(newer).is_some() && prices(newer) == prices(older)
+}

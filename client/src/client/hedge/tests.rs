@@ -1,0 +1,122 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use farthing_protocol::amount::{Amount, Price};
+use farthing_protocol::clock::Timestamp;
+use farthing_protocol::offer::{Endpoint, SignedOffer};
+use farthing_protocol::testing;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Config;
+use crate::market::{Candidate, Measured, Pause};
+use crate::router;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn terms(stream: bool) -> Terms {
+    let body =
+        format!(r#"{{"model":"test/model","messages":[],"max_tokens":100,"stream":{stream}}}"#);
+    Terms::of(Endpoint::Chat, &Bytes::from(body), &Config::default()).expect("accepted")
+}
+
+fn known() -> Measured {
+    Measured {
+        weight: 10.0,
+        first_token: Some(100.0),
+        first_token_p95: Some(250.0),
+        ..Measured::default()
+    }
+}
+
+/// A seller at this price as the only choice of a plan.
+fn choice(n: u8, output: u64, measured: Measured) -> Choice {
+    let mut offer = testing::offer_of(n, 1, NOW);
+    offer.models[0].prices.output = Price(output);
+    let signed = SignedOffer::sign(&offer, &testing::node_key(n)).expect("signs");
+    let offer = Arc::new(signed.verify(&testing::network(), NOW).expect("verifies"));
+    let candidate = Candidate::of(&offer, "test/model", measured).expect("offers it");
+    let mut plan = router::plan(&terms(true), vec![candidate], 1);
+    plan.choices.pop().expect("is kept")
+}
+
+#[test]
+fn the_second_is_asked_when_the_first_is_later_than_it_nearly_ever_is() {
+    let (first, second) = (choice(1, 500_000, known()), choice(2, 600_000, known()));
+    let wait = after(&terms(true), &first, &second);
+    assert_eq!(wait, Some(Duration::from_millis(250)));
+}
+
+#[test]
+fn nobody_is_asked_beside_one_that_nobody_knows_or_for_a_document() {
+    let second = choice(2, 600_000, known());
+    let unknown = choice(1, 500_000, Measured::default());
+    assert_eq!(after(&terms(true), &unknown, &second), None);
+    let seldom = choice(
+        1,
+        500_000,
+        Measured {
+            weight: 1.0,
+            ..known()
+        },
+    );
+    assert_eq!(after(&terms(true), &seldom, &second), None);
+    let first = choice(1, 500_000, known());
+    assert_eq!(after(&terms(false), &first, &second), None);
+}
+
+#[test]
+fn both_together_stay_within_the_limit_of_one_purchase() {
+    let (first, second) = (choice(1, 500_000, known()), choice(2, 600_000, known()));
+    let both = first.max_cost.saturating_add(second.max_cost);
+    let mut terms = terms(true);
+    terms.max_cost = both;
+    assert!(after(&terms, &first, &second).is_some());
+    terms.max_cost = both.saturating_sub(Amount::atoms(1));
+    assert_eq!(after(&terms, &first, &second), None);
+}
+
+#[test]
+fn one_that_is_dear_or_paused_is_not_asked_as_well() {
+    let first = choice(1, 500_000, known());
+    assert_eq!(
+        after(&terms(true), &first, &choice(2, 5_000_000, known())),
+        None
+    );
+    let paused = Measured {
+        pause: Some(Pause::CoolingDown(Duration::from_secs(1))),
+        ..known()
+    };
+    assert_eq!(
+        after(&terms(true), &first, &choice(2, 600_000, paused)),
+        None
+    );
+}
+
+#[test]
+fn a_wait_beyond_the_deadline_is_none() {
+    let late = Measured {
+        first_token_p95: Some(1e9),
+        ..known()
+    };
+    let (first, second) = (choice(1, 500_000, late), choice(2, 600_000, known()));
+    assert_eq!(after(&terms(true), &first, &second), None);
+}
+
+proptest! {
+    #[test]
+    fn no_more_hedges_are_made_than_the_share_allows(
+        percent in 0_u8..=100,
+        wishes in prop::collection::vec(any::<bool>(), 0..400),
+    ) {
+        let mut allowance = Allowance::default();
+        let mut made = 0;
+        for wishes in &wishes {
+            allowance.earn(percent);
+            if *wishes && allowance.take() {
+                made += 1;
+            }
+        }
+        prop_assert!(made <= 1 + wishes.len() * usize::from(percent) / 100);
+    }
+}

@@ -1,0 +1,229 @@
+//! The sellers of a plan, one after the other and now and then two at once, until one of them has
+//! begun to answer.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep};
+
+use crate::client::answer::{Attempt, InferError};
+use crate::client::attempt::Opened;
+use crate::client::failure::{Failure, terminal, verdict};
+use crate::client::parts::Parts;
+use crate::client::splice::Splice;
+use crate::client::{hedge, patience};
+use crate::policy::Terms;
+use crate::router::Choice;
+
+/// One seller being asked: its place in the plan, and what came of it.
+type Run<'a> = Pin<Box<dyn Future<Output = (usize, Result<Opened, Failure>)> + Send + 'a>>;
+
+/// The seller that was first.
+pub(in crate::client) struct Won {
+    pub(in crate::client) opened: Opened,
+    /// Why this seller: one line for people.
+    pub(in crate::client) why: String,
+    /// The model that answers.
+    pub(in crate::client) model: String,
+    /// Those that were tried in vain before.
+    pub(in crate::client) attempts: Vec<Attempt>,
+}
+
+/// Nobody has begun.
+pub(in crate::client) struct Lost {
+    pub(in crate::client) error: InferError,
+    pub(in crate::client) attempts: Vec<Attempt>,
+}
+
+/// A race for one answer.
+pub(in crate::client) struct Race<'a> {
+    parts: &'a Arc<Parts>,
+    terms: &'a Terms,
+    until: Instant,
+    choices: &'a [Choice],
+    splice: Splice,
+    running: FuturesUnordered<Run<'a>>,
+    /// The first that was not tried.
+    next: usize,
+    /// Those that may be tried once more, when there is no other.
+    again: VecDeque<usize>,
+    /// How many may still be asked.
+    left: u32,
+    attempts: Vec<Attempt>,
+    causes: Vec<Failure>,
+    /// What no other seller could mend.
+    hopeless: Option<InferError>,
+    /// Models that refuse what the request says, whoever serves them; and what the last one said.
+    unfit: Vec<&'a str>,
+    refusal: Option<InferError>,
+}
+
+impl<'a> Race<'a> {
+    /// A race among `choices` for what is missing in `splice`, over at `until`.
+    pub(in crate::client) fn new(
+        parts: &'a Arc<Parts>,
+        (terms, until): (&'a Terms, Instant),
+        choices: &'a [Choice],
+        splice: Splice,
+    ) -> Self {
+        Self {
+            parts,
+            terms,
+            until,
+            choices,
+            splice,
+            running: FuturesUnordered::new(),
+            next: 0,
+            again: VecDeque::new(),
+            left: terms.attempts,
+            attempts: Vec::new(),
+            causes: Vec::new(),
+            hopeless: None,
+            unfit: Vec::new(),
+            refusal: None,
+        }
+    }
+
+    fn model(&self, place: usize) -> &'a str {
+        &self.choices[place].candidate.model().id
+    }
+
+    /// Runs it. Whoever is still running when one has begun is told to stop, and paid for what it
+    /// delivered.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub(in crate::client) async fn run(mut self) -> Result<Won, Lost> {
+        self.start();
+        let hedge = self.hedge();
+        let timer = sleep(hedge.unwrap_or_default());
+        tokio::pin!(timer);
+        let mut armed = hedge.is_some();
+        loop {
+            tokio::select! {
+                biased;
+                ended = self.running.next() => match ended {
+                    Some((place, Ok(opened))) => return Ok(self.won(place, opened)),
+                    Some((place, Err(failure))) => self.lost(place, failure),
+                    None => return Err(self.over()),
+                },
+                () = &mut timer, if armed => {
+                    armed = false;
+                    if self.next == 1 && self.parts.hedges().take() {
+                        tracing::debug!("the first token is late: asking the next seller as well");
+                        self.start();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the next seller, if there is one.
+    fn start(&mut self) {
+        while self.next < self.choices.len() && self.unfit.contains(&self.model(self.next)) {
+            self.next += 1;
+        }
+        let place = match self.next < self.choices.len() {
+            true => Some(self.next),
+            false => self.again.pop_front(),
+        };
+        let now = Instant::now();
+        let Some(place) = place.filter(|_| self.left > 0 && now < self.until) else {
+            return;
+        };
+        self.left -= 1;
+        self.next = self.next.max(place + 1);
+        let choice = &self.choices[place];
+        let is_last = place + 1 >= self.choices.len();
+        let mut deadlines = patience::of(self.terms, &choice.candidate.measured, is_last);
+        deadlines.total = self.until.duration_since(now);
+        let terms = Terms {
+            deadlines,
+            ..self.terms.toward(self.model(place)).into_owned()
+        };
+        let (parts, splice) = (self.parts, self.splice.clone());
+        self.running.push(Box::pin(async move {
+            (place, parts.open(&terms, choice, splice).await)
+        }));
+    }
+
+    /// After how long the second seller is asked beside the first, if at all.
+    fn hedge(&self) -> Option<Duration> {
+        let [first, second, ..] = self.choices else {
+            return None;
+        };
+        let same = first.candidate.model().id == second.candidate.model().id;
+        (same && self.left > 0 && self.parts.config.router.hedge > 0)
+            .then(|| hedge::after(self.terms, first, second))
+            .flatten()
+    }
+
+    fn won(self, place: usize, opened: Opened) -> Won {
+        let choice = &self.choices[place];
+        let deadlines = patience::of(
+            self.terms,
+            &choice.candidate.measured,
+            place + 1 >= self.choices.len(),
+        );
+        Won {
+            opened,
+            why: format!("{choice}; {}", patience::Told(deadlines)),
+            model: self.model(place).to_owned(),
+            attempts: self.attempts,
+        }
+    }
+
+    /// Whether a model that has not refused the request is left to ask.
+    fn has_other_models(&self) -> bool {
+        (self.next..self.choices.len()).any(|place| !self.unfit.contains(&self.model(place)))
+    }
+
+    fn lost(&mut self, place: usize, failure: Failure) {
+        let seller = self.choices[place].candidate.seller();
+        let tried_before = self.attempts.iter().any(|one| one.seller == seller);
+        tracing::info!(seller = %seller.short(), %failure, "a seller was tried in vain");
+        self.attempts.push(failure.of(seller));
+        // One that does not go on with another's answer says nothing of the request.
+        let is_declined = self.splice.goes_on() && failure.is_refusal();
+        if let Some(error) = terminal(&failure).filter(|_| !is_declined) {
+            if error.is_about_the_request() {
+                self.unfit.push(self.model(place));
+            }
+            if error.is_about_the_request() && self.has_other_models() {
+                self.refusal = Some(error);
+            } else {
+                self.hopeless.get_or_insert(error);
+            }
+        } else if failure.is_taken() {
+            // That seller may be paid for this purchase: a second one is not.
+            self.left = 0;
+        } else if failure.may_pass() && !tried_before {
+            self.again.push_back(place);
+        }
+        self.causes.push(failure);
+        if self.running.is_empty() && self.hopeless.is_none() {
+            self.start();
+        }
+    }
+
+    fn over(self) -> Lost {
+        let attempts = self.attempts.clone();
+        let taken = self.causes.iter().any(Failure::is_taken);
+        let error = match self.hopeless {
+            Some(error) => error,
+            None if taken => InferError::Failed {
+                attempts: self.attempts,
+            },
+            None => match self.refusal {
+                // Nobody has anything else to say.
+                Some(error) if self.causes.iter().all(|cause| terminal(cause).is_some()) => error,
+                _ => verdict(self.attempts, self.causes),
+            },
+        };
+        Lost { error, attempts }
+    }
+}
