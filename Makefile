@@ -50,6 +50,10 @@ gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks
 ledger: ## Measure signatures, the disk and the books by themselves; writes docs/benchmarks.md; RECEIPTS=1000000
 	@$(CARGO) run --locked --release -p farthing-tests --bin ledger -- --write --receipts $(or $(RECEIPTS),1000000) $(ARGS)
 
+.PHONY: sim
+sim: ## Simulate a thousand sellers, one in five of them bad; writes docs/simulation.md
+	@$(CARGO) run --locked --release -p farthing-tests --bin sim -- --write $(ARGS)
+
 .PHONY: chaos
 chaos: ## Let faults of every kind strike paid traffic and audit every book; FAULTS=1000
 	@$(SETUP) anvil
