@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -31,8 +32,10 @@ use crate::metrics::{Answered, Metrics};
 pub mod error;
 pub mod keys;
 pub mod inflight;
-pub mod openai;
+pub mod exchange;
 pub mod sse;
+pub mod openai;
+pub mod anthropic;
 pub mod control;
 
 /// How long answers under way may go on after the gateway is told to stop.
@@ -170,8 +173,10 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(embeddings))
+        .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(openai::model))
+        .route("/v1/models/{*id}", get(model))
         .route("/metrics", get(metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -187,7 +192,14 @@ fn routes(shared: Arc<Shared>) -> Router {
 async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     match shared.keys.admit(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(denied) => shared.answered("denied", Problem::Denied(denied).into_response()),
+        Err(denied) => {
+            let problem = Problem::Denied(denied);
+            let response = match anthropic::is_spoken(request.uri().path(), request.headers()) {
+                true => anthropic::refused(&problem),
+                false => problem.into_response(),
+            };
+            shared.answered("denied", response)
+        }
     }
 }
 
@@ -206,9 +218,34 @@ async fn embeddings(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     shared.answered("/v1/embeddings", answer.into_response())
 }
 
-async fn models(State(shared): State<Arc<Shared>>) -> Response {
-    let list = openai::models(&shared).await;
+async fn messages(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = anthropic::messages(&shared, request).await;
+    shared.answered("/v1/messages", answer)
+}
+
+async fn count_tokens(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = anthropic::count_tokens(&shared, request).await;
+    shared.answered("/v1/messages/count_tokens", answer)
+}
+
+async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let list = match anthropic::is_spoken("", request.headers()) {
+        true => anthropic::models(&shared),
+        false => openai::models(&shared).await,
+    };
     shared.answered("/v1/models", list)
+}
+
+async fn model(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let one = match anthropic::is_spoken("", &headers) {
+        true => anthropic::model(&shared, id),
+        false => openai::model(&shared, id),
+    };
+    shared.answered("/v1/models/{id}", one)
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {

@@ -1,5 +1,5 @@
-//! The unmodified OpenAI libraries of Python and Node against the gateway: nothing of theirs is
-//! patched, and nothing but the base URL is set.
+//! The unmodified libraries of OpenAI (Python, Node) and Anthropic (Python) against the gateway:
+//! nothing of theirs is patched, and nothing but the base URL is set.
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 #![allow(
     clippy::print_stdout,
@@ -24,6 +24,12 @@ fn root() -> PathBuf {
 fn python() -> Command {
     let mut command = Command::new(root().join(".tools/clients/bin/python"));
     command.arg(root().join("tests/clients/openai_python.py"));
+    command
+}
+
+fn anthropic() -> Command {
+    let mut command = Command::new(root().join(".tools/clients/bin/python"));
+    command.arg(root().join("tests/clients/anthropic_python.py"));
     command
 }
 
@@ -125,7 +131,26 @@ async fn both_libraries_send_their_key_and_understand_a_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn python_openai_buys_from_the_real_model() {
+async fn python_anthropic_finds_everything_as_it_expects() {
+    assert_installed("clients");
+    let street = TestNet::new().start().await.expect("starts");
+    let gateway = locked(&street).await;
+    let url = gateway.base_url();
+    let base = url.strip_suffix("/v1").expect("ends in /v1");
+    let settings = [
+        ("BASE_URL", base),
+        ("MODEL", MODEL),
+        ("API_KEY", KEY),
+        ("API_KEY_EXPECTED", "1"),
+    ];
+    assert_content(&run(anthropic(), &gateway, &settings).await);
+    assert_agreed(&street);
+    gateway.stop().await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_python_libraries_buy_from_the_real_model() {
     assert_installed("clients");
     assert!(
         Llama::is_installed(),
@@ -153,6 +178,10 @@ async fn python_openai_buys_from_the_real_model() {
     let settings = [("MODEL", llama::MODEL), ("EMBED", "1")];
     let output = run(python(), &gateway, &settings).await;
     assert_content(&output);
+    let url = gateway.base_url();
+    let base = url.strip_suffix("/v1").expect("ends in /v1");
+    let settings = [("BASE_URL", base), ("MODEL", llama::MODEL)];
+    assert_content(&run(anthropic(), &gateway, &settings).await);
     assert_agreed(&street);
     gateway.stop().await;
     street.stop().await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::remote::{Remote, RemoteError};
 use crate::cli::{Failure, render};
 use crate::config::Config;
-use crate::gateway::openai::WHY;
+use crate::gateway::exchange::WHY;
 
 /// The longest line of a stream that is kept.
 const LONGEST_LINE: usize = 4 * 1024 * 1024;

@@ -6,6 +6,8 @@
 //! all counts, and what the application has already is taken out of them. So the application
 //! reads one answer, without a gap and without a word said twice.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use farthing_protocol::purchase::{Endpoint, Mode, Usage};
 use serde::Deserialize;
@@ -289,7 +291,7 @@ impl Splice {
         let mut says = false;
         for (at, choice) in message.choices.iter().flatten().enumerate() {
             let text = choice.text().map(decoded).transpose()?.flatten();
-            let fresh = next.fresh(self, choice, text)?;
+            let fresh = next.fresh(self, choice, text.map(Cow::into_owned))?;
             let place = value
                 .get_mut("choices")
                 .and_then(|choices| choices.get_mut(at));
@@ -438,14 +440,20 @@ fn object(event: &[u8]) -> Result<Map<String, Value>, Failure> {
     serde_json::from_slice(event).map_err(|_| Failure::Nonsense("an event is not a JSON object"))
 }
 
-/// A string; nothing for a value of another kind.
-fn decoded(json: &str) -> Result<Option<String>, Failure> {
-    if !json.starts_with('"') {
+/// A string; nothing for a value of another kind. What was read as JSON and has no escapes is its
+/// own text.
+fn decoded(json: &str) -> Result<Option<Cow<'_, str>>, Failure> {
+    let Some(inner) = json.strip_prefix('"') else {
         return Ok(None);
+    };
+    match inner.strip_suffix('"') {
+        Some(plain) if !plain.contains('\\') => Ok(Some(Cow::Borrowed(plain))),
+        _ => {
+            let text = serde_json::from_str::<String>(json);
+            let text = text.map_err(|_| Failure::Nonsense("a text is not a JSON string"))?;
+            Ok(Some(Cow::Owned(text)))
+        }
     }
-    let text = serde_json::from_str(json);
-    text.map(Some)
-        .map_err(|_| Failure::Nonsense("a text is not a JSON string"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use farthing_protocol::body::{Body, BodyError};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::client::{Attempt, Break, Errand, InferError};
@@ -177,18 +178,33 @@ const fn infer(error: &InferError) -> Row {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let row = self.row();
-        let (status, body) = self.upstream().unwrap_or_else(|| {
-            let body = json!({ "error": self.detail() });
-            (row.status, Bytes::from(body.to_string()))
+impl Problem {
+    /// The status that says what kind of problem it is.
+    pub(in crate::gateway) fn status(&self) -> u16 {
+        self.upstream()
+            .map_or(self.row().status, |(status, _)| status)
+    }
+
+    /// What to tell a person: the model server's own words, where they are meant for them.
+    pub(in crate::gateway) fn message(&self) -> String {
+        #[derive(Deserialize)]
+        struct Theirs {
+            message: String,
+        }
+        let theirs = self.upstream().and_then(|(_, body)| {
+            let error: Theirs = Body::parse(&body).ok()?.get("error").ok()??;
+            Some(error.message)
         });
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        theirs.unwrap_or_else(|| self.to_string())
+    }
+
+    /// A response with this body, and what it says about trying again.
+    pub(in crate::gateway) fn respond(&self, body: Bytes) -> Response {
+        let status = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::BAD_GATEWAY);
         let kind = [(CONTENT_TYPE, "application/json")];
         let mut response = (status, kind, body).into_response();
         let headers = response.headers_mut();
-        match row.retry {
+        match self.row().retry {
             Retry::Usual => {}
             Retry::No => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -199,5 +215,15 @@ impl IntoResponse for Problem {
             }
         }
         response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = match self.upstream() {
+            Some((_, body)) => body,
+            None => Bytes::from(json!({ "error": self.detail() }).to_string()),
+        };
+        self.respond(body)
     }
 }

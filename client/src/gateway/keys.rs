@@ -11,6 +11,8 @@ use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, ORIGIN};
 
 /// The largest key file that is read.
+/// Where Anthropic's libraries put the key.
+const API_KEY: &str = "x-api-key";
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// Why a request is turned away at the door.
@@ -73,7 +75,9 @@ impl Keys {
             return from_this_machine(headers);
         };
         let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-        let key = given.and_then(bearer).ok_or(Denied::Missing)?;
+        let named = || headers.get(API_KEY).map(|value| value.as_bytes());
+        let key = given.and_then(bearer).or_else(named);
+        let key = key.ok_or(Denied::Missing)?;
         let hash = keccak256(key);
         let same = |known: &B256| {
             let different = known.iter().zip(hash.iter());

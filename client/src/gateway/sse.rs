@@ -1,4 +1,4 @@
-//! An answer as server-sent events, written as the bytes came.
+//! An answer as server-sent events, in the words of a [`Dialect`]; in OpenAI's, as the bytes came.
 //!
 //! Every stream ends in one of two ways: with the bill as a comment and exactly one `[DONE]`, or
 //! with an error event and no `[DONE]`. Dropping the stream drops the answer, which cancels it.
@@ -6,16 +6,20 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body as HttpBody, Bytes};
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
 use futures::Stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Answer, Bill, Event, InferError};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
+use crate::gateway::exchange::{self, Bought};
 use crate::gateway::inflight::Place;
 
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -31,38 +35,101 @@ pub enum UsageChunk {
     Unwanted,
 }
 
+/// The words in which a stream is told. A machine that is fed a seller's chunks and yields bytes.
+pub(in crate::gateway) trait Dialect: Send + 'static {
+    /// What a chunk becomes; nothing when the application is not to see it.
+    ///
+    /// # Errors
+    /// [`Problem`] when the chunk cannot be told; the stream ends.
+    fn data(&mut self, json: &[u8]) -> Result<Option<Bytes>, Problem>;
+
+    /// Nothing new, but still there.
+    fn silence(&self) -> Bytes;
+
+    /// The end of a stream that broke.
+    fn broken(&self, problem: &Problem) -> Bytes;
+
+    /// The end of a whole one, with the bill.
+    fn end(&mut self, bill: &Value) -> Bytes;
+}
+
+/// OpenAI's words: chunks as they came.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::gateway) struct Chunks(pub(in crate::gateway) UsageChunk);
+
+impl Dialect for Chunks {
+    fn data(&mut self, json: &[u8]) -> Result<Option<Bytes>, Problem> {
+        let passes = self.0 == UsageChunk::Wanted || !only_usage(json);
+        Ok(passes.then(|| event_of(json)))
+    }
+
+    fn silence(&self) -> Bytes {
+        KEEP_ALIVE
+    }
+
+    fn broken(&self, problem: &Problem) -> Bytes {
+        problem.event()
+    }
+
+    fn end(&mut self, bill: &Value) -> Bytes {
+        Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
+    }
+}
+
+/// Whether it is a seller's own end of the stream.
+fn is_end(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(DONE)
+}
+
 /// The state of a stream.
-struct Writer {
+struct Writer<D> {
     shared: Arc<Shared>,
     answer: Answer,
     /// The request's own, until it is answered.
     _place: Option<Place>,
-    usage: UsageChunk,
+    dialect: D,
     first: Option<Result<Event, InferError>>,
     /// When the last event came.
     heard: Instant,
     ended: bool,
 }
 
-impl Drop for Writer {
+impl<D> Drop for Writer<D> {
     fn drop(&mut self) {
         self.shared.metrics.gateway_streams_open.dec();
     }
 }
 
-/// The body of a streamed answer, of which the first event is already there.
-pub(crate) fn stream(
+/// A streamed answer, of which the first event is already there.
+pub(in crate::gateway) fn respond(
+    shared: &Arc<Shared>,
+    bought: Bought,
+    dialect: impl Dialect,
+) -> Response {
+    let mut headers = exchange::about(&bought.answer);
+    let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+    headers.insert(CONTENT_TYPE, kind);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let body = stream(Arc::clone(shared), bought, dialect);
+    (headers, HttpBody::from_stream(body)).into_response()
+}
+
+fn stream(
     shared: Arc<Shared>,
-    (answer, place): (Answer, Option<Place>),
-    first: Event,
-    usage: UsageChunk,
+    bought: Bought,
+    dialect: impl Dialect,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let Bought {
+        answer,
+        first,
+        place,
+    } = bought;
     shared.metrics.gateway_streams_open.inc();
     let writer = Writer {
         shared,
         answer,
         _place: place,
-        usage,
+        dialect,
         first: Some(Ok(first)),
         heard: Instant::now(),
         ended: false,
@@ -73,7 +140,7 @@ pub(crate) fn stream(
     })
 }
 
-impl Writer {
+impl<D: Dialect> Writer<D> {
     /// The next bytes; `None` after the end.
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
@@ -89,8 +156,12 @@ impl Writer {
             };
             self.heard = Instant::now();
             match event {
-                Some(Ok(Event::Data(json))) if self.passes(&json) => return Some(event_of(&json)),
-                Some(Ok(Event::Data(_))) => {}
+                Some(Ok(Event::Data(json))) if is_end(&json) => {}
+                Some(Ok(Event::Data(json))) => match self.dialect.data(&json) {
+                    Ok(Some(bytes)) => return Some(bytes),
+                    Ok(None) => {}
+                    Err(problem) => return Some(self.fail(problem)),
+                },
                 Some(Ok(Event::Paid(charged))) => {
                     self.ended = true;
                     return Some(self.end(charged, None));
@@ -113,20 +184,15 @@ impl Writer {
         if self.heard.elapsed() >= self.shared.settings.deadline {
             return self.fail(Problem::Deadline);
         }
-        KEEP_ALIVE
+        self.dialect.silence()
     }
 
     fn fail(&mut self, problem: Problem) -> Bytes {
         self.ended = true;
-        problem.event()
+        self.dialect.broken(&problem)
     }
 
-    fn passes(&self, json: &[u8]) -> bool {
-        !json.trim_ascii_start().starts_with(DONE)
-            && (self.usage == UsageChunk::Wanted || !only_usage(json))
-    }
-
-    fn end(&self, charged: Amount, bill: Option<&Bill>) -> Bytes {
+    fn end(&mut self, charged: Amount, bill: Option<&Bill>) -> Bytes {
         let mut told = json!({
             "request": self.answer.request.to_string(),
             "seller": self.answer.seller,
@@ -138,8 +204,7 @@ impl Writer {
             let receipts = bill.earlier.iter().chain([&bill.receipt]);
             told["sellers"] = receipts.map(|receipt| json!(receipt.seller)).collect();
         }
-        let bill = told;
-        Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
+        self.dialect.end(&told)
     }
 }
 

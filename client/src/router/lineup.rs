@@ -134,7 +134,7 @@ fn is_scored(choice: &Choice) -> bool {
 /// Whether it has answered before, and mostly does.
 fn is_proven(choice: &Choice) -> bool {
     let measured = &choice.candidate.measured;
-    measured.first_token_p50.is_some() && measured.success >= PROVEN
+    measured.weight > 0.0 && measured.first_token.is_some() && measured.success >= PROVEN
 }
 
 /// Asks the seller again that has the conversation in its cache, unless others are much better.

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use crate::ledger::once::Once;
 use crate::ledger::{ChannelView, Ledger, OpenPurchase, Served, schema};
 use crate::settlement::actor::Actor;
-use crate::settlement::{Ground, Moved, Policy, Settlement, SettlementError, claims};
+use crate::settlement::{Ground, Moved, Policy, Purpose, Settlement, SettlementError, claims};
 
 const START: Timestamp = Timestamp(1_790_000_000_000);
 const GAS: u128 = 1_000_000_000_000_000_000;
@@ -329,6 +329,13 @@ impl Office {
         eventually("it is funded", || {
             self.find(lane)
                 .is_some_and(|view| view.channel.balance() == atoms(amount))
+        })
+        .await;
+        // Else what a test waits for next could be this transaction.
+        eventually("its deposit is over", || {
+            let outlook = self.settlement.outlook();
+            let mut purposes = outlook.in_flight.iter().map(|errand| errand.purpose);
+            !purposes.any(|purpose| matches!(purpose, Purpose::Deposit { .. }))
         })
         .await;
     }
