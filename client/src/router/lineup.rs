@@ -18,6 +18,8 @@ const NEAR: f64 = 1.1;
 /// this multiple of the best.
 const STICKY: f64 = 1.5;
 
+/// Among fewer sellers than this, a low price is no sign of anything.
+const MANY: usize = 8;
 /// So many sellers that have shown that they answer are enough to stand behind a gamble.
 const ENOUGH: usize = 3;
 /// Who succeeds less often than this has not shown it.
@@ -118,12 +120,14 @@ fn back(choices: &mut [Choice]) {
     let place = costs.len() * 2 / 3;
     let (_, middle, _) = costs.select_nth_unstable(place);
     let middle = *middle;
+    let many = choices.len() >= MANY;
     // The first place is a gamble that others stand behind, as soon as there are others.
     let proven = choices.iter().filter(|choice| is_proven(choice)).count();
     let gamble = usize::from(proven >= ENOUGH);
     choices[gamble..].sort_by_key(|choice| {
         let proven = is_proven(choice);
-        (!proven, !proven && choice.expected.cost < middle)
+        let bait = many && !proven && choice.expected.cost < middle;
+        (!proven, bait)
     });
 }
 

@@ -120,7 +120,7 @@ mod tests {
         }
         let busy = seconds.iter().filter(|count| **count >= 4).count();
         // A Poisson stream alone has about 19 such seconds.
-        assert!(busy > 40, "{busy}");
+        assert!(busy > 30, "{busy}");
         assert!(all.windows(2).all(|pair| pair[0].at <= pair[1].at));
     }
 }
