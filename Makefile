@@ -54,6 +54,10 @@ ledger: ## Measure signatures, the disk and the books by themselves; writes docs
 sim: ## Simulate a thousand sellers, one in five of them bad; writes docs/simulation.md
 	@$(CARGO) run --locked --release -p farthing-tests --bin sim -- --write $(ARGS)
 
+.PHONY: crowd
+crowd: ## Measure what discovery costs with 10, 100 and 1 000 sellers; writes docs/benchmarks.md
+	@$(CARGO) run --locked --release -p farthing-tests --bin crowd -- --write $(ARGS)
+
 .PHONY: chaos
 chaos: ## Let faults of every kind strike paid traffic and audit every book; FAULTS=1000
 	@$(SETUP) anvil

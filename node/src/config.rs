@@ -12,6 +12,7 @@ mod chain;
 mod fault;
 mod http;
 mod model;
+mod network;
 mod upstream;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ pub use chain::{ChainConfig, LOCAL_CHAIN, SettlementConfig};
 pub use fault::{Fault, Invalid};
 pub use http::HttpConfig;
 pub use model::{ModelConfig, PriceConfig};
+pub use network::{NetworkConfig, RelayConfig};
 pub use upstream::{CommandConfig, UpstreamConfig};
 
 /// The example file: every key at its default.
@@ -85,34 +87,6 @@ impl Default for Config {
             receipts: ReceiptsConfig::default(),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
-        }
-    }
-}
-
-/// Where peers are met.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NetworkConfig {
-    /// Multiaddresses to listen on.
-    pub listen: Vec<String>,
-    /// Multiaddresses at which others reach the node, when it cannot find out itself.
-    pub external: Vec<String>,
-    /// Multiaddresses (ending in `/p2p/<id>`) of peers to start from.
-    pub bootstrap: Vec<String>,
-    /// Find peers on the local network.
-    pub mdns: bool,
-}
-
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        Self {
-            listen: vec![
-                "/ip4/0.0.0.0/udp/4801/quic-v1".into(),
-                "/ip4/0.0.0.0/tcp/4801".into(),
-            ],
-            external: Vec::new(),
-            bootstrap: Vec::new(),
-            mdns: true,
         }
     }
 }

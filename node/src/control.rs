@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::{Clock, Timestamp};
+use farthing_protocol::net::Reachability;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::ledger::ChannelView;
 use crate::node::Node;
-use crate::report::{Claimed, ModelStatus, OfferStatus, Status, Token};
+use crate::report::{Claimed, ModelStatus, OfferStatus, Reach, Status, Token};
 use crate::upstream::Health;
 
 /// The socket's name within the data directory.
@@ -173,6 +174,16 @@ pub fn scrape(node: &Node) -> String {
     metrics
         .ledger_batches
         .set(i64::try_from(batches).unwrap_or(i64::MAX));
+    let (reach, relays) = match node.net().reachability() {
+        Reachability::Told | Reachability::Tested | Reachability::Visited => (2, 0),
+        Reachability::Relayed { relays, .. } => (1, relays),
+        Reachability::Unknown | Reachability::Unreachable(_) => (0, 0),
+    };
+    metrics.announce_reach.set(reach);
+    metrics.announce_relays.set(count(relays));
+    metrics
+        .announce_relayed_peers
+        .set(count(node.net().stats().relayed));
     metrics.encode()
 }
 
@@ -206,6 +217,7 @@ async fn status(State(desk): State<Arc<Desk>>) -> Json<Status> {
         payout: node.terms().payout,
         claim: node.terms().claim,
         addresses: node.addresses(),
+        reach: Reach::of(node.net().reachability()),
         peers: u32::try_from(node.net().peers().len()).unwrap_or(u32::MAX),
         upstream_down: match shop.upstream.health() {
             Health::Up => None,

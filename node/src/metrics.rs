@@ -100,6 +100,12 @@ metrics! {
     announce_offers: Count = Count::default();
     /// Connected peers.
     announce_peers: Gauge = Gauge::default();
+    /// How strangers reach the node: 2 directly, 1 through relays, 0 not at all or not known yet.
+    announce_reach: Gauge = Gauge::default();
+    /// Relays that hold a place for the node.
+    announce_relays: Gauge = Gauge::default();
+    /// Peers that only a relay connects to the node.
+    announce_relayed_peers: Gauge = Gauge::default();
 }
 
 impl Metrics {

@@ -238,6 +238,14 @@ impl Node {
         self.shop.shelf.newest()
     }
 
+    /// Sellers whose offers it knows and passes on.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        let book = self.desk.book.lock();
+        let book = book.unwrap_or_else(PoisonError::into_inner);
+        book.offers(self.shop.clock.now()).count()
+    }
+
     /// The books.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
@@ -314,7 +322,8 @@ async fn verify(chain: &Chain) -> Result<(), ChainError> {
     }
 }
 
-fn net_config(config: &Config) -> net::Config {
+/// The node's network, as the configuration says.
+pub(crate) fn net_config(config: &Config) -> net::Config {
     let spare = net::Limits::default();
     let streams_per_peer = config.limits.purchases_per_buyer as usize * 2 + SPARE_STREAMS;
     net::Config {
@@ -322,6 +331,8 @@ fn net_config(config: &Config) -> net::Config {
         external: config.network.external.clone(),
         bootstrap: config.network.bootstrap.clone(),
         mdns: config.network.mdns,
+        relays: config.network.relays as usize,
+        lends: config.network.relay.lends(),
         topic: config.chain.network().topic(),
         reach: if config.chain.is_local() {
             net::Reach::Local

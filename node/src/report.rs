@@ -5,6 +5,7 @@ use alloy::primitives::{Address, B256};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
+use farthing_protocol::net::Reachability;
 use farthing_protocol::offer::Prices;
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::x402::ChannelId;
@@ -52,6 +53,8 @@ pub struct Status {
     pub claim: Address,
     /// Where it can be reached.
     pub addresses: Vec<String>,
+    /// How strangers reach it.
+    pub reach: Reach,
     /// Peers connected now.
     pub peers: u32,
     /// Why the model server is down; nothing when it is up.
@@ -62,6 +65,38 @@ pub struct Status {
     pub offer: Option<OfferStatus>,
     /// What is sold.
     pub models: Vec<ModelStatus>,
+}
+
+/// How strangers reach the node, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// How, or why not.
+    pub how: String,
+    /// What the operator can do about it; nothing when all is well.
+    pub remedy: Option<String>,
+}
+
+impl Reach {
+    /// The words for it.
+    #[must_use]
+    pub fn of(reachability: Reachability) -> Self {
+        let (how, barrier) = match reachability {
+            Reachability::Unknown => ("not known yet: nobody has tried".to_owned(), None),
+            Reachability::Told => ("at network.external, as configured".to_owned(), None),
+            Reachability::Tested => (
+                "directly: a peer that was asked to got through".into(),
+                None,
+            ),
+            Reachability::Visited => ("directly: strangers have come".to_owned(), None),
+            Reachability::Relayed { relays, barrier } => (
+                format!("through {relays} relays only: {barrier}"),
+                Some(barrier),
+            ),
+            Reachability::Unreachable(barrier) => (format!("not at all: {barrier}"), Some(barrier)),
+        };
+        let remedy = barrier.map(|barrier| barrier.remedy().to_owned());
+        Self { how, remedy }
+    }
 }
 
 /// The offer that holds.

@@ -231,6 +231,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn two_clocks_that_differ_a_little_hear_each_other_and_those_that_differ_much_do_not() {
+        let seconds = Duration::from_secs;
+        let noon = NOW.plus(seconds(86_400));
+        let offer = || testing::signed_offer(1, noon);
+        let heard = |at| Book::new(testing::network()).hear(offer(), at);
+        // The reader's clock is half a minute behind the seller's, or as much ahead.
+        assert!(matches!(heard(NOW.plus(seconds(86_370))), Heard::Fresh(_)));
+        assert!(matches!(heard(noon.plus(seconds(30))), Heard::Fresh(_)));
+        assert!(!matches!(heard(NOW), Heard::Fresh(_)), "of the future");
+        assert!(!matches!(
+            heard(noon.plus(seconds(86_400))),
+            Heard::Fresh(_)
+        ));
+    }
+
     /// An offer whose JSON was changed by its own seller.
     fn rewritten(
         change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),

@@ -12,10 +12,18 @@ mod actor;
 pub mod ask;
 mod crowd;
 mod dial;
+mod directory;
+mod gate;
 mod gossip;
+mod knock;
 mod observed;
 mod peer;
+mod reachability;
+mod relays;
+mod routes;
 pub mod session;
+#[cfg(feature = "testing")]
+pub mod sky;
 mod stream;
 mod streams;
 mod swarm;
@@ -31,13 +39,16 @@ use tokio::{
 };
 
 use self::{
-    actor::{Actor, Board, Ends, Message},
+    actor::{Actor, Board, Ends, Message, Presence},
     dial::Roots,
-    streams::Refusal,
+    directory::Refusal,
+    gate::Rules,
     swarm::Shared,
 };
 pub use self::{
     gossip::{Gossip, Verdict},
+    reachability::{Barrier, Reachability},
+    relays::RelayLimits,
     stream::Stream,
 };
 use crate::identity::NodeId;
@@ -100,8 +111,14 @@ pub struct Config {
     pub external: Vec<String>,
     /// Multiaddresses with `/p2p/<peer>` of peers to be connected to always.
     pub bootstrap: Vec<String>,
-    /// Whether to find peers on the local network.
+    /// Whether to find peers on the local network; where strangers take part, also whether
+    /// private addresses are dialled at all.
     pub mdns: bool,
+    /// How many relays hold a place for us as long as no stranger has come to us directly; 0 for
+    /// a node that need not be found.
+    pub relays: usize,
+    /// What we lend as a relay to those who cannot be reached; nothing if absent.
+    pub lends: Option<RelayLimits>,
     /// The gossip topic; peers on other topics do not hear each other.
     pub topic: String,
     /// How far the network reaches.
@@ -124,6 +141,8 @@ impl Default for Config {
             external: Vec::new(),
             bootstrap: Vec::new(),
             mdns: false,
+            relays: 0,
+            lends: None,
             topic: "/farthing/offers/1/local".into(),
             reach: Reach::default(),
             limits: Limits::default(),
@@ -209,6 +228,8 @@ pub struct Inbox {
 pub struct Stats {
     /// Connections now.
     pub connections: usize,
+    /// Peers that only a relay connects us to.
+    pub relayed: usize,
     /// Inbound streams alive now.
     pub streams: usize,
     /// Inbound streams reset because a limit was reached, since the start.
@@ -341,9 +362,16 @@ impl Net {
         let (messages, inbound) = mpsc::channel(MESSAGES);
         let verdicts = mpsc::channel(limits.gossip_queued.max(1));
         let board = Arc::new(Board::default());
+        let rules = Rules::new(config.reach, config.mdns);
+        for address in &config.bootstrap {
+            if let Ok(address) = address.parse() {
+                rules.trust(&address);
+            }
+        }
         let shared = Shared {
             directory: Arc::clone(&board.directory),
             incoming,
+            rules: rules.clone(),
         };
         let swarm = swarm::build(&keypair, &config, &topic, shared)?;
         let ends = Ends {
@@ -352,12 +380,14 @@ impl Net {
             events,
             verdicts,
         };
+        let told = !config.external.is_empty();
+        let presence = Presence::new(config.relays, told, config.lends.is_some());
         let mut actor = Actor::new(
             swarm,
             Arc::clone(&board),
             ends,
-            (topic, config.reach),
-            roots,
+            (topic, config.reach, rules),
+            (roots, presence),
         );
         actor.listen(&config.listen, &config.external).await?;
         tokio::spawn(actor.run());
@@ -393,6 +423,12 @@ impl Net {
             .clone()
     }
 
+    /// How strangers reach us, and if they do not, why not.
+    pub fn reachability(&self) -> Reachability {
+        let board = self.board.reachability.read();
+        *board.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Who is connected.
     pub fn peers(&self) -> Vec<NodeId> {
         self.board.directory.connected()
@@ -402,6 +438,7 @@ impl Net {
     pub fn stats(&self) -> Stats {
         Stats {
             connections: self.board.directory.connections(),
+            relayed: self.board.directory.relayed(),
             streams: self.board.directory.streams(),
             streams_refused: self.board.directory.refused(),
             gossip_dropped: self.board.gossip_dropped.load(Ordering::Relaxed),
@@ -435,11 +472,14 @@ impl Net {
             return Err(ConnectError::Oneself.into());
         }
         let id = peer::peer_of(node);
-        match self.board.directory.open(id, protocol).await {
-            Ok(stream) => return Ok(stream),
-            // Nothing was sent yet, so a connection lost under our hands may be made anew.
-            Err(Refusal::NotConnected | Refusal::Lost) => {}
-            Err(refusal) => return Err(refusal.into()),
+        // A circuit that will soon be cut serves only where no new one can be made.
+        if addresses.is_empty() || self.board.directory.is_fresh(&id) {
+            match self.board.directory.open(id, protocol).await {
+                Ok(stream) => return Ok(stream),
+                // Nothing was sent yet, so a connection lost under our hands may be made anew.
+                Err(Refusal::NotConnected | Refusal::Lost) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
         }
         let addresses = peer::dialable(addresses, id, self.reach);
         let (waiter, connected) = oneshot::channel();
@@ -449,8 +489,11 @@ impl Net {
             waiter,
         })
         .await?;
-        connected.await.unwrap_or(Err(ConnectError::Stopped))?;
-        Ok(self.board.directory.open(id, protocol).await?)
+        let connected = connected.await.unwrap_or(Err(ConnectError::Stopped));
+        match self.board.directory.open(id, protocol).await {
+            Err(Refusal::NotConnected) => Err(connected.err().map_or(OpenError::Lost, Into::into)),
+            opened => Ok(opened?),
+        }
     }
 
     /// Connects to whoever is at `address`, or to the peer it names at its end. Takes at most

@@ -15,4 +15,5 @@ pub mod chaos;
 pub mod show;
 pub mod demo;
 pub mod bench;
+pub mod crowd;
 pub mod gas;

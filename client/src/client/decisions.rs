@@ -19,6 +19,8 @@ pub const OLDER: &str = "decisions.1.jsonl";
 const WAITING: usize = 256;
 /// Lines written at once.
 const TOGETHER: usize = 64;
+/// The most bytes of either half, whatever sellers write into their offers.
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The handle.
 #[derive(Debug)]
@@ -34,7 +36,9 @@ pub(in crate::client) struct Writer {
 struct Pages {
     dir: PathBuf,
     half: u32,
+    most_bytes: u64,
     written: u32,
+    bytes: u64,
 }
 
 impl Decisions {
@@ -104,7 +108,9 @@ impl Pages {
         Self {
             dir: dir.to_owned(),
             half: most.div_ceil(2),
+            most_bytes: MOST_BYTES,
             written: u32::try_from(written).unwrap_or(u32::MAX),
+            bytes: fs::metadata(dir.join(FILE)).map_or(0, |file| file.len()),
         }
     }
 
@@ -112,11 +118,12 @@ impl Pages {
         let mut text = Vec::new();
         for line in lines {
             if matches!(line, Line::Decision(_)) {
-                if self.written >= self.half {
+                let bytes = self.bytes.saturating_add(text.len() as u64);
+                if self.written >= self.half || bytes >= self.most_bytes {
                     self.append(&text)?;
                     text.clear();
                     fs::rename(self.dir.join(FILE), self.dir.join(OLDER))?;
-                    self.written = 0;
+                    (self.written, self.bytes) = (0, 0);
                 }
                 self.written += 1;
             }
@@ -126,11 +133,13 @@ impl Pages {
         self.append(&text)
     }
 
-    fn append(&self, text: &[u8]) -> std::io::Result<()> {
+    fn append(&mut self, text: &[u8]) -> std::io::Result<()> {
         let mut options = OpenOptions::new();
         let path = self.dir.join(FILE);
         let mut file = options.append(true).create(true).mode(0o600).open(path)?;
-        file.write_all(text)
+        file.write_all(text)?;
+        self.bytes = self.bytes.saturating_add(text.len() as u64);
+        Ok(())
     }
 }
 
@@ -167,6 +176,22 @@ mod tests {
         assert_eq!(count(&newer) + count(&older), 5);
         let text = fs::read_to_string(newer).expect("is read");
         assert!(!text.contains("secret"));
+    }
+
+    #[test]
+    fn a_record_is_bounded_in_bytes_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut pages = Pages::open(dir.path(), 1000);
+        pages.most_bytes = 4000;
+        let one = serde_json::to_vec(&decision()).expect("is written").len() as u64;
+        for _ in 0..50 {
+            pages.write(&[decision()]).expect("is written");
+            for file in [FILE, OLDER] {
+                let bytes = fs::metadata(dir.path().join(file)).map_or(0, |file| file.len());
+                assert!(bytes <= 4000 + one + 1, "{bytes}");
+            }
+        }
+        assert!(count(&dir.path().join(FILE)) > 0);
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ pub(in crate::purchase) struct Line {
     pub(in crate::purchase) hears: Hears,
     pub(in crate::purchase) speaks: Speaks,
     born: Instant,
+    /// A relay stands in it.
+    relayed: bool,
 }
 
 /// A line that waits, and since when.
@@ -90,6 +92,7 @@ impl Lines {
         let stream = timeout(patience, opening)
             .await
             .map_err(|_| OpenError::Deadline)??;
+        let relayed = stream.is_relayed();
         let limits = Limits {
             frame: ASK_LIMIT,
             ..Limits::default()
@@ -99,6 +102,7 @@ impl Lines {
             hears,
             speaks,
             born: Instant::now(),
+            relayed,
         })
     }
 
@@ -119,6 +123,10 @@ impl Lines {
 
     /// Keeps a line for the next purchase, if there is room.
     pub(in crate::purchase) fn keep(&self, seller: NodeId, line: Line) {
+        // A circuit ends one day, and a direct connection may have come meanwhile.
+        if line.relayed {
+            return;
+        }
         let mut idle = self.lock();
         if idle.count >= MOST {
             idle.sweep();

@@ -4,6 +4,7 @@
 
 mod knock;
 mod door;
+mod reach;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -124,8 +125,14 @@ pub(super) async fn all(config: &Config, passphrase: Option<&Passphrase>) -> Vec
     checks.extend(upstream(&config.upstream, &config.models).await);
     let (more, there) = chain(config, claim).await;
     checks.extend(more);
+    if let Some(chain) = &there {
+        checks.push(reach::clock(chain).await);
+    }
     let listen = config.network.listen.iter();
-    checks.extend(listen.map(|address| port(address)));
+    let ports: Vec<Check> = listen.map(|address| port(address)).collect();
+    let reached = reach::reach(config, &ports).await;
+    checks.extend(ports);
+    checks.extend(reached);
     checks.extend(door::door(config, claim, there.as_ref()).await);
     checks
 }

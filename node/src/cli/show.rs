@@ -14,6 +14,10 @@ pub(super) fn status(status: &Status) -> String {
     let up = span(status.now.since(status.started));
     facts.row(["version", &format!("{}, up {up}", status.version)]);
     facts.row(["peers", &status.peers.to_string()]);
+    facts.row(["reached", &status.reach.how]);
+    if let Some(remedy) = &status.reach.remedy {
+        facts.row(["", &format!("→ {remedy}")]);
+    }
     facts.row(["payout", &status.payout.to_string()]);
     facts.row(["claim key", &status.claim.to_string()]);
     let chain = state(status.chain_away.as_deref());
@@ -230,11 +234,12 @@ pub(super) fn span(duration: Duration) -> String {
 mod tests {
     use alloy::primitives::{Address, B256};
     use farthing_protocol::amount::Amount;
+    use farthing_protocol::net::{Barrier, Reachability};
     use farthing_protocol::testing;
     use farthing_protocol::x402::ChannelId;
 
     use super::*;
-    use crate::report::{ModelStatus, OfferStatus, Sums};
+    use crate::report::{ModelStatus, OfferStatus, Reach, Sums};
 
     fn token() -> Token {
         Token {
@@ -351,6 +356,7 @@ mod tests {
             payout: testing::payout(),
             claim: testing::evm_key(1).address(),
             addresses: vec!["/ip4/1.2.3.4/tcp/1".into(), "/ip4/1.2.3.4/tcp/2".into()],
+            reach: Reach::of(Reachability::Unreachable(Barrier::NoRelay)),
             peers: 2,
             upstream_down: Some("connection refused".into()),
             chain_away: None,
@@ -369,6 +375,8 @@ mod tests {
         let text = status(&report);
         for part in [
             "up 1d 1h",
+            "reached       not at all: the node is behind a NAT or firewall and knows no relay",
+            "→ open the ports of network.listen, or add a peer",
             "model server  does not answer: connection refused",
             "chain         31337, answers",
             "offer         number 7, valid for 59s",

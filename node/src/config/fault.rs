@@ -188,6 +188,20 @@ fn network(config: &Config, found: &mut Found) {
         "network.external",
         Fault::Over(format!("{MAX_ADDRESSES} addresses")),
     );
+    let relay = &network.relay;
+    for (key, value) in [
+        ("reservations", u64::from(relay.reservations)),
+        ("circuits", u64::from(relay.circuits)),
+        ("circuits_per_peer", u64::from(relay.circuits_per_peer)),
+        ("circuit_bytes", relay.circuit_bytes),
+    ] {
+        found.when(value == 0, format!("network.relay.{key}"), Fault::Zero);
+    }
+    wait(
+        found,
+        "network.relay.circuit_duration",
+        relay.circuit_duration,
+    );
 }
 
 fn upstream(config: &Config, found: &mut Found) {

@@ -2,10 +2,12 @@
 //! peers; streams do not pass through it (see `streams`). It ends when asked to, or when the
 //! last handle is dropped: it closes the connections and with them every stream.
 
+mod presence;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,7 +19,7 @@ use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::transport::ListenerId,
     gossipsub::{self, IdentTopic, MessageAcceptance, MessageId},
-    identify, mdns, ping,
+    identify, kad, mdns, ping,
     swarm::{
         ConnectionId, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -33,13 +35,17 @@ use crate::{
     net::{
         ConnectError, Gossip, PeerEvent, PublishError, Reach, StartError, Verdict,
         dial::{Dials, Roots, Waiter, reason},
+        directory::Directory,
+        gate::Rules,
         gossip::{self, Intake, Judged},
-        observed::Observed,
         peer,
-        streams::Directory,
+        reachability::Reachability,
+        routes,
         swarm::{Behaviour, BehaviourEvent, listen},
     },
 };
+
+pub(super) use presence::Presence;
 
 /// How long the listeners may take to come up.
 const LISTENING: Duration = Duration::from_secs(10);
@@ -74,6 +80,7 @@ pub(super) enum Message {
 pub(super) struct Board {
     pub(super) directory: Arc<Directory>,
     pub(super) addresses: RwLock<Vec<String>>,
+    pub(super) reachability: RwLock<Reachability>,
     pub(super) gossip_dropped: AtomicU64,
 }
 
@@ -94,12 +101,16 @@ pub(super) struct Actor {
     // Own state.
     topic: IdentTopic,
     reach: Reach,
+    rules: Rules,
     dials: Dials,
+    searches: HashMap<kad::QueryId, PeerId>,
+    /// Dials to relays, and who is to be dialled through each.
+    hops: HashMap<ConnectionId, (PeerId, Vec<Multiaddr>)>,
     explicit: HashMap<ConnectionId, oneshot::Sender<Result<NodeId, ConnectError>>>,
     roots: Roots,
     listeners: Vec<ListenerId>,
     intake: Intake,
-    observed: Observed,
+    presence: Presence,
     dialled: HashSet<ConnectionId>,
 }
 
@@ -108,8 +119,8 @@ impl Actor {
         swarm: Swarm<Behaviour>,
         board: Arc<Board>,
         ends: Ends,
-        topic: (IdentTopic, Reach),
-        roots: Roots,
+        topic: (IdentTopic, Reach, Rules),
+        (roots, presence): (Roots, Presence),
     ) -> Self {
         Self {
             swarm,
@@ -117,12 +128,15 @@ impl Actor {
             ends,
             topic: topic.0,
             reach: topic.1,
+            rules: topic.2,
             dials: Dials::default(),
+            searches: HashMap::new(),
+            hops: HashMap::new(),
             explicit: HashMap::new(),
             roots,
             listeners: Vec::new(),
             intake: Intake::default(),
-            observed: Observed::default(),
+            presence,
             dialled: HashSet::new(),
         }
     }
@@ -139,6 +153,7 @@ impl Actor {
                 .map_err(|_| StartError::Address(text.clone()))?;
             self.swarm.add_external_address(peer::split(address).0);
         }
+        self.open_routes();
         let mut awaited = HashMap::new();
         for text in addresses {
             let listener = listen(&mut self.swarm, text)?;
@@ -170,7 +185,12 @@ impl Actor {
 
     pub(super) async fn run(mut self) {
         loop {
-            let due = self.roots.next();
+            let due = self
+                .roots
+                .next()
+                .into_iter()
+                .chain(self.presence.next())
+                .min();
             tokio::select! {
                 // Callers first: they wait for each answer and so cannot starve the swarm, which
                 // under a flood could starve them. Verdicts next: they free the gossip queue.
@@ -181,7 +201,10 @@ impl Actor {
                 },
                 Some(judged) = self.ends.verdicts.1.recv() => self.judge(judged),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.redial(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.redial();
+                    self.reserve();
+                }
             }
         }
         self.close().await;
@@ -201,22 +224,87 @@ impl Actor {
     }
 
     fn connect(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, waiter: Waiter) {
-        if self.board.directory.is_connected(&peer) {
+        if self.board.directory.is_fresh(&peer) {
             return answer(waiter, Ok(()));
         }
         match self.dials.join(peer, waiter, addresses) {
             Err(waiter) => answer(waiter, Err(ConnectError::Busy)),
-            Ok(fresh) if fresh.is_empty() => self.dials.settle(&peer, ConnectError::NoAddress),
-            Ok(fresh) => {
-                let options = DialOpts::peer_id(peer)
-                    .condition(PeerCondition::Always)
-                    .addresses(fresh)
-                    .build();
-                let connection = options.connection_id();
-                self.dials.running(peer, connection);
-                if let Err(error) = self.swarm.dial(options) {
-                    self.dials.failed(&peer, connection, reason(&error));
-                }
+            Ok(fresh) if fresh.is_empty() => self.search(peer),
+            Ok(fresh) => self.dial_peer(peer, fresh),
+        }
+    }
+
+    /// Dials a peer, those of the addresses first whose relay must be dialled before.
+    fn dial_peer(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let directory = Arc::clone(&self.board.directory);
+        let hop = |address: &Multiaddr| peer::relay_of(address, self.reach);
+        let is_far = |address: &Multiaddr| hop(address).is_some_and(|r| !directory.is_direct(&r));
+        let (far, near): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_far);
+        let mut hops: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+        for address in far {
+            if let Some(relay) = hop(&address) {
+                hops.entry(relay).or_default().push(address);
+            }
+        }
+        for (relay, addresses) in hops {
+            let places = addresses.iter().map(peer::first_hop);
+            let connection = self.start(relay, places.collect(), peer);
+            // The relay's client would not dial a relay that somebody else is dialling.
+            if let Some(connection) = connection {
+                self.hops.insert(connection, (peer, addresses));
+            }
+        }
+        if !near.is_empty() {
+            self.start(peer, near, peer);
+        }
+    }
+
+    /// Dials `to` on behalf of those who wait for `peer`.
+    fn start(
+        &mut self,
+        to: PeerId,
+        addresses: Vec<Multiaddr>,
+        peer: PeerId,
+    ) -> Option<ConnectionId> {
+        let options = DialOpts::peer_id(to)
+            .condition(PeerCondition::Always)
+            .addresses(addresses)
+            .build();
+        let connection = options.connection_id();
+        self.dials.running(peer, connection);
+        match self.swarm.dial(options) {
+            Ok(()) => Some(connection),
+            Err(error) => {
+                self.dials.failed(&peer, connection, reason(&error));
+                None
+            }
+        }
+    }
+
+    /// Asks the network where a peer is of whom only the name is known.
+    fn search(&mut self, peer: PeerId) {
+        if self.dials.may_search(&peer)
+            && let Some(query) = routes::search(&mut self.swarm.behaviour_mut().routes, peer)
+        {
+            self.dials.searching(&peer);
+            self.searches.insert(query, peer);
+        } else {
+            self.dials.settle(&peer, ConnectError::NoAddress);
+        }
+    }
+
+    fn on_found(&mut self, query: kad::QueryId, result: kad::QueryResult, last: bool) {
+        let Some(peer) = self.searches.get(&query).copied() else {
+            return;
+        };
+        let found = routes::found(result, &peer);
+        if last {
+            self.searches.remove(&query);
+            let found = peer::dialable(&found, peer, self.reach);
+            let fresh = self.dials.searched(&peer, found);
+            match fresh.is_empty() {
+                true => self.dials.settle(&peer, ConnectError::NoAddress),
+                false => self.dial_peer(peer, fresh),
             }
         }
     }
@@ -226,6 +314,7 @@ impl Actor {
         if let Some(peer) = named.filter(|peer| self.board.directory.is_connected(peer)) {
             return answer(reply, peer::node_of(&peer).ok_or(ConnectError::WrongPeer));
         }
+        self.rules.trust(&peer::first_hop(&address));
         let options = DialOpts::unknown_peer_id().address(address).build();
         let connection = options.connection_id();
         match self.swarm.dial(options) {
@@ -292,6 +381,7 @@ impl Actor {
                     self.dialled.insert(connection_id);
                 }
                 self.on_connected(peer_id, connection_id, num_established.get() == 1);
+                self.on_entered(&peer_id, &endpoint, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed {
                 peer_id,
@@ -306,6 +396,7 @@ impl Actor {
                     self.intake.forget(&peer_id);
                     self.roots.lost(&peer_id, Instant::now());
                     self.tell(&peer_id, PeerEvent::Disconnected);
+                    self.note_reachability();
                 }
             }
             SwarmEvent::OutgoingConnectionError {
@@ -316,9 +407,13 @@ impl Actor {
                 tracing::debug!(?peer_id, %error, "dial_failed");
                 self.on_dial_failed(connection_id, peer_id, reason(&error));
             }
-            SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
-            | SwarmEvent::ListenerClosed { .. }
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } => self.on_listener_closed(listener_id, reason),
+            SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ExternalAddrConfirmed { .. }
             | SwarmEvent::ExternalAddrExpired { .. } => self.note_addresses(),
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listener_failed"),
@@ -328,7 +423,15 @@ impl Actor {
 
     fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, first: bool) {
         self.dials.connected(&peer);
+        if let Some((beyond, addresses)) = self.hops.remove(&connection) {
+            self.start(beyond, addresses, beyond);
+            self.dials
+                .failed(&beyond, connection, ConnectError::Unreachable);
+        }
         self.roots.connected(&peer);
+        for circuit in self.board.directory.spent(&peer) {
+            self.swarm.close_connection(circuit);
+        }
         if let Some(reply) = self.explicit.remove(&connection) {
             answer(reply, peer::node_of(&peer).ok_or(ConnectError::WrongPeer));
         }
@@ -345,6 +448,9 @@ impl Actor {
     ) {
         if let Some(reply) = self.explicit.remove(&connection) {
             answer(reply, Err(error));
+        }
+        if let Some((beyond, _)) = self.hops.remove(&connection) {
+            self.dials.failed(&beyond, connection, error);
         }
         if let Some(peer) = peer {
             self.dials.failed(&peer, connection, error);
@@ -371,8 +477,19 @@ impl Actor {
                 peer_id,
                 info,
             }) => {
-                self.on_observed(connection_id, peer_id, info.observed_addr);
+                self.on_identified(connection_id, peer_id, info);
             }
+            BehaviourEvent::Relayed(event) => self.on_relayed(event),
+            BehaviourEvent::Knock(event) => self.on_knock(&event),
+            BehaviourEvent::Punching(event) => {
+                tracing::debug!(peer = %event.remote_peer_id, result = ?event.result, "hole_punched");
+            }
+            BehaviourEvent::Routes(kad::Event::OutboundQueryProgressed {
+                id,
+                result,
+                step,
+                ..
+            }) => self.on_found(id, result, step.last),
             BehaviourEvent::Ping(ping::Event {
                 peer,
                 connection,
@@ -414,16 +531,6 @@ impl Actor {
         }
     }
 
-    fn on_observed(&mut self, connection: ConnectionId, witness: PeerId, address: Multiaddr) {
-        let (place, _) = peer::split(address);
-        let told_by_choice = self.dialled.contains(&connection);
-        if told_by_choice && peer::is_public(&place) && self.observed.note(&place, witness) {
-            tracing::info!(address = %place, "address_observed");
-            self.swarm.add_external_address(place);
-            self.note_addresses();
-        }
-    }
-
     fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let mut peers: HashMap<PeerId, Vec<String>> = HashMap::new();
         for (peer, address) in found {
@@ -440,27 +547,6 @@ impl Actor {
                 tracing::debug!(%peer, %error, "discovered_peer_not_dialled");
             }
         }
-    }
-
-    /// Writes our addresses on the board: those confirmed from outside first.
-    fn note_addresses(&self) {
-        let local = *self.swarm.local_peer_id();
-        let mut addresses: Vec<String> = Vec::new();
-        for address in self
-            .swarm
-            .external_addresses()
-            .chain(self.swarm.listeners())
-        {
-            let text = peer::full(address, local);
-            if !addresses.contains(&text) {
-                addresses.push(text);
-            }
-        }
-        *self
-            .board
-            .addresses
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     /// Tells the inbox; who does not read it misses events, not peers.

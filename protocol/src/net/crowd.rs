@@ -26,26 +26,41 @@ pub(super) struct Crowded;
 /// Counts inbound connections by network: an IPv4 address, or the /64 of an IPv6 one.
 pub(super) struct Behaviour {
     most: u32,
-    places: HashMap<ConnectionId, IpAddr>,
-    crowds: HashMap<IpAddr, u32>,
+    most_relayed: u32,
+    places: HashMap<ConnectionId, Place>,
+    crowds: HashMap<Place, u32>,
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    /// An IPv4 address, or the /64 of an IPv6 one.
+    Network(IpAddr),
+    /// Some relay, which does not tell where from: all of them together.
+    Relayed,
 }
 
 impl Behaviour {
-    /// At most `most` inbound connections for each network.
-    pub(super) fn new(most: u32) -> Self {
+    /// At most `most` inbound connections for each network, and `most_relayed` through relays.
+    pub(super) fn new(most: u32, most_relayed: u32) -> Self {
         Self {
             most,
+            most_relayed,
             places: HashMap::new(),
             crowds: HashMap::new(),
         }
     }
 
     fn enter(&mut self, id: ConnectionId, address: &Multiaddr) -> Result<(), Crowded> {
-        let Some(place) = network(address) else {
+        let Some(place) = place(address) else {
             return Ok(());
         };
+        let most = match place {
+            Place::Network(_) => self.most,
+            Place::Relayed => self.most_relayed,
+        };
         let crowd = self.crowds.entry(place).or_default();
-        if *crowd >= self.most {
+        if *crowd >= most {
             return Err(Crowded);
         }
         *crowd += 1;
@@ -66,14 +81,16 @@ impl Behaviour {
     }
 }
 
-/// The network of an address, which one party can be taken to hold whole.
-fn network(address: &Multiaddr) -> Option<IpAddr> {
+/// The network of an address, which one party can be taken to hold whole. One that came through
+/// a relay is only a name.
+fn place(address: &Multiaddr) -> Option<Place> {
     match address.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(match ip.to_ipv4_mapped() {
+        Protocol::Ip4(ip) => Some(Place::Network(ip.into())),
+        Protocol::Ip6(ip) => Some(Place::Network(match ip.to_ipv4_mapped() {
             Some(ip) => ip.into(),
             None => IpAddr::V6((ip.to_bits() & (u128::MAX << 64)).into()),
-        }),
+        })),
+        Protocol::P2p(_) | Protocol::P2pCircuit => Some(Place::Relayed),
         _ => None,
     }
 }
@@ -140,7 +157,7 @@ mod tests {
 
     #[test]
     fn one_network_cannot_take_every_place() {
-        let mut crowd = Behaviour::new(2);
+        let mut crowd = Behaviour::new(2, 3);
         let mut next = 0;
         let mut enter = |crowd: &mut Behaviour, address: &str| {
             next += 1;
@@ -161,8 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn many_names_behind_relays_cannot_take_every_place() {
+        let mut crowd = Behaviour::new(2, 3);
+        let entered = (0..10).filter(|n| {
+            let name = Multiaddr::empty().with(Protocol::P2p(PeerId::random()));
+            crowd.enter(ConnectionId::new_unchecked(*n), &name).is_ok()
+        });
+        assert_eq!(entered.count(), 3);
+        crowd.leave(ConnectionId::new_unchecked(0));
+        let name = Multiaddr::empty().with(Protocol::P2p(PeerId::random()));
+        crowd.enter(ConnectionId::new_unchecked(10), &name).unwrap();
+    }
+
+    #[test]
     fn those_who_left_are_forgotten() {
-        let mut crowd = Behaviour::new(1);
+        let mut crowd = Behaviour::new(1, 1);
         for n in 0..100 {
             let address = format!("/ip4/9.9.9.{n}/tcp/1").parse().unwrap();
             crowd

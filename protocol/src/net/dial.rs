@@ -39,6 +39,16 @@ struct Dial {
     waiters: Vec<Waiter>,
     tried: HashSet<Multiaddr>,
     running: HashSet<ConnectionId>,
+    sought: Sought,
+}
+
+/// How far the search for an address nobody gave us has come.
+#[derive(Default, PartialEq, Eq)]
+enum Sought {
+    #[default]
+    No,
+    Running,
+    Done,
 }
 
 impl Dials {
@@ -77,13 +87,38 @@ impl Dials {
         self.finish(peer, Ok(()));
     }
 
+    /// Whether to search for the peer now: somebody waits, nothing runs, and it was not yet done.
+    pub(super) fn may_search(&mut self, peer: &PeerId) -> bool {
+        let dial = self.peers.get(peer);
+        dial.is_some_and(|dial| dial.running.is_empty() && dial.sought == Sought::No)
+    }
+
+    /// A search for the peer runs: its waiters go on waiting though no dial runs.
+    pub(super) fn searching(&mut self, peer: &PeerId) {
+        if let Some(dial) = self.peers.get_mut(peer) {
+            dial.sought = Sought::Running;
+        }
+    }
+
+    /// The search has ended; returns which of the found addresses nobody has tried yet.
+    pub(super) fn searched(&mut self, peer: &PeerId, found: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        let Some(dial) = self.peers.get_mut(peer) else {
+            return Vec::new();
+        };
+        dial.sought = Sought::Done;
+        let fresh = found.into_iter();
+        fresh
+            .filter(|address| dial.tried.insert(address.clone()))
+            .collect()
+    }
+
     /// A dial failed. The waiters hear of it when it was the last one running.
     pub(super) fn failed(&mut self, peer: &PeerId, connection: ConnectionId, error: ConnectError) {
         let Some(dial) = self.peers.get_mut(peer) else {
             return;
         };
         dial.running.remove(&connection);
-        if dial.running.is_empty() {
+        if dial.running.is_empty() && dial.sought != Sought::Running {
             self.finish(peer, Err(error));
         }
     }
@@ -93,7 +128,7 @@ impl Dials {
         if self
             .peers
             .get(peer)
-            .is_some_and(|dial| dial.running.is_empty())
+            .is_some_and(|dial| dial.running.is_empty() && dial.sought != Sought::Running)
         {
             self.finish(peer, Err(error));
         }

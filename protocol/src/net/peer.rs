@@ -26,6 +26,29 @@ pub(super) fn peer_of(node: NodeId) -> PeerId {
     PeerId::from_bytes(&bytes).expect("an identity multihash of 36 bytes is a peer id")
 }
 
+/// What of the address is dialled first: all of it, or the relay before a circuit.
+pub(super) fn first_hop(address: &Multiaddr) -> Multiaddr {
+    let parts = address.iter();
+    parts
+        .take_while(|part| !matches!(part, Protocol::P2pCircuit))
+        .collect()
+}
+
+/// Whether the address leads through a relay.
+pub(super) fn is_relayed(address: &Multiaddr) -> bool {
+    address
+        .iter()
+        .any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// The relay a place leads through, if it is `<place of ours>/p2p/<relay>/p2p-circuit`.
+pub(super) fn relay_of(place: &Multiaddr, reach: Reach) -> Option<PeerId> {
+    let mut place = place.clone();
+    let circuit = matches!(place.pop(), Some(Protocol::P2pCircuit));
+    let (hop, relay) = split(place);
+    relay.filter(|_| circuit && allowed(&hop, reach))
+}
+
 /// Splits `…/p2p/<peer>` into the place and the peer.
 pub(super) fn split(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
     let peer = match address.iter().last() {
@@ -46,8 +69,8 @@ pub(super) fn full(address: &Multiaddr, peer: PeerId) -> String {
         .map_or_else(|other| other.to_string(), |full| full.to_string())
 }
 
-/// What of a stranger's address list may be dialled: parsable, on a transport of ours, not
-/// another peer's, allowed by `reach`, each once and few.
+/// What of a stranger's address list may be dialled: parsable, on a transport of ours or through
+/// one relay that is, not another peer's, allowed by `reach`, each once and few.
 pub(super) fn dialable(addresses: &[String], peer: PeerId, reach: Reach) -> Vec<Multiaddr> {
     let mut kept = Vec::new();
     for address in addresses
@@ -56,7 +79,8 @@ pub(super) fn dialable(addresses: &[String], peer: PeerId, reach: Reach) -> Vec<
     {
         let (place, named) = split(address);
         let ours = named.is_none_or(|named| named == peer);
-        if ours && allowed(&place, reach) && !kept.contains(&place) {
+        let relayed = relay_of(&place, reach).is_some_and(|relay| relay != peer);
+        if ours && (relayed || allowed(&place, reach)) && !kept.contains(&place) {
             kept.push(place);
         }
         if kept.len() == MAX_ADDRESSES {
@@ -67,7 +91,7 @@ pub(super) fn dialable(addresses: &[String], peer: PeerId, reach: Reach) -> Vec<
 }
 
 /// Whether the address is one transport of ours, at a place `reach` lets us dial.
-fn allowed(address: &Multiaddr, reach: Reach) -> bool {
+pub(super) fn allowed(address: &Multiaddr, reach: Reach) -> bool {
     let mut parts = address.iter();
     let place = match parts.next() {
         Some(Protocol::Memory(_)) => return reach == Reach::Local && parts.next().is_none(),
@@ -180,6 +204,22 @@ mod tests {
                 usize::from(local),
                 "{text}"
             );
+        }
+        for (text, public, local) in cases.into_iter().filter(|(text, ..)| *text != "/memory/7") {
+            let relay = PeerId::random();
+            let list = [format!("{text}/p2p/{relay}/p2p-circuit/p2p/{peer}")];
+            let through = |reach| dialable(&list, peer, reach).len();
+            assert_eq!(through(Reach::Public), usize::from(public), "{text}");
+            assert_eq!(through(Reach::Local), usize::from(local), "{text}");
+        }
+        let itself = [format!("/ip4/9.9.9.9/tcp/1/p2p/{peer}/p2p-circuit")];
+        let twice = [format!(
+            "/ip4/9.9.9.9/tcp/1/p2p/{0}/p2p-circuit/p2p/{0}/p2p-circuit",
+            PeerId::random()
+        )];
+        let nameless = ["/ip4/9.9.9.9/tcp/1/p2p-circuit".to_owned()];
+        for list in [itself, twice, nameless] {
+            assert!(dialable(&list, peer, Reach::Local).is_empty(), "{list:?}");
         }
         let other = Keypair::ed25519_from_bytes([2; 32])
             .unwrap()

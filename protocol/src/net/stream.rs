@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -21,25 +21,33 @@ pub struct Stream {
     inner: libp2p::Stream,
     /// Present until the peer's first byte; see [`Both`].
     both: Option<Arc<Both>>,
+    /// Counts what a circuit carries.
+    carried: Option<Arc<AtomicU64>>,
     /// Gives the place under the peer's stream cap back when the stream is dropped.
     _slot: Option<Slot>,
 }
 
 impl Stream {
     /// A stream we opened: its protocol is confirmed only when the peer first answers.
-    pub(super) fn outbound(inner: libp2p::Stream) -> Self {
+    pub(super) fn outbound(inner: libp2p::Stream, carried: Option<Arc<AtomicU64>>) -> Self {
         Self {
             inner,
             both: Some(Arc::default()),
+            carried,
             _slot: None,
         }
     }
 
     /// A stream the peer opened, counted under its cap.
-    pub(super) fn inbound(inner: libp2p::Stream, slot: Slot) -> Self {
+    pub(super) fn inbound(
+        inner: libp2p::Stream,
+        slot: Slot,
+        carried: Option<Arc<AtomicU64>>,
+    ) -> Self {
         Self {
             inner,
             both: None,
+            carried,
             _slot: Some(slot),
         }
     }
@@ -86,12 +94,26 @@ impl AsyncRead for Stream {
         };
         read.map_ok(|count| {
             this.both = None;
+            this.count(count);
             buf.advance(count);
         })
     }
 }
 
 impl Stream {
+    /// Whether a relay carries it: then it should not outlive its conversation, for the next may
+    /// have a better way.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        self.carried.is_some()
+    }
+
+    fn count(&self, bytes: usize) {
+        if let Some(carried) = &self.carried {
+            carried.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
     /// Runs a write step with the waker that this moment of the stream's life needs.
     fn write_with<T>(
         &mut self,
@@ -118,7 +140,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write_with(cx, |inner, cx| inner.poll_write(cx, buf))
+        let written = self.write_with(cx, |inner, cx| inner.poll_write(cx, buf));
+        written.map_ok(|count| {
+            self.count(count);
+            count
+        })
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,13 +7,12 @@
 //! straight to the task of the connection. It ends with the swarm.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     future::{Ready, ready},
     iter::Copied,
     slice,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -32,12 +31,14 @@ use libp2p::{
         },
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     identity::NodeId,
     net::{
-        Incoming, Protocol, peer,
+        Incoming, Protocol,
+        directory::{Circuit, Directory, Link, Refusal, Reply, Request},
+        peer,
         stream::{Slot, Stream},
     },
 };
@@ -50,133 +51,6 @@ const NEGOTIATING: usize = 256;
 
 /// How long either side may take to agree on a stream.
 const NEGOTIATION: Duration = Duration::from_secs(10);
-
-/// Why a connected peer gave us no stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// No connection to the peer.
-    NotConnected,
-    /// The connection went away, or could not carry the stream.
-    Lost,
-    /// The peer did not agree in time.
-    Deadline,
-    /// The peer does not speak the protocol.
-    Unsupported,
-}
-
-/// Asks the task of a connection for a stream.
-pub(super) struct Request {
-    protocol: Protocol,
-    reply: Reply,
-}
-
-type Reply = oneshot::Sender<Result<Stream, Refusal>>;
-
-/// Who is connected, and the way to each connection's task. Shared by the handle, the behaviour
-/// and the handlers; its lock is held only for lookups.
-#[derive(Default)]
-pub(super) struct Directory {
-    peers: Mutex<HashMap<PeerId, Links>>,
-    refused: AtomicU64,
-}
-
-/// The connections to one peer.
-#[derive(Default)]
-struct Links {
-    links: Vec<Link>,
-    /// Inbound streams of the peer now alive, over all its connections.
-    open: Arc<AtomicUsize>,
-}
-
-struct Link {
-    connection: ConnectionId,
-    quic: bool,
-    requests: mpsc::Sender<Request>,
-}
-
-impl Directory {
-    /// Inbound streams reset because a bound was reached.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Inbound streams now alive.
-    pub(super) fn streams(&self) -> usize {
-        let open = |links: &Links| links.open.load(Ordering::Relaxed);
-        self.lock().values().map(open).sum()
-    }
-
-    /// Living connections, to whomever.
-    pub(super) fn connections(&self) -> usize {
-        self.lock()
-            .values()
-            .flat_map(|links| &links.links)
-            .filter(|link| !link.requests.is_closed())
-            .count()
-    }
-
-    /// Everybody connected.
-    pub(super) fn connected(&self) -> Vec<NodeId> {
-        self.lock()
-            .iter()
-            .filter(|(_, links)| links.best().is_some())
-            .filter_map(|(id, _)| peer::node_of(id))
-            .collect()
-    }
-
-    /// Whether there is a connection to the peer.
-    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
-        self.lock()
-            .get(peer)
-            .is_some_and(|links| links.best().is_some())
-    }
-
-    /// Opens a stream on an existing connection.
-    pub(super) async fn open(&self, peer: PeerId, protocol: Protocol) -> Result<Stream, Refusal> {
-        let link = self
-            .lock()
-            .get(&peer)
-            .and_then(Links::best)
-            .ok_or(Refusal::NotConnected)?;
-        let (reply, answer) = oneshot::channel();
-        link.send(Request { protocol, reply })
-            .await
-            .map_err(|_| Refusal::Lost)?;
-        answer.await.unwrap_or(Err(Refusal::Lost))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Links>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a connection; returns the peer's count of inbound streams.
-    fn add(&self, peer: PeerId, link: Link) -> Arc<AtomicUsize> {
-        let mut peers = self.lock();
-        let links = peers.entry(peer).or_default();
-        links.links.push(link);
-        Arc::clone(&links.open)
-    }
-
-    fn remove(&self, peer: &PeerId, connection: ConnectionId) {
-        let mut peers = self.lock();
-        if let Some(links) = peers.get_mut(peer) {
-            links.links.retain(|link| link.connection != connection);
-            if links.links.is_empty() {
-                peers.remove(peer);
-            }
-        }
-    }
-}
-
-impl Links {
-    /// The way to the best living connection: QUIC before all, then the oldest.
-    fn best(&self) -> Option<mpsc::Sender<Request>> {
-        let alive = self.links.iter().filter(|link| !link.requests.is_closed());
-        alive
-            .min_by_key(|link| !link.quic)
-            .map(|link| link.requests.clone())
-    }
-}
 
 /// Refusal of a peer whose key is not ed25519.
 #[derive(Debug, thiserror::Error)]
@@ -213,15 +87,22 @@ impl Behaviour {
         &self,
         peer: PeerId,
         connection: ConnectionId,
-        address: &Multiaddr,
+        (address, dialled): (&Multiaddr, bool),
     ) -> Result<Handler, ConnectionDenied> {
         let node = peer::node_of(&peer).ok_or_else(|| ConnectionDenied::new(ForeignKey))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
+        let circuit = peer::is_relayed(address).then(|| Circuit {
+            born: Instant::now(),
+            bytes: Arc::default(),
+        });
+        let carried = circuit.as_ref().map(|circuit| Arc::clone(&circuit.bytes));
         let open = self.directory.add(
             peer,
             Link {
                 connection,
+                dialled: dialled.then(|| address.clone()),
                 quic: peer::is_quic(address),
+                circuit,
                 requests: sender,
             },
         );
@@ -231,6 +112,7 @@ impl Behaviour {
             directory,
             inlet: self.inlet.clone(),
             peer: node,
+            carried,
             open,
             negotiating: 0,
         })
@@ -248,7 +130,7 @@ impl NetworkBehaviour for Behaviour {
         local: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, id, local)
+        self.admit(peer, id, (local, false))
     }
 
     fn handle_established_outbound_connection(
@@ -259,7 +141,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, id, address)
+        self.admit(peer, id, (address, true))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -301,6 +183,8 @@ pub(super) struct Handler {
     directory: Arc<Directory>,
     inlet: Inlet,
     peer: NodeId,
+    /// Counts the bytes of a circuit.
+    carried: Option<Arc<AtomicU64>>,
     open: Arc<AtomicUsize>,
     negotiating: usize,
 }
@@ -308,7 +192,7 @@ pub(super) struct Handler {
 impl Handler {
     fn accept(&self, protocol: Protocol, stream: libp2p::Stream) {
         let accepted = Slot::take(&self.open, self.inlet.per_peer).is_some_and(|slot| {
-            let stream = Stream::inbound(stream, slot);
+            let stream = Stream::inbound(stream, slot, self.carried.clone());
             self.inlet
                 .incoming
                 .try_send(Incoming {
@@ -380,7 +264,7 @@ impl ConnectionHandler for Handler {
                 protocol: (_, stream),
                 info,
             }) => {
-                self.answer(info, Ok(Stream::outbound(stream)));
+                self.answer(info, Ok(Stream::outbound(stream, self.carried.clone())));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let refusal = match error {
@@ -431,6 +315,9 @@ impl OutboundUpgrade<libp2p::Stream> for Upgrade {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+    use libp2p::{Transport, swarm::SwarmEvent};
+
     use super::*;
 
     #[test]
@@ -445,5 +332,54 @@ mod tests {
         let denied = behaviour.handle_established_inbound_connection(id, peer, &address, &address);
         assert!(denied.err().unwrap().downcast::<ForeignKey>().is_ok());
         assert!(behaviour.directory.lock().is_empty());
+    }
+
+    fn swarm<B: NetworkBehaviour>(behaviour: B) -> libp2p::Swarm<B> {
+        let pair = libp2p::identity::Keypair::generate_ed25519();
+        let transport = libp2p::core::transport::MemoryTransport::default()
+            .upgrade(libp2p::core::upgrade::Version::V1)
+            .authenticate(libp2p::noise::Config::new(&pair).unwrap())
+            .multiplex(libp2p::yamux::Config::default())
+            .boxed();
+        let config = libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(Duration::from_secs(60));
+        libp2p::Swarm::new(transport, behaviour, pair.public().to_peer_id(), config)
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_version_is_left_alone() {
+        let (incoming, _inbox) = mpsc::channel(1);
+        let directory = Arc::new(Directory::default());
+        let mut ours = swarm(Behaviour::new(Arc::clone(&directory), incoming, 1));
+        let mut theirs = swarm(libp2p::swarm::dummy::Behaviour);
+        theirs.listen_on("/memory/0".parse().unwrap()).unwrap();
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
+                break address;
+            }
+        };
+        let peer = *theirs.local_peer_id();
+        ours.dial(address).unwrap();
+        let opening = async {
+            loop {
+                match directory.open(peer, Protocol::Purchase).await {
+                    Err(Refusal::NotConnected) => tokio::task::yield_now().await,
+                    other => return other.err(),
+                }
+            }
+        };
+        let driving = async {
+            loop {
+                tokio::select! {
+                    _ = ours.select_next_some() => {}
+                    _ = theirs.select_next_some() => {}
+                }
+            }
+        };
+        let refused = tokio::select! {
+            refused = opening => refused,
+            () = driving => None,
+        };
+        assert_eq!(refused, Some(Refusal::Unsupported));
     }
 }

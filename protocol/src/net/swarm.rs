@@ -3,26 +3,30 @@
 use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use libp2p::{
-    Multiaddr, PeerId, Swarm, Transport,
+    Multiaddr, PeerId, Swarm, Transport, autonat,
     connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
         transport::{Boxed, ListenerId, MemoryTransport},
         upgrade::Version,
     },
-    dns,
+    dcutr, dns,
     gossipsub::IdentTopic,
     identify,
     identity::Keypair,
-    mdns, noise, ping, quic,
+    mdns, noise, ping, quic, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, yamux,
 };
 use tokio::sync::mpsc;
 
+#[cfg(feature = "testing")]
+use crate::net::sky::SkyTransport;
 use crate::net::{
-    Config, Incoming, Reach, StartError, crowd, gossip,
-    streams::{self, Directory},
+    Config, Incoming, Reach, StartError, crowd,
+    directory::Directory,
+    gate::{Gate, Rules},
+    gossip, knock, relays, routes, streams,
 };
 
 /// Streams on one connection, over both transports.
@@ -36,6 +40,11 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// A connection's handshakes together.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How often a peer is asked whether it is there, and how long it may take. The first silence is
+/// forgiven: one that is gone is noticed within forty seconds.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(8);
 
 /// Events between the swarm and one connection's task, each way.
 const EVENTS: usize = 32;
@@ -60,12 +69,19 @@ pub(super) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    lending: Toggle<relay::Behaviour>,
+    relayed: relay::client::Behaviour,
+    pub(super) punching: dcutr::Behaviour,
+    pub(super) knock: knock::Behaviour,
+    knocking: autonat::v2::server::Behaviour,
+    pub(super) routes: routes::Behaviour,
 }
 
 /// What the swarm shares with the handle.
 pub(super) struct Shared {
     pub(super) directory: Arc<Directory>,
     pub(super) incoming: mpsc::Sender<Incoming>,
+    pub(super) rules: Rules,
 }
 
 /// A swarm that listens nowhere yet.
@@ -76,7 +92,9 @@ pub(super) fn build(
     shared: Shared,
 ) -> Result<Swarm<Behaviour>, StartError> {
     let peer = keypair.public().to_peer_id();
-    let behaviour = behaviour(keypair, config, topic, shared)?;
+    let rules = shared.rules.clone();
+    let (circuits, relayed) = relay::client::new(peer);
+    let behaviour = behaviour(keypair, config, topic, (shared, relayed))?;
     let settings = swarm::Config::with_tokio_executor()
         .with_smart_dial()
         .with_substream_upgrade_protocol_override(SUBSTREAM)
@@ -84,14 +102,15 @@ pub(super) fn build(
         .with_max_negotiating_inbound_streams(NEGOTIATING)
         .with_per_connection_event_buffer_size(EVENTS)
         .with_notify_handler_buffer_size(NonZeroUsize::new(EVENTS).unwrap_or(NonZeroUsize::MIN));
-    Ok(Swarm::new(transport(keypair)?, behaviour, peer, settings))
+    let transport = Gate::new(transport(keypair, circuits)?, rules).boxed();
+    Ok(Swarm::new(transport, behaviour, peer, settings))
 }
 
 fn behaviour(
     keypair: &Keypair,
     config: &Config,
     topic: &IdentTopic,
-    shared: Shared,
+    (shared, relayed): (Shared, relay::client::Behaviour),
 ) -> Result<Behaviour, StartError> {
     let peer = keypair.public().to_peer_id();
     let limits = &config.limits;
@@ -100,9 +119,13 @@ fn behaviour(
         false => None,
     };
     let crowd = match config.reach {
-        Reach::Public => Some(crowd::Behaviour::new(limits.connections_per_address)),
+        Reach::Public => Some(crowd::Behaviour::new(
+            limits.connections_per_address,
+            limits.connections / 2,
+        )),
         Reach::Local => None,
     };
+    let lending = config.lends.as_ref();
     let identify = identify::Config::new(IDENTIFY.into(), keypair.public())
         .with_agent_version(concat!("farthing/", env!("CARGO_PKG_VERSION")).into());
     Ok(Behaviour {
@@ -115,8 +138,14 @@ fn behaviour(
         ),
         gossip: gossip::behaviour(topic, config.reach).map_err(StartError::Setup)?,
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::default(),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PONG)),
         mdns: mdns.into(),
+        lending: lending.map(|lent| relays::server(peer, lent)).into(),
+        relayed,
+        punching: dcutr::Behaviour::new(peer),
+        knock: knock::Behaviour::default(),
+        knocking: autonat::v2::server::Behaviour::default(),
+        routes: routes::behaviour(peer),
     })
 }
 
@@ -132,14 +161,40 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
         .with_max_pending_outgoing(Some(limits.pending))
 }
 
-/// QUIC, TCP and memory, with names resolved before the first two.
-fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
+/// Circuits, QUIC, TCP and memory, with names resolved before QUIC and TCP.
+fn transport(
+    keypair: &Keypair,
+    circuits: relay::client::Transport,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
     let noise = noise::Config::new(keypair).map_err(setup)?;
+    let circuits = circuits
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux())
+        .timeout(HANDSHAKE)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let memory = MemoryTransport::default()
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
         .multiplex(yamux())
         .timeout(HANDSHAKE);
+    let memory = memory.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let near = circuits
+        .or_transport(memory)
+        .map(|either, _| either.into_inner());
+    #[cfg(feature = "testing")]
+    if let Some(sky) = SkyTransport::of(&keypair.public().to_peer_id()) {
+        let sky = sky
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise)
+            .multiplex(yamux())
+            .timeout(HANDSHAKE)
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        return Ok(near
+            .or_transport(sky)
+            .map(|either, _| either.into_inner())
+            .boxed());
+    }
     let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
@@ -154,7 +209,6 @@ fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Start
         .or_transport(tcp)
         .map(|either, _| either.into_inner())
         .boxed();
-    let memory = memory.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     // A machine without a resolver configuration can still dial numbers.
     let named = match dns::tokio::Transport::system(()) {
         Ok(_) => dns::tokio::Transport::system(direct)
@@ -165,7 +219,7 @@ fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Start
             direct
         }
     };
-    Ok(memory
+    Ok(near
         .or_transport(named)
         .map(|either, _| either.into_inner())
         .boxed())

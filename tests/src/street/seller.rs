@@ -95,6 +95,7 @@ impl Seller {
         self.config.network.listen = node
             .addresses()
             .iter()
+            .filter(|a| !a.contains("/p2p-circuit"))
             .filter_map(|a| a.split("/p2p/").next().map(str::to_owned))
             .collect();
         self.node = Some(node);
@@ -161,6 +162,12 @@ impl Seller {
         let door = self.node().http().expect("the HTTP door is shut");
         let scheme = if door.secure { "https" } else { "http" };
         format!("{scheme}://{}/v1", door.address)
+    }
+
+    /// Sellers whose unexpired offers stand in its book.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.node().known()
     }
 
     /// Where its money goes.

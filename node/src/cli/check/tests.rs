@@ -367,3 +367,78 @@ fn what_the_chain_lacks_for_single_payments_is_told_apart() {
     let unsigned = door::public_url(&HttpConfig::default());
     assert!(todo(&unsigned.expect("is said")).contains("http.public_url"));
 }
+
+fn network(bootstrap: Vec<String>) -> Config {
+    let mut config = Config::default();
+    config.network.listen = vec!["/ip4/127.0.0.1/tcp/0".into()];
+    config.network.mdns = false;
+    config.network.bootstrap = bootstrap;
+    config
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_can_find_or_whose_peers_are_away_is_told_so() {
+    let nobody = reach::reach(&network(Vec::new()), &[]).await;
+    assert!(nobody[0].is_problem() && todo(&nobody[0]).contains("network.bootstrap"));
+    let free = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
+    let peer = testing::node_key(9).id();
+    let away = format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}");
+    let in_use = [Check::warning("port", "in use", "set another")];
+    let checks = reach::reach(&network(vec![away]), &in_use).await;
+    assert!(
+        todo(&checks[0]).contains("reaches the Internet"),
+        "{checks:?}"
+    );
+    assert!(
+        todo(&checks[1]).contains("farthing-node status"),
+        "{checks:?}"
+    );
+}
+
+#[test]
+fn each_reason_why_strangers_cannot_come_is_told_with_what_to_do() {
+    use farthing_protocol::net::{Barrier, ConnectError, Reachability};
+    let config = network(Vec::new());
+    for (barrier, remedy) in [
+        (Barrier::NotListening, "network.listen"),
+        (Barrier::Alone, "network.bootstrap"),
+        (Barrier::PrivateAddress, "network.external"),
+        (Barrier::PortClosed, "firewall"),
+        (Barrier::NoRelay, "relay"),
+        (Barrier::RelayRefused, "another relay"),
+    ] {
+        let check = reach::reached(&config, Reachability::Unreachable(barrier));
+        assert!(
+            check.is_problem() && todo(&check).contains(remedy),
+            "{check:?}"
+        );
+        let relayed = Reachability::Relayed { relays: 1, barrier };
+        let check = reach::reached(&config, relayed);
+        assert!(
+            !check.is_problem() && todo(&check).contains(remedy),
+            "{check:?}"
+        );
+    }
+    let open = reach::reached(&config, Reachability::Tested);
+    assert!(matches!(open.outcome, Outcome::Ok(_)));
+    let wrong = reach::bootstrap("/a", Some(ConnectError::WrongPeer));
+    assert!(todo(&wrong).contains("/p2p/"));
+}
+
+#[test]
+fn a_clock_that_is_ahead_or_behind_is_told_apart() {
+    let now = Timestamp(1_790_000_000_000);
+    let block = |seconds: i64| Ok((1_790_000_000 + seconds) as u64);
+    assert!(matches!(
+        reach::told(block(-5), now).outcome,
+        Outcome::Ok(_)
+    ));
+    assert!(reach::told(block(3_600), now).is_problem());
+    let ahead = reach::told(block(-3_600), now);
+    assert!(
+        !ahead.is_problem() && todo(&ahead).contains("timedatectl"),
+        "{ahead:?}"
+    );
+}

@@ -1,0 +1,272 @@
+//! Who is connected, and the way to each connection: opening a stream does not pass through the
+//! swarm. Of several connections to a peer the best is taken: direct before relayed, QUIC before
+//! TCP.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    identity::NodeId,
+    net::{Protocol, peer, stream::Stream},
+};
+
+/// What of a circuit's allowance may be used before a new circuit takes its place: a half, so
+/// that what runs can end in the other.
+const SHARE: u32 = 2;
+
+/// Why a connected peer gave us no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No connection to the peer.
+    NotConnected,
+    /// The connection went away, or could not carry the stream.
+    Lost,
+    /// The peer did not agree in time.
+    Deadline,
+    /// The peer does not speak the protocol.
+    Unsupported,
+}
+
+/// Asks the task of a connection for a stream.
+pub(super) struct Request {
+    pub(super) protocol: Protocol,
+    pub(super) reply: Reply,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Stream, Refusal>>;
+
+/// Who is connected, and the way to each connection's task. Shared by the handle, the behaviour
+/// and the handlers; its lock is held only for lookups.
+#[derive(Default)]
+pub(super) struct Directory {
+    peers: Mutex<HashMap<PeerId, Links>>,
+    pub(super) refused: AtomicU64,
+    allowance: Mutex<Allowance>,
+}
+
+/// The least that any relay we have used grants to a circuit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Allowance {
+    time: Option<Duration>,
+    bytes: Option<u64>,
+}
+
+/// The connections to one peer.
+#[derive(Default)]
+pub(super) struct Links {
+    links: Vec<Link>,
+    /// Inbound streams of the peer now alive, over all its connections.
+    open: Arc<AtomicUsize>,
+}
+
+pub(super) struct Link {
+    pub(super) connection: ConnectionId,
+    /// Where we have dialled it; none when the peer has dialled us.
+    pub(super) dialled: Option<Multiaddr>,
+    pub(super) quic: bool,
+    pub(super) circuit: Option<Circuit>,
+    pub(super) requests: mpsc::Sender<Request>,
+}
+
+/// What a relayed connection has used of its allowance.
+#[derive(Clone)]
+pub(super) struct Circuit {
+    pub(super) born: Instant,
+    pub(super) bytes: Arc<AtomicU64>,
+}
+
+impl Circuit {
+    fn is_tired(&self, allowance: Allowance) -> bool {
+        let old = |time: Duration| self.born.elapsed() >= time / SHARE;
+        let used = self.bytes.load(Ordering::Relaxed);
+        allowance.time.is_some_and(old)
+            || allowance
+                .bytes
+                .is_some_and(|most| used >= most / u64::from(SHARE))
+    }
+}
+
+impl Directory {
+    /// Inbound streams reset because a bound was reached.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Inbound streams now alive.
+    pub(super) fn streams(&self) -> usize {
+        let open = |links: &Links| links.open.load(Ordering::Relaxed);
+        self.lock().values().map(open).sum()
+    }
+
+    /// Living connections, to whomever.
+    pub(super) fn connections(&self) -> usize {
+        self.lock()
+            .values()
+            .flat_map(|links| &links.links)
+            .filter(|link| !link.requests.is_closed())
+            .count()
+    }
+
+    /// Everybody connected.
+    pub(super) fn connected(&self) -> Vec<NodeId> {
+        self.lock()
+            .iter()
+            .filter(|(_, links)| links.best().is_some())
+            .filter_map(|(id, _)| peer::node_of(id))
+            .collect()
+    }
+
+    /// Whether there is a connection to the peer.
+    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.lock()
+            .get(peer)
+            .is_some_and(|links| links.best().is_some())
+    }
+
+    /// Whether there is a connection to the peer that no relay stands in.
+    pub(super) fn is_direct(&self, peer: &PeerId) -> bool {
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        let direct = |link: &Link| link.circuit.is_none() && !link.requests.is_closed();
+        links.unwrap_or_default().iter().any(direct)
+    }
+
+    /// Whether there is a connection to the peer that is good for more streams: a circuit near the
+    /// end of what its relay grants is not.
+    pub(super) fn is_fresh(&self, peer: &PeerId) -> bool {
+        let allowance = self.allowance();
+        let fresh = |link: &Link| !link.circuit.as_ref().is_some_and(|c| c.is_tired(allowance));
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        links
+            .unwrap_or_default()
+            .iter()
+            .any(|link| !link.requests.is_closed() && fresh(link))
+    }
+
+    /// Circuits to the peer that nothing runs on and nothing will: they are near their end, or a
+    /// direct connection has taken their place. They count against what relays grant us.
+    pub(super) fn spent(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        let allowance = self.allowance();
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        let links = links.unwrap_or_default();
+        let alive = |link: &&Link| !link.requests.is_closed();
+        let direct = links
+            .iter()
+            .filter(alive)
+            .any(|link| link.circuit.is_none());
+        let spent = |circuit: &Circuit| {
+            // Besides the link and its handler, each stream holds the counter.
+            let idle = Arc::strong_count(&circuit.bytes) <= 2;
+            idle && (direct || circuit.is_tired(allowance))
+        };
+        let spent = |link: &&Link| link.circuit.as_ref().is_some_and(spent);
+        let spent = links.iter().filter(spent);
+        spent.map(|link| link.connection).collect()
+    }
+
+    /// Where we have dialled the peer directly, if it is connected so.
+    pub(super) fn place_of(&self, peer: &PeerId) -> Option<Multiaddr> {
+        let peers = self.lock();
+        let direct = |link: &&Link| link.circuit.is_none() && !link.requests.is_closed();
+        let links = peers.get(peer)?.links.iter().filter(direct);
+        let dialled = links.filter_map(|link| link.dialled.clone()).next();
+        dialled.map(|address| peer::split(address).0)
+    }
+
+    /// Peers reached through relays only.
+    pub(super) fn relayed(&self) -> usize {
+        let alive = |links: &Links| links.best().is_some();
+        let direct = |links: &Links| {
+            let mut direct = links.links.iter().filter(|link| link.circuit.is_none());
+            direct.any(|link| !link.requests.is_closed())
+        };
+        let peers = self.lock();
+        let relayed = peers
+            .values()
+            .filter(|links| alive(links) && !direct(links));
+        relayed.count()
+    }
+
+    /// Notes what a relay grants to each circuit.
+    pub(super) fn learn_limit(&self, (time, bytes): (Option<Duration>, Option<u64>)) {
+        let mut allowance = self
+            .allowance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        allowance.time = allowance.time.into_iter().chain(time).min();
+        // A relay that says nought means that it does not count.
+        allowance.bytes = least(allowance.bytes, bytes.filter(|bytes| *bytes > 0));
+    }
+
+    fn allowance(&self) -> Allowance {
+        *self
+            .allowance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a stream on an existing connection.
+    pub(super) async fn open(&self, peer: PeerId, protocol: Protocol) -> Result<Stream, Refusal> {
+        let link = self
+            .lock()
+            .get(&peer)
+            .and_then(Links::best)
+            .ok_or(Refusal::NotConnected)?;
+        let (reply, answer) = oneshot::channel();
+        link.send(Request { protocol, reply })
+            .await
+            .map_err(|_| Refusal::Lost)?;
+        answer.await.unwrap_or(Err(Refusal::Lost))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Links>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection; returns the peer's count of inbound streams.
+    pub(super) fn add(&self, peer: PeerId, link: Link) -> Arc<AtomicUsize> {
+        let mut peers = self.lock();
+        let links = peers.entry(peer).or_default();
+        links.links.push(link);
+        Arc::clone(&links.open)
+    }
+
+    pub(super) fn remove(&self, peer: &PeerId, connection: ConnectionId) {
+        let mut peers = self.lock();
+        if let Some(links) = peers.get_mut(peer) {
+            links.links.retain(|link| link.connection != connection);
+            if links.links.is_empty() {
+                peers.remove(peer);
+            }
+        }
+    }
+}
+
+impl Links {
+    /// The way to the best living connection: direct before relayed, the youngest circuit, QUIC
+    /// before TCP, then the oldest.
+    fn best(&self) -> Option<mpsc::Sender<Request>> {
+        let alive = self.links.iter().filter(|link| !link.requests.is_closed());
+        let rank = |link: &&Link| {
+            let born = link.circuit.as_ref().map(|circuit| Reverse(circuit.born));
+            (born, !link.quic)
+        };
+        alive.min_by_key(rank).map(|link| link.requests.clone())
+    }
+}

@@ -1,0 +1,83 @@
+//! Kademlia, for one thing only: finding where a peer is when only its name is known. It keeps
+//! no records: offers travel by gossip and in books, and what strangers ask us to store is not
+//! stored.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol,
+    kad::{
+        self, BucketInserts, Caching, QueryId, StoreInserts,
+        store::{MemoryStore, MemoryStoreConfig},
+    },
+};
+
+/// Ours alone: the tables of other networks are of no use here.
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/farthing/kad/1");
+
+/// The longest search.
+const SEARCH: Duration = Duration::from_secs(8);
+
+/// Peers asked at once in one search.
+const PARALLEL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
+
+/// Largest message: twenty peers with eight addresses each.
+const MESSAGE: usize = 16 * 1024;
+
+/// How often the table is refreshed by looking around.
+const REFRESH: Duration = Duration::from_secs(600);
+
+pub(super) type Behaviour = kad::Behaviour<MemoryStore>;
+
+/// An empty table.
+pub(super) fn behaviour(local: PeerId) -> Behaviour {
+    let nothing = MemoryStoreConfig {
+        max_records: 0,
+        max_value_bytes: 0,
+        max_providers_per_key: 0,
+        max_provided_keys: 0,
+    };
+    let mut config = kad::Config::new(PROTOCOL);
+    config
+        .set_query_timeout(SEARCH)
+        .set_parallelism(PARALLEL)
+        .set_max_packet_size(MESSAGE)
+        .set_record_filtering(StoreInserts::FilterBoth)
+        .set_kbucket_inserts(BucketInserts::Manual)
+        .set_caching(Caching::Disabled)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_publication_interval(None)
+        .set_periodic_bootstrap_interval(Some(REFRESH));
+    kad::Behaviour::with_config(local, MemoryStore::with_config(local, nothing), config)
+}
+
+/// Takes up a peer that speaks the protocol.
+pub(super) fn add(table: &mut Behaviour, peer: PeerId, addresses: Vec<Multiaddr>) {
+    for address in addresses {
+        table.add_address(&peer, address);
+    }
+}
+
+/// Looks for a peer; `None` when nobody is there to be asked.
+pub(super) fn search(table: &mut Behaviour, peer: PeerId) -> Option<QueryId> {
+    let anybody = table.kbuckets().any(|bucket| !bucket.is_empty());
+    anybody.then(|| table.get_closest_peers(peer))
+}
+
+/// Where a search has found the peer to be; nothing while it goes on.
+pub(super) fn found(result: kad::QueryResult, peer: &PeerId) -> Vec<String> {
+    let peers = match result {
+        kad::QueryResult::GetClosestPeers(Ok(found)) => found.peers,
+        kad::QueryResult::GetClosestPeers(Err(kad::GetClosestPeersError::Timeout {
+            peers,
+            ..
+        })) => peers,
+        _ => return Vec::new(),
+    };
+    let wanted = peers.into_iter().filter(|found| found.peer_id == *peer);
+    wanted
+        .flat_map(|found| found.addrs)
+        .map(|address| address.to_string())
+        .collect()
+}

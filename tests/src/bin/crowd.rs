@@ -1,0 +1,32 @@
+//! `make crowd`: what discovery costs each peer, and how soon a newcomer has bought.
+
+use std::io::Write;
+
+use clap::Parser;
+use farthing_tests::crowd::{self, CrowdError, SECTION};
+use farthing_tests::section::BENCHMARKS;
+
+/// Measures discovery in crowds of growing size.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The sizes of the crowds.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000])]
+    peers: Vec<usize>,
+    /// Newcomers in each place.
+    #[arg(long, default_value_t = 60)]
+    newcomers: u8,
+    /// Write the figures into docs/benchmarks.md.
+    #[arg(long)]
+    write: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), CrowdError> {
+    let options = Options::parse();
+    let report = crowd::measure(&options.peers, options.newcomers).await?;
+    writeln!(std::io::stdout(), "{report}")?;
+    if options.write {
+        SECTION.write(BENCHMARKS.as_ref(), &report.to_string())?;
+    }
+    Ok(())
+}
