@@ -74,6 +74,11 @@ enum Command {
         /// Only of this model
         model: Option<String>,
     },
+    /// Shows what is believed of sellers, and why
+    Sellers {
+        /// Only of this one, or of those whose name ends so
+        seller: Option<String>,
+    },
     /// Sends one prompt and prints the answer, its seller and its price
     Chat {
         /// The model [default: the cheapest on offer]
@@ -261,6 +266,12 @@ async fn ask(config: &Config, command: Command, json: bool) -> Result<String, Fa
             let mut offers = remote.offers().await?;
             offers.retain(|offer| model.as_ref().is_none_or(|model| *model == offer.model));
             view.offers(&offers)
+        }
+        Command::Sellers { seller } => {
+            let mut sellers = remote.sellers().await?;
+            let wanted = |name: &str| seller.as_ref().is_none_or(|end| name.ends_with(end));
+            sellers.retain(|report| wanted(&report.seller.to_string()));
+            view.sellers(&sellers)
         }
         Command::Wallet { command: None } => view.wallet(&remote.wallet().await?),
         Command::Wallet {

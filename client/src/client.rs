@@ -45,6 +45,10 @@ mod decisions;
 mod memory;
 mod route;
 mod infer;
+mod likeness;
+mod probe;
+mod renown;
+mod scrutiny;
 mod upkeep;
 mod web;
 mod parts;
@@ -58,6 +62,7 @@ use farthing_protocol::chain::Chain;
 use farthing_protocol::evidence::Evidence;
 use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
+use farthing_protocol::roll::Roll;
 use farthing_protocol::x402::{ChannelId, PayerSignature};
 
 pub use crate::client::answer::{Answer, Attempt, Bill, Break, Errand, Event, InferError, Request};
@@ -71,8 +76,9 @@ use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
     DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, Permit2Report,
     Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, RouteReport, RouteWish,
-    Standing, WalletReport, Word,
+    SellerReport, Standing, WalletReport, Word,
 };
+use crate::reputation::Reputation;
 
 /// The buyer. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
@@ -140,7 +146,7 @@ impl Client {
     /// # Errors
     /// [`InferError`]; nothing is charged for nothing delivered.
     pub async fn infer(&self, request: Request) -> Result<Answer, InferError> {
-        inside!(self, it => Box::pin(it.infer(request)).await, it.infer(request).await)
+        inside!(self, it => Box::pin(it.watched(request)).await, it.infer(request).await)
     }
 
     /// Whom the router would ask for this request, and why. Nothing is bought.
@@ -161,6 +167,12 @@ impl Client {
     #[must_use]
     pub fn offers(&self) -> Vec<OfferReport> {
         inside!(self, it => it.market.offers(), it.offers())
+    }
+
+    /// What is believed of every seller that anything is known of, and why.
+    #[must_use]
+    pub fn sellers(&self) -> Vec<SellerReport> {
+        inside!(self, it => it.repute.reputation.report(), { let _ = it; Vec::new() })
     }
 
     /// Sums over all channels, for metrics.
@@ -314,6 +326,18 @@ impl Client {
     #[must_use]
     pub fn market(&self) -> Option<&Market> {
         inside!(self, it => Some(&it.market), { let _ = it; None })
+    }
+
+    /// What is believed of sellers.
+    #[must_use]
+    pub fn reputation(&self) -> Option<&Reputation> {
+        inside!(self, it => Some(&it.repute.reputation), { let _ = it; None })
+    }
+
+    /// What others say of sellers.
+    #[must_use]
+    pub fn roll(&self) -> Option<&Roll> {
+        inside!(self, it => Some(&it.repute.roll), { let _ = it; None })
     }
 
     /// The books.

@@ -17,13 +17,17 @@ use serde::{Deserialize, Serialize};
 
 pub mod layers;
 mod auto;
+mod reputation;
 
 pub use crate::config::auto::{Auto, Task};
+pub use reputation::{Probes, Reputation};
 
 /// The chain id of a local chain (anvil), the only one with defaults.
 pub const LOCAL_CHAIN: u64 = 31337;
 /// Where `make dev` and `make demo` deploy the test token.
 const LOCAL_TOKEN: Address = address!("dc64a140aa3e981100a9beca4e685f962f0cf6c9");
+/// What may be at risk at a seller nobody knows, in atoms.
+pub(crate) const NEWCOMER_CREDIT: Amount = Amount::atoms(50_000);
 /// What an ask's frame needs beside the body.
 const ASK_OVERHEAD: usize = 4 * 1024;
 
@@ -47,6 +51,10 @@ pub struct Config {
     pub x402: Vec<X402>,
     /// How a seller is chosen.
     pub router: Router,
+    /// What is believed of sellers, and what others are told.
+    pub reputation: Reputation,
+    /// How sellers are put to the proof.
+    pub probes: Probes,
     /// Names of your own for models: alias → model id.
     pub aliases: BTreeMap<String, String>,
     /// Which models `model: "auto"` means: the first rule that fits.
@@ -68,6 +76,8 @@ impl Default for Config {
             spend: Spend::default(),
             x402: Vec::new(),
             router: Router::default(),
+            reputation: Reputation::default(),
+            probes: Probes::default(),
             aliases: BTreeMap::new(),
             auto: Vec::new(),
             receipts: ReceiptsConfig::default(),
@@ -461,6 +471,12 @@ impl Config {
         if self.router.attempts == 0 {
             return invalid("router.attempts", "must be at least 1");
         }
+        if self.probes.share > 1000 {
+            return invalid("probes.share", "must be 0 to 1000, of a thousand answers");
+        }
+        if self.reputation.stake.is_zero() {
+            return invalid("reputation.stake", "must be more than nothing");
+        }
         if self.router.explore > 100 {
             return invalid("router.explore", "is a share of a hundred");
         }
@@ -494,6 +510,7 @@ impl Config {
             ("router.connect", self.router.connect),
             ("router.first_token", self.router.first_token),
             ("router.idle", self.router.idle),
+            ("reputation.testify_every", self.reputation.testify_every),
         ];
         match waits.into_iter().find(|(_, wait)| wait.is_zero()) {
             Some((key, _)) => invalid(key, "must be longer than nothing, such as \"30s\""),

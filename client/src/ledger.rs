@@ -8,6 +8,7 @@
 //! receipts, or its signed statement, tell what became of it.
 
 pub mod records;
+pub mod experience;
 mod receipts;
 mod approvals;
 mod days;
@@ -42,9 +43,9 @@ pub use crate::ledger::payments::{Payment, Scheme};
 pub use crate::ledger::receipts::Gap;
 use crate::ledger::receipts::keep;
 pub use crate::ledger::records::{
-    APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DOUBLES, DRAFTS, Kept,
-    MODEL_DAYS, NODES, ONCE, PAYMENTS, PendingDeposit, RECEIPTS, REQUESTS, ROOTS, SELLER_DAYS,
-    Standing, schema,
+    APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DOUBLES, DRAFTS, EXPERIENCES,
+    Kept, MODEL_DAYS, NODES, ONCE, PAYMENTS, PROBE_DAYS, PendingDeposit, RECEIPTS, REQUESTS, ROOTS,
+    SELLER_DAYS, Standing, schema,
 };
 use crate::report::{Approval, Word};
 

@@ -13,6 +13,7 @@ pub mod wallet;
 pub mod channels;
 pub mod policy;
 pub mod market;
+pub mod reputation;
 pub mod router;
 pub mod purchase;
 pub mod client;

@@ -25,6 +25,7 @@ use crate::policy::{Session, Warm};
 use crate::report::{ModelListing, OfferReport};
 
 mod sketch;
+mod belief;
 mod stats;
 mod web;
 mod goods;
@@ -33,6 +34,7 @@ mod memory;
 mod sessions;
 mod shelf;
 
+pub use belief::{Belief, Tally};
 pub use goods::{Candidate, Goods, Source};
 use memory::Memory;
 pub use memory::{Change, MEASURED, Memo};
@@ -175,7 +177,7 @@ impl Market {
             measured: state
                 .memory
                 .of(goods.seller, model, endpoint, now)
-                .unwrap_or_default(),
+                .unwrap_or_else(|| state.memory.newcomer()),
         })
         .collect()
     }
@@ -197,6 +199,7 @@ impl Market {
             admits: wanted.admits,
             names: wanted.names,
             warm: wanted.warm,
+            newcomer: memory.newcomer(),
             measured: &|seller| memory.of(seller, wanted.model, wanted.endpoint, now),
         })
     }
@@ -266,6 +269,34 @@ impl Market {
     pub fn load(&self, rows: Vec<((B256, B256), Memo)>) {
         let now = self.clock.now();
         self.lock().memory.load(rows, now);
+    }
+
+    /// Takes what is believed of a seller's model beside what is measured here.
+    pub fn believe(&self, seller: NodeId, model: &str, belief: Belief) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if state.memory.beliefs.believe(seller, model, belief) {
+            state.reorder(seller, model, now);
+        }
+    }
+
+    /// Takes what is believed of sellers that nothing else is believed of.
+    pub fn believe_newcomers(&self, belief: Belief) {
+        self.lock().memory.beliefs.believe_newcomers(belief);
+    }
+
+    /// Nothing is believed any more of this seller's model, but what is of any newcomer.
+    pub fn forget(&self, seller: NodeId, model: &str) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.memory.beliefs.forget(seller, model);
+        state.reorder(seller, model, now);
+    }
+
+    /// What became of purchases since this was asked last, by seller and model.
+    #[must_use]
+    pub fn tallies(&self) -> Vec<((NodeId, String), Tally)> {
+        self.lock().memory.beliefs.tallies()
     }
 
     /// The models on offer, by id.
@@ -340,6 +371,15 @@ impl State {
         }
     }
 
+    /// Puts a seller where it belongs on every shelf of a model.
+    fn reorder(&mut self, seller: NodeId, model: &str, now: Timestamp) {
+        let shelves = self.shelves.get_mut(model).into_iter().flatten();
+        for (endpoint, shelf) in shelves {
+            let measured = self.memory.of(seller, model, *endpoint, now);
+            shelf.order(seller, measured.as_ref(), self.salt);
+        }
+    }
+
     fn change(
         &mut self,
         what: (NodeId, &str, Endpoint),
@@ -393,6 +433,8 @@ impl Trial {
         let now = self.market.clock.now();
         let what = (self.seller, self.model.as_str(), self.endpoint);
         let mut state = self.market.lock();
+        let beliefs = &mut state.memory.beliefs;
+        beliefs.count(self.seller, &self.model, outcome);
         state.judge(what, now, |stats| stats.record(outcome, now));
     }
 

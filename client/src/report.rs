@@ -12,6 +12,9 @@ use farthing_protocol::root::{CoSigned, SignedRoot};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
 use serde::{Deserialize, Serialize};
 
+mod sellers;
+
+pub use sellers::{SellerReport, WordReport};
 mod route;
 
 pub use crate::report::route::{RouteChoice, RouteDropped, RouteReport, RouteWish};

@@ -22,6 +22,7 @@ use crate::market::{Candidate, Goods, Market, Measured, Pause, Wanted};
 use crate::policy::Terms;
 
 mod filter;
+mod credit;
 mod score;
 mod lineup;
 pub mod record;
@@ -187,6 +188,7 @@ pub fn plan(terms: &Terms, candidates: Vec<Candidate>, seed: u64) -> Plan {
         }
     }
     let kept = without_paused(kept, &mut dropped);
+    let kept = credit::within_credit(kept, &mut dropped);
     let choices = lined_up(terms, kept, seed);
     dropped.sort_by(|a, b| (a.reason, a.seller, &a.model).cmp(&(b.reason, b.seller, &b.model)));
     Plan {

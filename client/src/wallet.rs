@@ -18,7 +18,9 @@ use farthing_protocol::channel::Rejected;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::{Domain, EvmKey, Signed};
 use farthing_protocol::purchase::{Endpoint, RequestId};
+use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::root::{self, CoSigned, ReceiptRoot, RootWord, SignedRoot};
+use farthing_protocol::testimony::{SignedTestimony, Testimony};
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{
     ChannelConfig, ChannelId, DEPOSIT_VALIDITY, Deposit, DepositTerms, Network,
@@ -264,6 +266,18 @@ impl Wallet {
     pub async fn acknowledge_all(&self, id: ChannelId) -> Result<Option<SignedRoot>, LedgerError> {
         let whole = self.0.ledger.whole_root(id).await?;
         Ok(whole.map(|root| self.sign_root(root)))
+    }
+
+    /// Signs what became of purchases on a channel, to be told others. It promises nothing.
+    #[must_use]
+    pub fn testify(
+        &self,
+        said: Testimony,
+        config: ChannelConfig,
+        receipt: SignedReceipt,
+    ) -> SignedTestimony {
+        let by = (&self.0.network, &self.0.keys.authorizer);
+        SignedTestimony::sign(said, config, receipt, by)
     }
 
     fn sign_root(&self, root: ReceiptRoot) -> SignedRoot {

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use alloy::primitives::Address;
 use farthing_protocol::book::Book;
-use farthing_protocol::frame::{Answer, BOOK_PAGE, CALL_LIMIT, Call, CallRefusal, RECEIPT_PAGE};
+use farthing_protocol::frame::{
+    Answer, BOOK_PAGE, CALL_LIMIT, Call, CallRefusal, RECEIPT_PAGE, TESTIMONY_PAGE,
+};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::Stream;
 use farthing_protocol::net::session::Limits;
 use farthing_protocol::net::wire::{self, WireError};
+use farthing_protocol::roll::Roll;
 use farthing_protocol::voucher::SignedVoucher;
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit, Network};
 use tokio::time::Instant;
@@ -53,6 +56,8 @@ pub struct Desk {
     pub settlement: Settlement,
     /// The offers we know.
     pub book: Arc<Mutex<Book>>,
+    /// What buyers say of sellers.
+    pub roll: Roll,
     /// Our channels' terms.
     pub terms: Terms,
     /// For whom the chain is asked.
@@ -112,10 +117,12 @@ impl Desk {
         book: Arc<Mutex<Book>>,
         terms: Terms,
     ) -> Self {
+        let roll = Roll::new(terms.network.clone(), shop.clock.clone());
         Self {
             shop,
             settlement,
             book,
+            roll,
             terms,
             lookups: Lookups::default(),
         }
@@ -148,6 +155,11 @@ impl Desk {
                 let word = roots::answer(&self.shop, root.message.channel, root).await;
                 Ok(Answer::Root(Box::new(word)))
             }
+            Call::Testimonies { from } => {
+                let page = self.roll.page(from as usize, TESTIMONY_PAGE);
+                Ok(Answer::Testimonies(page))
+            }
+            Call::Testify(said) => self.roll.answer(*said, caller),
         }
     }
 

@@ -10,10 +10,12 @@ use farthing_protocol::book::Book;
 use farthing_protocol::chain::{Chain, ChainError, RpcConfig};
 use farthing_protocol::clock::Clock;
 use farthing_protocol::eip712::EvmKey;
+use farthing_protocol::grapevine::Grapevine;
 use farthing_protocol::identity::{NodeId, NodeKey};
 use farthing_protocol::net::{self, Net, Protocol};
 use farthing_protocol::offer::VerifiedOffer;
 use farthing_protocol::purchase::Load;
+use farthing_protocol::roll::Roll;
 use farthing_protocol::root;
 use farthing_protocol::store::{OpenError, Store};
 use tokio::sync::Semaphore;
@@ -188,6 +190,7 @@ impl Node {
         let (for_desk, claims) = (Arc::clone(&shop), settlement.clone());
         let desk = Arc::new(Desk::new(for_desk, claims, book, terms));
         let keeper = keeper(&shop, &config);
+        let grapevine = Grapevine::new(net.clone(), chain.clone(), desk.roll.clone());
         let stop = CancellationToken::new();
         let (door, serving) = Door::open(&config, &desk, &chain, &stop).await?.unzip();
         let doors = Doors::new(Arc::clone(&desk), &config, stop.clone());
@@ -200,6 +203,7 @@ impl Node {
             ))),
             serving,
             Some(tokio::spawn(keeper.run(stop.clone()))),
+            Some(tokio::spawn(grapevine.run(stop.clone().cancelled_owned()))),
         ];
         Ok(Self {
             tasks: Mutex::new(tasks.into_iter().flatten().collect()),
@@ -262,6 +266,12 @@ impl Node {
     #[must_use]
     pub fn terms(&self) -> &Terms {
         &self.desk.terms
+    }
+
+    /// What buyers say of sellers.
+    #[must_use]
+    pub fn roll(&self) -> &Roll {
+        &self.desk.roll
     }
 
     /// How full each model is.

@@ -16,6 +16,7 @@ use crate::offer::SignedOffer;
 use crate::purchase::{Ask, Load, Refusal, Usage};
 use crate::receipt::SignedReceipt;
 use crate::root::{CoSigned, RootWord, SignedRoot};
+use crate::testimony::SignedTestimony;
 use crate::voucher::SignedVoucher;
 use crate::x402::{ChannelConfig, ChannelId, Deposit};
 
@@ -37,6 +38,8 @@ pub const ANSWER_LIMIT: usize = 1024 * 1024;
 pub const BOOK_PAGE: usize = 48;
 /// The most receipts in one answer.
 pub const RECEIPT_PAGE: usize = 256;
+/// The most testimonies in one answer.
+pub const TESTIMONY_PAGE: usize = 256;
 
 /// How long a seller keeps a stream for another ask after a `Done` that says `open`. A buyer uses
 /// it no later than half of that after it.
@@ -146,6 +149,13 @@ pub enum Call {
     },
     /// Sign this root too: it is the channel's key that signed it, which is proof enough.
     Root(SignedRoot),
+    /// The testimonies you have looked up and found money behind, from this index on.
+    Testimonies {
+        /// 0, then the sum of the pages read.
+        from: u32,
+    },
+    /// Here is a testimony.
+    Testify(Box<SignedTestimony>),
 }
 
 /// What a seller holds of a channel. The buyer believes `charged` only up to `voucher`, which
@@ -217,6 +227,10 @@ pub enum Answer {
     Refused(CallRefusal),
     /// What the seller says to a root.
     Root(Box<RootWord>),
+    /// A page of testimonies; an empty one is the end.
+    Testimonies(Vec<SignedTestimony>),
+    /// A testimony was taken in, or was known.
+    Heard,
 }
 
 /// A message that crosses a stream and knows its largest size.

@@ -7,9 +7,9 @@
 //! |---|---|---|
 //! | words | [`amount`], [`clock`] | integers and time, nothing hidden |
 //! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
-//! | sentences | [`x402`], [`voucher`], [`payment`], [`root`], [`body`], [`offer`], [`purchase`], [`receipt`], [`frame`] | every message that crosses the wire |
-//! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`evidence`], [`book`] | pure rules both sides obey |
-//! | doors | `store`, `retention`, `keystore`, `chain`, `net` | disk, chain and network, each behind a feature |
+//! | sentences | [`x402`], [`voucher`], [`payment`], [`root`], [`body`], [`offer`], [`purchase`], [`receipt`], [`testimony`], [`frame`] | every message that crosses the wire |
+//! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`evidence`], [`book`], [`roll`] | pure rules both sides obey |
+//! | doors | `store`, `retention`, `keystore`, `chain`, `net`, `grapevine` | disk, chain and network, each behind a feature |
 
 // words
 pub mod amount;
@@ -27,6 +27,7 @@ pub mod body;
 pub mod offer;
 pub mod purchase;
 pub mod receipt;
+pub mod testimony;
 pub mod frame;
 // grammar
 pub mod pricing;
@@ -35,6 +36,7 @@ pub mod merkle;
 pub mod history;
 pub mod evidence;
 pub mod book;
+pub mod roll;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 // doors
@@ -48,3 +50,5 @@ pub mod keystore;
 pub mod chain;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(all(feature = "chain", feature = "net"))]
+pub mod grapevine;

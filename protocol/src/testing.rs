@@ -8,8 +8,11 @@ use crate::amount::{Amount, Price};
 use crate::clock::Timestamp;
 use crate::eip712::{EvmKey, EvmSignature};
 use crate::identity::NodeKey;
+use crate::offer::OfferHash;
 use crate::offer::{ModelOffer, Offer, Prices, SellerBinding, SignedOffer};
-use crate::purchase::Endpoint;
+use crate::purchase::{Ending, Endpoint, RequestId, Usage};
+use crate::receipt::{Receipt, model_hash};
+use crate::testimony::{Line, SignedTestimony, Testimony};
 use crate::x402::{COLLECTOR, ChannelConfig, Network, SETTLEMENT};
 
 /// A local network: anvil's chain id, the canonical contract addresses, a test token.
@@ -134,6 +137,67 @@ pub fn channel_config() -> ChannelConfig {
         withdraw_delay: 86_400,
         salt: B256::ZERO,
     }
+}
+
+/// What the holder of key `n` says of seller 1 at `now`, over the channel from payer 9 that it
+/// signs for: nine of ten purchases of the sample model went well.
+#[must_use]
+pub fn testimony(n: u8, now: Timestamp) -> SignedTestimony {
+    let config = ChannelConfig {
+        payer_authorizer: evm_key(n).address(),
+        ..channel_config()
+    };
+    testimony_of(1, config, n, now)
+}
+
+/// The same of seller `seller`, over a channel on these terms.
+#[must_use]
+pub fn testimony_of(
+    seller: u8,
+    config: ChannelConfig,
+    witness: u8,
+    now: Timestamp,
+) -> SignedTestimony {
+    let (network, seller) = (network(), node_key(seller));
+    let channel = config.id(&network);
+    let model = model_hash(&model().id);
+    let receipt = Receipt {
+        channel,
+        seq: 9,
+        request: RequestId(B256::repeat_byte(5)),
+        request_hash: B256::repeat_byte(6),
+        response_hash: B256::repeat_byte(7),
+        model_hash: model,
+        offer: OfferHash(B256::repeat_byte(8)),
+        usage: Usage::default(),
+        charged: Amount::atoms(100),
+        cumulative: Amount::atoms(1000),
+        started: now,
+        finished: now,
+        ending: Ending::Complete,
+    };
+    let line = Line {
+        model,
+        served: 9,
+        failed: 1,
+        broken: 0,
+        disputed: 0,
+        invalid: 0,
+        charged: Amount::atoms(1000),
+    };
+    let said = Testimony {
+        channel,
+        seller: seller.id(),
+        since: Timestamp(now.0.saturating_sub(3_600_000)),
+        until: now,
+        lines: vec![line],
+    };
+    SignedTestimony::sign(
+        said,
+        config,
+        receipt.sign(&seller),
+        (&network, &evm_key(witness)),
+    )
 }
 
 /// A signature of nothing, where a test needs the shape only.

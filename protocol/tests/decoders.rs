@@ -27,6 +27,7 @@ fn all(bytes: &[u8]) {
     properties::frame::<Answer>(bytes);
     properties::signed_offer(bytes);
     properties::proof(bytes);
+    properties::testimony(bytes);
     properties::body(bytes);
     properties::demand(bytes);
     properties::evm_signature(bytes);

@@ -26,6 +26,7 @@ mod vectors {
     pub mod samples;
     pub mod sheet;
     pub mod stream;
+    pub mod testimonies;
     pub mod variants;
 }
 
@@ -33,7 +34,7 @@ use farthing_protocol::{frame, offer, pricing};
 use vectors::sheet::{Sheet, folder};
 use vectors::{
     attestations, frames, ink, money, offers, page, payments, prices, receipts, roots, stream,
-    variants,
+    testimonies, variants,
 };
 
 /// Every sheet there is.
@@ -50,6 +51,11 @@ fn sheets() -> Vec<Sheet> {
         Sheet::of("call.json", frames::CALL, frames::call()),
         Sheet::of("answer.json", frames::ANSWER, frames::answer()),
         Sheet::of("receipt.json", receipts::ABOUT, receipts::receipts()),
+        Sheet::of(
+            "testimony.json",
+            testimonies::ABOUT,
+            testimonies::testimonies(),
+        ),
         Sheet::of("tree.json", roots::TREE, roots::trees()),
         Sheet::of("proof.json", roots::PROOF, roots::proofs()),
         Sheet::of("root.json", roots::ROOT, roots::roots()),

@@ -15,8 +15,8 @@ use crate::gateway::control::{Fault, SOCKET};
 use crate::report::{
     ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish, DraftReport,
     HealthReport, ModelListing, OfferReport, PaymentReport, Permit2Report, Permit2Wish,
-    ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, RouteReport, RouteWish, StretchQuery,
-    WalletReport, Word,
+    ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, RouteReport, RouteWish, SellerReport,
+    StretchQuery, WalletReport, Word,
 };
 
 /// How long a report may take. An action may wait for a transaction to be confirmed.
@@ -118,6 +118,14 @@ impl Remote {
     /// [`RemoteError`].
     pub async fn offers(&self) -> Result<Vec<OfferReport>, RemoteError> {
         self.get("/offers").await
+    }
+
+    /// What is believed of sellers.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn sellers(&self) -> Result<Vec<SellerReport>, RemoteError> {
+        self.get("/sellers").await
     }
 
     /// The wallet.

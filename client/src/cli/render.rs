@@ -2,6 +2,7 @@
 //! control characters that could move a cursor.
 
 mod receipts;
+mod sellers;
 mod route;
 
 use std::path::Path;

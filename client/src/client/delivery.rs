@@ -15,11 +15,13 @@ use tokio::time::Instant;
 
 use crate::client::answer::{Answer, Attempt, Bill, Event, InferError};
 use crate::client::attempt::Opened;
-use crate::client::failure::Failure;
+use crate::client::failure::{Failure, blame};
 use crate::client::parts::Parts;
 use crate::client::rescue::Rescue;
 use crate::client::running::{Close, Closed, Closing, Piece, Running};
 use crate::client::splice::Splice;
+use crate::ledger::experience::Deed;
+use crate::market::Outcome;
 use crate::policy::Terms;
 
 /// Events that wait for a slow reader before the seller is slowed down too.
@@ -200,6 +202,10 @@ impl Delivery {
 
     fn broken(&mut self, running: &Running, failure: Failure) -> Box<Broken> {
         let (_, seller) = running.names();
+        if blame(&failure) == Outcome::Failed {
+            let reputation = &self.parts.repute.reputation;
+            reputation.note(seller, &self.terms.model, Deed::Broken);
+        }
         self.tried.push(failure.of(seller));
         let mut used = running.used();
         // A seller that does not count has sent at least so many.

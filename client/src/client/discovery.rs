@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use farthing_protocol::book::Heard;
-use farthing_protocol::frame::{Answer, CALL_LIMIT, Call, CallRefusal};
+use farthing_protocol::frame::{Answer, CALL_LIMIT, Call, CallRefusal, TESTIMONY_PAGE};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::net::ask::read_book;
 use farthing_protocol::net::session::Limits;
 use farthing_protocol::net::wire::{self, WireError};
-use farthing_protocol::net::{Gossip, Inbox, Incoming, Net, PeerEvent, Protocol, Stream};
+use farthing_protocol::net::{Gossip, Inbox, Incoming, Net, PeerEvent, Protocol};
 use farthing_protocol::offer::SignedOffer;
+use farthing_protocol::roll::Roll;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -34,17 +35,19 @@ pub(in crate::client) struct Discovery {
     net: Net,
     market: Market,
     lines: Lines,
+    roll: Roll,
     reading: JoinSet<Vec<SignedOffer>>,
     answering: JoinSet<()>,
     turn: usize,
 }
 
 impl Discovery {
-    pub(in crate::client) fn new(net: Net, market: Market, lines: Lines) -> Self {
+    pub(in crate::client) fn new(net: Net, market: Market, lines: Lines, roll: Roll) -> Self {
         Self {
             net,
             market,
             lines,
+            roll,
             reading: JoinSet::new(),
             answering: JoinSet::new(),
             turn: 0,
@@ -127,21 +130,24 @@ impl Discovery {
     fn asked(&mut self, incoming: Incoming) {
         if incoming.protocol == Protocol::Call && self.answering.len() < ANSWERING {
             self.answering
-                .spawn(answer(self.market.clone(), incoming.stream));
+                .spawn(answer(self.market.clone(), self.roll.clone(), incoming));
         }
     }
 }
 
-async fn answer(market: Market, stream: Stream) {
-    if let Err(error) = converse(&market, stream).await {
+async fn answer(market: Market, roll: Roll, incoming: Incoming) {
+    if let Err(error) = converse(&market, &roll, incoming).await {
         tracing::debug!(%error, "a call was not answered");
     }
 }
 
-async fn converse(market: &Market, stream: Stream) -> Result<(), WireError> {
-    let (mut hears, mut speaks) = wire::over(stream, Limits::default());
+async fn converse(market: &Market, roll: &Roll, incoming: Incoming) -> Result<(), WireError> {
+    let peer = incoming.peer;
+    let (mut hears, mut speaks) = wire::over(incoming.stream, Limits::default());
     let answer = match hears.expect(CALL_LIMIT, Instant::now() + CALL_WAIT).await? {
         Call::Book { from } => Answer::Book(market.page(from as usize)),
+        Call::Testimonies { from } => Answer::Testimonies(roll.page(from as usize, TESTIMONY_PAGE)),
+        Call::Testify(said) => roll.answer(*said, peer).unwrap_or_else(Answer::Refused),
         _ => Answer::Refused(CallRefusal::NoChannel),
     };
     speaks.send(&answer).await?;

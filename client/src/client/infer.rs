@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use farthing_protocol::amount::Amount;
+use farthing_protocol::identity::NodeId;
 use tokio::time::Instant;
 
 use crate::client::answer::{Answer, InferError, Request};
@@ -20,9 +22,20 @@ impl Parts {
         self: &Arc<Self>,
         request: Request,
     ) -> Result<Answer, InferError> {
+        self.infer_of(request, &[], Amount::MAX).await
+    }
+
+    /// The same of any seller but those, for at most so much.
+    pub(in crate::client) async fn infer_of(
+        self: &Arc<Self>,
+        request: Request,
+        without: &[NodeId],
+        most: Amount,
+    ) -> Result<Answer, InferError> {
         let until = Instant::now() + self.config.gateway.deadline;
-        let terms = Terms::of(request.endpoint, &request.body, &self.config)?;
-        let plan = self.plan(&terms, &[])?;
+        let mut terms = Terms::of(request.endpoint, &request.body, &self.config)?;
+        terms.max_cost = terms.max_cost.min(most);
+        let plan = self.plan(&terms, without)?;
         self.hedges().earn(self.config.router.hedge);
         let splice = Splice::new(terms.endpoint, terms.mode);
         let race = Race::new(self, (&terms, until), &plan.choices, splice);
@@ -35,7 +48,10 @@ impl Parts {
             tried: won.attempts,
         };
         let answer = delivery::deliver(Arc::clone(self), won.opened, order);
-        self.routed(&terms, plan.seed, &answer);
+        // A second opinion moves no conversation to another seller's cache.
+        if without.is_empty() {
+            self.routed(&terms, plan.seed, &answer);
+        }
         Ok(answer)
     }
 }

@@ -21,6 +21,7 @@ use crate::client::decisions::Decisions;
 use crate::client::discovery;
 use crate::client::hedge::Allowance;
 use crate::client::memory::Memory;
+use crate::client::renown::Repute;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
@@ -198,6 +199,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) web: WebShop,
     pub(in crate::client) market: Market,
     pub(in crate::client) decisions: Decisions,
+    pub(in crate::client) repute: Repute,
     hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -210,12 +212,7 @@ impl Parts {
         outside: Outside,
     ) -> Result<Arc<Self>, OpenError> {
         let Outside { clock, chain } = outside;
-        match chain.verify().await {
-            Err(error) if error.is_unavailable() => {
-                tracing::warn!(%error, "starting without the chain; channels cannot be opened until it answers");
-            }
-            other => other?,
-        }
+        verify(&chain).await?;
         let ledger = Ledger::open(Store::open(&config.data_dir, schema())?)?;
         let (net, inbox) = Net::start(keys.node.seed(), net_config(&config)).await?;
         let network = network(&config);
@@ -238,17 +235,19 @@ impl Parts {
         let memory = memory.map_err(LedgerError::from)?;
         let most = config.router.decisions;
         let (decisions, recorder) = Decisions::new(&config.data_dir, most);
+        let (repute, living) = Repute::open(&config, &ground, &market)?;
         let lines = Lines::new(net.clone());
         let stop = CancellationToken::new();
-        let discovery = discovery::Discovery::new(net.clone(), market.clone(), lines.clone());
+        let discovery = discovery::Discovery::new(
+            net.clone(),
+            market.clone(),
+            lines.clone(),
+            repute.roll.clone(),
+        );
         let channels = Arc::new(Channels::new(ground, funding(&config)));
         let (upkeep, keeper) = Upkeep::new(Arc::clone(&channels), ledger.clone(), clock.clone());
-        let pruner = Keeper::new(
-            ledger.clone(),
-            clock.clone(),
-            &config.receipts,
-            &config.data_dir,
-        );
+        let (kept, dir) = (&config.receipts, &config.data_dir);
+        let pruner = Keeper::new(ledger.clone(), clock.clone(), kept, dir);
         let purse = Purse {
             channels: Arc::clone(&channels),
             wallet: wallet.clone(),
@@ -257,14 +256,15 @@ impl Parts {
         };
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
-        let tasks = vec![
+        let mut tasks = living.spawn(&stop);
+        tasks.extend([
             tokio::spawn(memory.run(stop.clone())),
             tokio::spawn(recorder.run(stop.clone())),
             tokio::spawn(lister.run(stop.clone())),
             tokio::spawn(pruner.run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(discovery.run(inbox, stop.clone())),
-        ];
+        ]);
         Ok(Arc::new(Self {
             channels,
             lines,
@@ -278,6 +278,7 @@ impl Parts {
             wallet,
             market,
             decisions,
+            repute,
             hedges: std::sync::Mutex::default(),
             stop,
             tasks: std::sync::Mutex::new(tasks),
@@ -307,6 +308,17 @@ impl Parts {
         }
         self.net.stop().await;
         self.ledger.store().stop().await;
+    }
+}
+
+/// Checks the chain if it answers. One that is away is waited for; a wrong one is an error.
+async fn verify(chain: &Chain) -> Result<(), ChainError> {
+    match chain.verify().await {
+        Err(error) if error.is_unavailable() => {
+            tracing::warn!(%error, "starting without the chain; channels cannot be opened until it answers");
+            Ok(())
+        }
+        other => other,
     }
 }
 

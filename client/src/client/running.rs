@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use crate::client::answer::InferError;
 use crate::client::failure::{Failure, blame};
 use crate::client::parts::Parts;
+use crate::ledger::experience::Deed;
 use crate::ledger::{LedgerError, Note, Standing};
 use crate::market::{Outcome, Served, Trial};
 use crate::purchase::web::{WebEnd, WebPurchase, WebStep};
@@ -440,6 +441,8 @@ impl Inner {
         let (channel, deal) = (purchase.channel(), purchase.deal());
         if let Some(dispute) = dispute {
             let seller = deal.offer.offer().seller;
+            let reputation = &self.parts.repute.reputation;
+            reputation.note(seller, &self.model, Deed::Disputed);
             freeze(&self.parts, (seller, channel), deal.request, dispute).await;
         }
         let foreign =

@@ -92,6 +92,7 @@ fn routes(client: Client) -> Router {
         .route("/health", get(health))
         .route("/models", get(models))
         .route("/offers", get(offers))
+        .route("/sellers", get(sellers))
         .route("/route", post(route))
         .route("/wallet", get(wallet))
         .route("/wallet/deposits", post(prepare))
@@ -133,6 +134,10 @@ async fn health(State(client): State<Client>) -> Response {
 
 async fn models(State(client): State<Client>) -> Response {
     Json(client.models()).into_response()
+}
+
+async fn sellers(State(client): State<Client>) -> Response {
+    Json(client.sellers()).into_response()
 }
 
 async fn offers(State(client): State<Client>) -> Response {

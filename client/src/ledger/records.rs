@@ -12,6 +12,7 @@ use farthing_protocol::store::{Schema, Table};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::experience::Experience;
 use crate::ledger::once::CountedOnce;
 use crate::ledger::payments::Payment;
 use crate::report::Approval;
@@ -49,6 +50,10 @@ pub const APPROVALS: Table<B256, Approval> = Table::new("approvals", 1);
 pub const DRAFTS: Table<B256, PendingDeposit> = Table::new("drafts", 1);
 /// Deposits that were signed and whose mining we have not seen, by channel and salt.
 pub const DEPOSITS: Table<(B256, B256), PendingDeposit> = Table::new("deposits", 1);
+/// What became of purchases, by seller and the hash of the model's id.
+pub const EXPERIENCES: Table<(B256, B256), Experience> = Table::new("experiences", 1);
+/// Atoms that probes may have cost per day (UTC, days since the epoch).
+pub const PROBE_DAYS: Table<u64, Amount> = Table::new("probe-days", 1);
 
 /// Every table of a client's store.
 #[must_use]
@@ -69,6 +74,8 @@ pub fn schema() -> Schema {
         .table(&ONCE, &[])
         .table(&DRAFTS, &[])
         .table(&DEPOSITS, &[])
+        .table(&EXPERIENCES, &[])
+        .table(&PROBE_DAYS, &[])
 }
 
 /// Whether new promises are made on a channel.

@@ -10,6 +10,7 @@ use farthing_protocol::offer::{Endpoint, MAX_MODELS};
 use farthing_protocol::store::Table;
 use serde::{Deserialize, Serialize};
 
+use crate::market::belief::Beliefs;
 use crate::market::stats::{Measured, Stats};
 
 /// The most sellers whose measurements are kept.
@@ -35,6 +36,7 @@ type Name = (NodeId, String, Endpoint);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     sellers: HashMap<NodeId, Vec<(String, Endpoint, Stats)>>,
+    pub(super) beliefs: Beliefs,
     /// What has changed since it was last written.
     changed: HashSet<Name>,
 }
@@ -48,11 +50,18 @@ impl Memory {
         endpoint: Endpoint,
         now: Timestamp,
     ) -> Option<Measured> {
-        let kept = self.sellers.get(&seller)?;
-        let (_, _, stats) = kept
-            .iter()
-            .find(|(id, at, _)| *at == endpoint && id == model)?;
-        Some(stats.at(now))
+        let kept = self.sellers.get(&seller).into_iter().flatten();
+        let mut kept = kept.filter(|(id, at, _)| *at == endpoint && id == model);
+        let belief = self.beliefs.known(seller, model);
+        match kept.next() {
+            Some((_, _, stats)) => Some(stats.at(now, belief.unwrap_or(self.beliefs.newcomer()))),
+            None => belief.map(Measured::untried),
+        }
+    }
+
+    /// Of a seller that was never measured, and that nothing is believed of.
+    pub(super) const fn newcomer(&self) -> Measured {
+        Measured::untried(self.beliefs.newcomer())
     }
 
     /// Changes the measurements of a seller, model and endpoint; the least recently used ones make

@@ -48,6 +48,8 @@ pub(super) struct Look<'a> {
     pub(super) names: Option<&'a dyn Fn(&Goods) -> bool>,
     /// The seller that has the conversation in its cache.
     pub(super) warm: Option<NodeId>,
+    /// What stands for those that nothing is known of.
+    pub(super) newcomer: Measured,
     pub(super) measured: &'a dyn Fn(NodeId) -> Option<Measured>,
 }
 
@@ -258,7 +260,7 @@ impl<'a> Basket<'a> {
     }
 
     fn keep(&mut self, place: usize, goods: &Arc<Goods>) -> bool {
-        let measured = (self.look.measured)(goods.seller).unwrap_or_default();
+        let measured = (self.look.measured)(goods.seller).unwrap_or(self.look.newcomer);
         let candidate = Candidate {
             goods: Arc::clone(goods),
             measured,
@@ -288,7 +290,7 @@ fn standing(goods: &Goods, measured: Option<&Measured>) -> [Option<f64>; ORDERS]
         + price(prices.output) * ANSWER as f64
         + price(prices.request);
     let known = measured.filter(|measured| measured.weight > 0.0);
-    let success = known.map_or(1.0, |measured| measured.success.max(0.01));
+    let success = measured.map_or(1.0, |measured| measured.success.max(0.01));
     let dear = cost.max(1.0) / success;
     let [mut value, mut time] = [None, None];
     if let Some(measured) = known {

@@ -11,14 +11,11 @@ use farthing_protocol::clock::Timestamp;
 use farthing_protocol::purchase::Load;
 use serde::{Deserialize, Serialize};
 
+use crate::market::belief::Belief;
 use crate::market::sketch::Sketch;
 
 /// Time in which an outcome's weight halves.
 const HALF_LIFE: Duration = Duration::from_secs(600);
-/// A seller nobody has tried counts as if it had succeeded in this share of …
-const PRIOR_SUCCESS: f64 = 0.9;
-/// … so many purchases.
-const PRIOR_WEIGHT: f64 = 3.0;
 /// What a new latency weighs against all earlier ones.
 const NEW_SAMPLE: f64 = 0.3;
 /// Time in which what a peak adds halves.
@@ -135,14 +132,24 @@ pub struct Measured {
     pub paid: Amount,
     /// Tokens of all answers.
     pub tokens: u64,
+    /// What may be signed ahead of proof there at one time.
+    pub credit: Amount,
 }
 
-/// Nobody has tried it.
+/// Nobody has tried it or said anything of it.
 impl Default for Measured {
     fn default() -> Self {
+        Self::untried(Belief::default())
+    }
+}
+
+impl Measured {
+    /// Of one that was never measured, but that this is believed of.
+    #[must_use]
+    pub const fn untried(belief: Belief) -> Self {
         Self {
             weight: 0.0,
-            success: PRIOR_SUCCESS,
+            success: belief.success,
             first_token: None,
             first_token_p50: None,
             first_token_p95: None,
@@ -157,11 +164,10 @@ impl Default for Measured {
             pause: None,
             paid: Amount::ZERO,
             tokens: 0,
+            credit: belief.credit,
         }
     }
-}
 
-impl Measured {
     /// What a time to the first token, such as a quantile, becomes with a prompt of so many
     /// tokens: longer for a longer one, never shorter than measured.
     #[must_use]
@@ -402,12 +408,12 @@ impl Stats {
         self.used = self.used.max(now);
     }
 
-    pub(super) fn at(&self, now: Timestamp) -> Measured {
+    pub(super) fn at(&self, now: Timestamp, belief: Belief) -> Measured {
         let factor = halved(now.since(self.used), HALF_LIFE);
         let (good, all) = (self.good * factor, self.all * factor);
         let load = self.load.filter(|(_, at)| now.since(*at) < LOAD_AGE);
         let (first, gaps) = (self.first_tokens.quantiles(), self.gaps.quantiles());
-        let success = (good + PRIOR_SUCCESS * PRIOR_WEIGHT) / (all + PRIOR_WEIGHT);
+        let success = (good + belief.success * belief.weight) / (all + belief.weight);
         Measured {
             weight: rounded(all),
             success: rounded(success),
@@ -425,6 +431,7 @@ impl Stats {
             pause: self.pause(now),
             paid: self.paid,
             tokens: self.tokens,
+            credit: belief.credit,
         }
     }
 

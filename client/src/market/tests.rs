@@ -299,6 +299,49 @@ fn measurements_are_bounded() {
 }
 
 #[test]
+fn what_is_believed_counts_like_so_many_purchases_and_fades_behind_what_is_measured() {
+    let (market, _clock) = market(1);
+    let seller = seller(1);
+    let belief = Belief {
+        success: 0.3,
+        weight: 7.0,
+        credit: Amount::atoms(9),
+    };
+    market.believe(seller, MODEL, belief);
+    let measured = || measured(&market, 1);
+    assert!((measured().success - 0.3).abs() < 1e-9);
+    assert_eq!(measured().credit, Amount::atoms(9));
+    for _ in 0..7 {
+        let trial = market.begin(seller, MODEL, Endpoint::Chat);
+        trial.record(served(10, 100, 5));
+    }
+    assert!((measured().success - 0.65).abs() < 0.01);
+    market.forget(seller, MODEL);
+    assert!(measured().success > 0.9 && measured().weight > 6.0);
+}
+
+#[test]
+fn what_became_of_purchases_is_told_once() {
+    let (market, _clock) = market(1);
+    let seller = seller(1);
+    let ends = [
+        served(10, 100, 5),
+        Outcome::Failed,
+        Outcome::Blameless,
+        served(10, 100, 5),
+    ];
+    for outcome in ends {
+        market.begin(seller, MODEL, Endpoint::Chat).record(outcome);
+    }
+    let tallies = market.tallies();
+    assert_eq!(tallies.len(), 1);
+    let (of, tally) = &tallies[0];
+    assert_eq!(*of, (seller, MODEL.to_owned()));
+    assert_eq!((tally.served, tally.failed), (2, 1));
+    assert!(market.tallies().is_empty());
+}
+
+#[test]
 fn what_was_measured_outlasts_a_restart() {
     let (market, clock) = market(2);
     for first in [100, 150, 200, 120, 80] {

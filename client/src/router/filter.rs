@@ -47,6 +47,14 @@ pub enum Reason {
         /// `spend.per_purchase`.
         limit: Amount,
     },
+    /// More would be at risk there at one time than it has proven to be worth.
+    #[error("{needed} atoms would be at risk there, it is trusted with {credit} so far")]
+    Unproven {
+        /// What would be signed ahead of proof, with what runs there.
+        needed: Amount,
+        /// What it is trusted with.
+        credit: Amount,
+    },
     /// Its prices are beyond all numbers.
     #[error("its prices do not make an amount")]
     Overflow,

@@ -323,3 +323,37 @@ proptest! {
         prop_assert_eq!(order(&plan(&terms(strategy), sellers, seed))[0], seller(2));
     }
 }
+
+#[test]
+fn a_newcomer_gets_no_more_credit_than_it_has_earned() {
+    let trusted = |credit: u128, in_flight: u32| Measured {
+        credit: Amount::atoms(credit),
+        in_flight,
+        ..measured(0.9, 100.0)
+    };
+    let terms = terms(Strategy::Cheapest);
+    let opening = {
+        let made = plan(
+            &terms,
+            vec![candidate(1, 100_000, trusted(u128::MAX, 0))],
+            1,
+        );
+        made.choices[0].max_cost.get()
+    };
+    let sellers = |newcomer: Measured| {
+        vec![
+            candidate(1, 100_000, newcomer),
+            candidate(2, 900_000, trusted(u128::MAX, 0)),
+        ]
+    };
+    let first = |newcomer| order(&plan(&terms, sellers(newcomer), 1))[0];
+    assert_eq!(first(trusted(opening, 0)), seller(1));
+    assert_eq!(first(trusted(opening, 1)), seller(2), "one at a time");
+    assert_eq!(first(trusted(opening * 2, 1)), seller(1));
+    let made = plan(&terms, sellers(trusted(opening - 1, 0)), 1);
+    assert_eq!(order(&made), [seller(2)]);
+    assert!(matches!(made.dropped[0].reason, Reason::Unproven { .. }));
+    // But where nobody has proven enough, somebody is tried all the same.
+    let made = plan(&terms, vec![candidate(1, 100_000, trusted(0, 0))], 1);
+    assert_eq!(order(&made), [seller(1)]);
+}

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use farthing_protocol::body::{Body, quote};
 use farthing_protocol::book::{Book, Heard};
-use farthing_protocol::clock::Timestamp;
+use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::codec;
 use farthing_protocol::eip712::{EvmSignature, SignatureError};
 use farthing_protocol::frame::Frame;
@@ -24,6 +24,8 @@ use farthing_protocol::payment::{
 };
 use farthing_protocol::pricing::{self, Demand};
 use farthing_protocol::purchase::{Endpoint, Usage};
+use farthing_protocol::roll::{Roll, Told};
+use farthing_protocol::testimony::{MAX_LINES, SignedTestimony};
 use farthing_protocol::{amount::Price, testing};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +64,22 @@ pub fn signed_offer(bytes: &[u8]) {
         signature: testing::node_key(1).sign(Label::Offer, bytes),
         offer: bytes.to_vec().into(),
     });
+}
+
+/// A testimony is believed only within its limits, and counts only when money is behind it.
+pub fn testimony(bytes: &[u8]) {
+    let Ok(said) = codec::decode::<SignedTestimony>(bytes, codec::RECORD_LIMIT) else {
+        return;
+    };
+    let clock = Clock::manual(NOW);
+    let roll = Roll::new(testing::network(), clock);
+    let channel = said.testimony.channel;
+    if roll.hear(said.clone(), testing::node_key(1).id()) == Told::Fresh {
+        assert!(said.testimony.lines.len() <= MAX_LINES);
+        assert_eq!(said.config.id(&testing::network()), channel);
+        assert_eq!(roll.next(), Some(channel));
+    }
+    assert!(roll.page(0, 9).is_empty());
 }
 
 fn believe(signed: SignedOffer) {

@@ -220,6 +220,8 @@ pub fn call() -> Vec<FrameVector<Call>> {
         FrameVector::new("receipts", receipts),
         FrameVector::new("refund", Call::Refund { channel, proof }),
         FrameVector::new("root", Call::Root(samples::signed_root())),
+        FrameVector::new("testimonies", Call::Testimonies { from: 256 }),
+        FrameVector::new("testify", Call::Testify(Box::new(samples::testimony()))),
     ]
 }
 
@@ -284,6 +286,9 @@ pub fn answer() -> Vec<FrameVector<Answer>> {
         FrameVector::new("receipts", Answer::Receipts(receipts)),
         FrameVector::new("refunded", refunded),
     ];
+    let page = Answer::Testimonies(vec![samples::testimony()]);
+    all.push(FrameVector::new("testimonies", page));
+    all.push(FrameVector::new("heard", Answer::Heard));
     all.extend(
         samples::root_words()
             .map(|(name, word)| FrameVector::new(name, Answer::Root(Box::new(word)))),

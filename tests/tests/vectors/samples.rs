@@ -9,6 +9,7 @@ use farthing_protocol::offer::{OfferHash, SignedOffer};
 use farthing_protocol::purchase::{Ask, Ending, Endpoint, Load, Mode, RequestId, Usage};
 use farthing_protocol::receipt::{Receipt, SignedReceipt, model_hash};
 use farthing_protocol::root::{self, CoSigned, ReceiptRoot, RootWord, SignedRoot};
+use farthing_protocol::testimony::SignedTestimony;
 use farthing_protocol::testing;
 use farthing_protocol::voucher::{SignedVoucher, Voucher};
 use farthing_protocol::x402::{ChannelId, Deposit, DepositTerms};
@@ -112,6 +113,11 @@ pub fn receipt(ending: Ending) -> Receipt {
 
 pub fn signed_receipt(ending: Ending) -> SignedReceipt {
     receipt(ending).sign(&testing::node_key(1))
+}
+
+/// What the sample channel's buyer says of its seller.
+pub fn testimony() -> SignedTestimony {
+    testing::testimony(8, NOW)
 }
 
 /// The root over the sample channel's first six receipts, as far as it shows.

@@ -59,6 +59,7 @@ fn look_by(
     measured: &dyn Fn(NodeId) -> Option<Measured>,
 ) -> Vec<NodeId> {
     let seen = shelf.look(&Look {
+        newcomer: Measured::default(),
         now: NOW,
         seed,
         admits,
@@ -127,6 +128,7 @@ fn sellers_named_by_the_request_and_the_one_with_the_conversation_are_looked_at(
     let shelf = shelf(5000);
     let named = |goods: &Goods| goods.seller == id(2222);
     let seen = shelf.look(&Look {
+        newcomer: Measured::default(),
         now: NOW,
         seed: 1,
         admits: &|_| true,
