@@ -14,6 +14,7 @@ use crate::client::answer::{Answer, InferError, Request};
 use crate::client::delivery::{self, Order};
 use crate::client::parts::Parts;
 use crate::client::race::Race;
+use crate::client::sequel;
 use crate::client::splice::Splice;
 use crate::policy::{Refused, Terms};
 
@@ -37,7 +38,8 @@ impl Parts {
         terms.max_cost = terms.max_cost.min(most);
         let plan = self.plan(&terms, without)?;
         self.hedges().earn(self.config.router.hedge);
-        let splice = Splice::new(terms.endpoint, terms.mode);
+        let answers = sequel::answers(&terms.body);
+        let splice = Splice::new(terms.endpoint, terms.mode, answers);
         let race = Race::new(self, (&terms, until), &plan.choices, splice);
         let won = Box::pin(race.run()).await.map_err(|lost| lost.error)?;
         let terms = terms.only(&won.model);
