@@ -16,6 +16,7 @@ mod directory;
 mod gate;
 mod gossip;
 mod knock;
+mod knocker;
 mod observed;
 mod peer;
 mod reachability;
@@ -111,8 +112,8 @@ pub struct Config {
     pub external: Vec<String>,
     /// Multiaddresses with `/p2p/<peer>` of peers to be connected to always.
     pub bootstrap: Vec<String>,
-    /// Whether to find peers on the local network; where strangers take part, also whether
-    /// private addresses are dialled at all.
+    /// Whether to find peers on the local network; where strangers take part, also the only way
+    /// into private networks but the operator's word.
     pub mdns: bool,
     /// How many relays hold a place for us as long as no stranger has come to us directly; 0 for
     /// a node that need not be found.
@@ -362,7 +363,7 @@ impl Net {
         let (messages, inbound) = mpsc::channel(MESSAGES);
         let verdicts = mpsc::channel(limits.gossip_queued.max(1));
         let board = Arc::new(Board::default());
-        let rules = Rules::new(config.reach, config.mdns);
+        let rules = Rules::new(config.reach);
         for address in &config.bootstrap {
             if let Ok(address) = address.parse() {
                 rules.trust(&address);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alloy::primitives::Address;
 use farthing_protocol::frame::ASK_LIMIT;
+use farthing_protocol::net::Limits;
 use farthing_protocol::offer::{MAX_ADDRESSES, MAX_LIFETIME, MAX_MODELS, MAX_TEXT};
 use farthing_protocol::x402::WITHDRAW_DELAY;
 
@@ -196,6 +197,17 @@ fn network(config: &Config, found: &mut Found) {
         ("circuit_bytes", relay.circuit_bytes),
     ] {
         found.when(value == 0, format!("network.relay.{key}"), Fault::Zero);
+    }
+    if let Some(lends) = relay.lends() {
+        let least = lends.least_circuits(Limits::default().connections_per_address);
+        found.when(
+            lends.circuits < least,
+            "network.relay.circuits",
+            Fault::Under(format!(
+                "{least}, so that one network address cannot hold them all: raise it, or lower \
+                 network.relay.circuits_per_peer"
+            )),
+        );
     }
     wait(
         found,

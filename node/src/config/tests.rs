@@ -198,6 +198,21 @@ fn values_without_sense_are_all_named() {
 }
 
 #[test]
+fn a_relay_that_one_address_could_fill_is_refused_with_what_to_do() {
+    let lends = |circuits: u32, serve: bool| {
+        format!("[network.relay]\nserve = {serve}\ncircuits = {circuits}\ncircuits_per_peer = 4")
+    };
+    let told = fault(&lends(319, true), &[]);
+    assert!(
+        told.contains("`network.relay.circuits` is below 320")
+            && told.contains("circuits_per_peer"),
+        "{told}"
+    );
+    assert!(load(&lends(320, true), &[]).is_ok());
+    assert!(load(&lends(128, false), &[]).is_ok(), "it lends nothing");
+}
+
+#[test]
 fn the_http_door_is_not_opened_to_others_in_the_clear() {
     let public = "[http]\nlisten = \"0.0.0.0:4021\"\n";
     let told = fault(public, &[]);

@@ -429,7 +429,7 @@ impl Actor {
                 .failed(&beyond, connection, ConnectError::Unreachable);
         }
         self.roots.connected(&peer);
-        for circuit in self.board.directory.spent(&peer) {
+        for circuit in self.board.directory.spent(&peer, connection) {
             self.swarm.close_connection(circuit);
         }
         if let Some(reply) = self.explicit.remove(&connection) {
@@ -498,6 +498,10 @@ impl Actor {
                 self.on_silence(&peer, connection, &failure);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+                gone.iter()
+                    .for_each(|(_, address)| self.rules.lose(address));
+            }
             _ => {}
         }
     }
@@ -534,6 +538,7 @@ impl Actor {
     fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let mut peers: HashMap<PeerId, Vec<String>> = HashMap::new();
         for (peer, address) in found {
+            self.rules.find(&address);
             peers.entry(peer).or_default().push(address.to_string());
         }
         for (peer, addresses) in peers {

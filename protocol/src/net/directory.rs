@@ -4,7 +4,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -26,6 +26,14 @@ use crate::{
 /// What of a circuit's allowance may be used before a new circuit takes its place: a half, so
 /// that what runs can end in the other.
 const SHARE: u32 = 2;
+
+/// What every circuit is held to be good for: as much as libp2p's own relays grant. Whoever says
+/// that it grants less is dialled through as seldom as they are.
+const LEAST_TIME: Duration = Duration::from_secs(120);
+const LEAST_BYTES: u64 = 128 * 1024;
+
+/// Relays whose grants are remembered; beyond, those that carry a circuit of ours now.
+const MAX_GRANTS: usize = 256;
 
 /// Why a connected peer gave us no stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +62,10 @@ pub(super) type Reply = oneshot::Sender<Result<Stream, Refusal>>;
 pub(super) struct Directory {
     peers: Mutex<HashMap<PeerId, Links>>,
     pub(super) refused: AtomicU64,
-    allowance: Mutex<Allowance>,
+    grants: Mutex<HashMap<PeerId, Allowance>>,
 }
 
-/// The least that any relay we have used grants to a circuit.
+/// What one relay grants to a circuit.
 #[derive(Debug, Clone, Copy, Default)]
 struct Allowance {
     time: Option<Duration>,
@@ -84,8 +92,22 @@ pub(super) struct Link {
 /// What a relayed connection has used of its allowance.
 #[derive(Clone)]
 pub(super) struct Circuit {
+    /// Whose it is, if the address says so.
+    pub(super) relay: Option<PeerId>,
     pub(super) born: Instant,
     pub(super) bytes: Arc<AtomicU64>,
+}
+
+impl Allowance {
+    /// What a relay's words are worth. Nought means that it does not count.
+    fn said((time, bytes): (Option<Duration>, Option<u64>)) -> Self {
+        let time = time.filter(|time| !time.is_zero());
+        let bytes = bytes.filter(|bytes| *bytes > 0);
+        Self {
+            time: time.map(|time| time.max(LEAST_TIME)),
+            bytes: bytes.map(|bytes| bytes.max(LEAST_BYTES)),
+        }
+    }
 }
 
 impl Circuit {
@@ -147,8 +169,7 @@ impl Directory {
     /// Whether there is a connection to the peer that is good for more streams: a circuit near the
     /// end of what its relay grants is not.
     pub(super) fn is_fresh(&self, peer: &PeerId) -> bool {
-        let allowance = self.allowance();
-        let fresh = |link: &Link| !link.circuit.as_ref().is_some_and(|c| c.is_tired(allowance));
+        let fresh = |link: &Link| !link.circuit.as_ref().is_some_and(|c| self.is_tired(c));
         let peers = self.lock();
         let links = peers.get(peer).map(|links| links.links.as_slice());
         links
@@ -158,9 +179,9 @@ impl Directory {
     }
 
     /// Circuits to the peer that nothing runs on and nothing will: they are near their end, or a
-    /// direct connection has taken their place. They count against what relays grant us.
-    pub(super) fn spent(&self, peer: &PeerId) -> Vec<ConnectionId> {
-        let allowance = self.allowance();
+    /// direct connection has taken their place. They count against what relays grant us. The
+    /// `newest` connection is none of them: those who waited for it have not used it yet.
+    pub(super) fn spent(&self, peer: &PeerId, newest: ConnectionId) -> Vec<ConnectionId> {
         let peers = self.lock();
         let links = peers.get(peer).map(|links| links.links.as_slice());
         let links = links.unwrap_or_default();
@@ -172,9 +193,10 @@ impl Directory {
         let spent = |circuit: &Circuit| {
             // Besides the link and its handler, each stream holds the counter.
             let idle = Arc::strong_count(&circuit.bytes) <= 2;
-            idle && (direct || circuit.is_tired(allowance))
+            idle && (direct || self.is_tired(circuit))
         };
-        let spent = |link: &&Link| link.circuit.as_ref().is_some_and(spent);
+        let spent =
+            |link: &&Link| link.connection != newest && link.circuit.as_ref().is_some_and(spent);
         let spent = links.iter().filter(spent);
         spent.map(|link| link.connection).collect()
     }
@@ -202,23 +224,31 @@ impl Directory {
         relayed.count()
     }
 
-    /// Notes what a relay grants to each circuit.
-    pub(super) fn learn_limit(&self, (time, bytes): (Option<Duration>, Option<u64>)) {
-        let mut allowance = self
-            .allowance
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
-        allowance.time = allowance.time.into_iter().chain(time).min();
-        // A relay that says nought means that it does not count.
-        allowance.bytes = least(allowance.bytes, bytes.filter(|bytes| *bytes > 0));
+    /// Notes what a relay says it grants to each circuit: its last word counts, for its own
+    /// circuits only.
+    pub(super) fn learn_limit(&self, relay: PeerId, said: (Option<Duration>, Option<u64>)) {
+        let peers = self.lock();
+        let mut grants = self.grants();
+        if grants.len() >= MAX_GRANTS && !grants.contains_key(&relay) {
+            let links = peers.values().flat_map(|links| &links.links);
+            let relays = links.filter_map(|link| link.circuit.as_ref()?.relay);
+            let used: HashSet<PeerId> = relays.collect();
+            grants.retain(|relay, _| used.contains(relay));
+        }
+        // So many can only be in use at once where the limits allow as many connections.
+        if grants.len() < MAX_GRANTS || grants.contains_key(&relay) {
+            grants.insert(relay, Allowance::said(said));
+        }
     }
 
-    fn allowance(&self) -> Allowance {
-        *self
-            .allowance
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn is_tired(&self, circuit: &Circuit) -> bool {
+        let grants = self.grants();
+        let grant = circuit.relay.and_then(|relay| grants.get(&relay));
+        circuit.is_tired(grant.copied().unwrap_or_default())
+    }
+
+    fn grants(&self) -> MutexGuard<'_, HashMap<PeerId, Allowance>> {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a stream on an existing connection.
@@ -268,5 +298,94 @@ impl Links {
             (born, !link.quic)
         };
         alive.min_by_key(rank).map(|link| link.requests.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connects to `peer` through `relay`; what is returned keeps the connection alive.
+    fn through(
+        directory: &Directory,
+        (peer, relay): (PeerId, PeerId),
+        connection: usize,
+    ) -> (mpsc::Receiver<Request>, Arc<AtomicU64>) {
+        let (requests, kept) = mpsc::channel(1);
+        let bytes = Arc::new(AtomicU64::new(0));
+        let link = Link {
+            connection: ConnectionId::new_unchecked(connection),
+            dialled: None,
+            quic: false,
+            circuit: Some(Circuit {
+                relay: Some(relay),
+                born: Instant::now(),
+                bytes: Arc::clone(&bytes),
+            }),
+            requests,
+        };
+        directory.add(peer, link);
+        (kept, bytes)
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_grants_little_tires_no_circuits_but_its_own() {
+        let directory = Directory::default();
+        let [honest, liar] = [(); 2].map(|()| (PeerId::random(), PeerId::random()));
+        let (_kept, used) = through(&directory, honest, 1);
+        let (_kept_too, used_there) = through(&directory, liar, 2);
+        let hour = Some(Duration::from_secs(3_600));
+        directory.learn_limit(honest.1, (hour, Some(1 << 30)));
+        directory.learn_limit(liar.1, (Some(Duration::from_secs(1)), Some(1)));
+        for used in [used, used_there] {
+            used.store(LEAST_BYTES, Ordering::Relaxed);
+        }
+        assert!(directory.is_fresh(&honest.0));
+        assert!(!directory.is_fresh(&liar.0));
+        directory.learn_limit(liar.1, (hour, Some(1 << 30)));
+        assert!(directory.is_fresh(&liar.0), "its last word counts");
+    }
+
+    #[tokio::test]
+    async fn no_words_of_a_relay_make_a_circuit_tired_at_birth() {
+        let directory = Directory::default();
+        let peer = (PeerId::random(), PeerId::random());
+        let _kept = through(&directory, peer, 1);
+        let (none, second) = (Some(Duration::ZERO), Some(Duration::from_nanos(1)));
+        for said in [(none, Some(0)), (second, Some(1)), (None, None)] {
+            directory.learn_limit(peer.1, said);
+            assert!(directory.is_fresh(&peer.0), "{said:?}");
+        }
+        let counted = Allowance::said((none, Some(0)));
+        assert_eq!((counted.time, counted.bytes), (None, None));
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_has_just_come_up_is_never_closed_for_a_better_one() {
+        let directory = Directory::default();
+        let peer = (PeerId::random(), PeerId::random());
+        directory.learn_limit(peer.1, (None, Some(LEAST_BYTES)));
+        let [first, second] = [1, 2].map(ConnectionId::new_unchecked);
+        let mut held = Vec::new();
+        for connection in [1, 2] {
+            let (kept, used) = through(&directory, peer, connection);
+            used.store(LEAST_BYTES, Ordering::Relaxed);
+            held.push(kept);
+        }
+        assert_eq!(directory.spent(&peer.0, second), [first]);
+    }
+
+    #[tokio::test]
+    async fn relays_without_end_do_not_fill_the_memory_and_those_in_use_are_kept() {
+        let directory = Directory::default();
+        let peer = (PeerId::random(), PeerId::random());
+        let (_kept, used) = through(&directory, peer, 1);
+        directory.learn_limit(peer.1, (None, Some(LEAST_BYTES)));
+        for _ in 0..1_000 {
+            directory.learn_limit(PeerId::random(), (None, Some(1)));
+            assert!(directory.grants().len() <= MAX_GRANTS);
+        }
+        used.store(LEAST_BYTES, Ordering::Relaxed);
+        assert!(!directory.is_fresh(&peer.0), "its relay is still known");
     }
 }

@@ -1,7 +1,8 @@
 //! The one place that every dial passes, whoever asked for it: a caller, an offer, Kademlia, a
 //! peer that wants its address tested or a hole punched. Where strangers take part, an address
 //! that one of them named must lead out onto the Internet; only the operator's own words
-//! (bootstrap peers, [`crate::net::Net::dial`]) may lead anywhere.
+//! (bootstrap peers, [`crate::net::Net::dial`]) may lead anywhere, and what mDNS finds into the
+//! private networks it was found in.
 
 use std::{
     collections::HashSet,
@@ -23,22 +24,25 @@ use crate::net::{Reach, peer};
 /// Addresses the operator has named; more of them are not remembered.
 const MAX_TRUSTED: usize = 1_024;
 
+/// Addresses found on the local network; more of them are not taken up until some are gone.
+const MAX_FOUND: usize = 1_024;
+
 /// What may be dialled.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     reach: Reach,
-    /// Whether private networks are ours too.
-    lan: bool,
     trusted: Arc<Mutex<HashSet<Multiaddr>>>,
+    /// What mDNS says is there now.
+    found: Arc<Mutex<HashSet<Multiaddr>>>,
 }
 
 impl Rules {
-    /// Rules for this reach; private addresses pass if `lan`.
-    pub(super) fn new(reach: Reach, lan: bool) -> Self {
+    /// Rules for this reach; nothing is named or found yet.
+    pub(super) fn new(reach: Reach) -> Self {
         Self {
             reach,
-            lan,
             trusted: Arc::default(),
+            found: Arc::default(),
         }
     }
 
@@ -51,19 +55,33 @@ impl Rules {
         }
     }
 
+    /// Lets an address that mDNS found pass until it is gone.
+    pub(super) fn find(&self, address: &Multiaddr) {
+        let (place, _) = peer::split(address.clone());
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() < MAX_FOUND && peer::allowed(&place, Reach::Public) {
+            found.insert(place);
+        }
+    }
+
+    /// mDNS no longer hears of the address.
+    pub(super) fn lose(&self, address: &Multiaddr) {
+        let (place, _) = peer::split(address.clone());
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.remove(&place);
+    }
+
     /// Whether the address may be dialled. Of a relayed one, the relay's place decides.
     pub(super) fn admit(&self, address: &Multiaddr) -> bool {
         let (place, _) = peer::split(peer::first_hop(address));
         if self.reach == Reach::Local {
             return true;
         }
-        let strangers = peer::allowed(&place, Reach::Public);
-        strangers && (self.lan || peer::is_public(&place))
-            || self
-                .trusted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(&place)
+        let among = |places: &Mutex<HashSet<Multiaddr>>| {
+            let places = places.lock().unwrap_or_else(PoisonError::into_inner);
+            places.contains(&place)
+        };
+        peer::is_public(&place) || among(&self.trusted) || among(&self.found)
     }
 }
 
@@ -127,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_stranger_cannot_make_us_dial_into_our_own_house_by_any_way() {
-        let rules = Rules::new(Reach::Public, false);
+        let rules = Rules::new(Reach::Public);
         let relay = PeerId::random();
         let peer = PeerId::random();
         let cases = [
@@ -145,19 +163,30 @@ mod tests {
             let relayed = format!("{place}/p2p/{relay}/p2p-circuit/p2p/{peer}");
             assert_eq!(admits(&rules, &relayed), passes, "{relayed}");
         }
-        assert!(admits(
-            &Rules::new(Reach::Public, true),
-            "/ip4/192.168.1.1/tcp/1"
-        ));
-        assert!(admits(
-            &Rules::new(Reach::Local, false),
-            "/ip4/127.0.0.1/tcp/1"
-        ));
+        assert!(admits(&Rules::new(Reach::Local), "/ip4/127.0.0.1/tcp/1"));
+    }
+
+    #[test]
+    fn a_private_place_is_open_while_mdns_finds_it_and_no_other_beside_it() {
+        let rules = Rules::new(Reach::Public);
+        let found: Multiaddr = "/ip4/192.168.1.1/tcp/1".parse().unwrap();
+        rules.find(&found.clone().with_p2p(PeerId::random()).unwrap());
+        assert!(rules.admit(&found));
+        assert!(!admits(&rules, "/ip4/192.168.1.1/tcp/80"));
+        assert!(!admits(&rules, "/ip4/192.168.1.2/tcp/1"));
+        rules.lose(&found.clone().with_p2p(PeerId::random()).unwrap());
+        assert!(!rules.admit(&found));
+        rules.find(&"/ip4/127.0.0.1/tcp/1".parse().unwrap());
+        assert!(!admits(&rules, "/ip4/127.0.0.1/tcp/1"), "not even mDNS");
+        for port in 1..5_000 {
+            rules.find(&format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap());
+        }
+        assert_eq!(rules.found.lock().unwrap().len(), MAX_FOUND);
     }
 
     #[test]
     fn what_the_operator_names_may_lead_anywhere_and_is_bounded() {
-        let rules = Rules::new(Reach::Public, false);
+        let rules = Rules::new(Reach::Public);
         let own: Multiaddr = "/dns4/relay.lan/tcp/1".parse().unwrap();
         rules.trust(&own.clone().with_p2p(PeerId::random()).unwrap());
         assert!(rules.admit(&own));

@@ -4,7 +4,7 @@
 //! by whatever any peer says it sees: those lists would grow with the lies.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     task::{Context, Poll},
 };
 
@@ -21,17 +21,28 @@ use libp2p::{
 /// Addresses tried; more are not taken up.
 const MAX_ADDRESSES: usize = 16;
 
+/// Of these, those that one peer may name: several must lie to use them up.
+const MAX_OF_ONE: usize = 4;
+
 /// The client of AutoNAT v2, under our rule for what is tried.
 #[derive(Default)]
 pub(super) struct Behaviour {
     inner: client::Behaviour,
     tried: HashSet<Multiaddr>,
+    /// How many of them each peer has named.
+    named: HashMap<PeerId, usize>,
 }
 
 impl Behaviour {
-    /// Has an address tried as soon as a peer can.
-    pub(super) fn try_at(&mut self, address: &Multiaddr) {
-        if self.tried.len() < MAX_ADDRESSES && self.tried.insert(address.clone()) {
+    /// Has an address that `witness` named tried as soon as a peer can. Each is tried once: the
+    /// protocol's client does not try again.
+    pub(super) fn try_at(&mut self, address: &Multiaddr, witness: PeerId) {
+        let named = self.named.get(&witness).copied().unwrap_or_default();
+        if self.tried.len() < MAX_ADDRESSES
+            && named < MAX_OF_ONE
+            && self.tried.insert(address.clone())
+        {
+            self.named.insert(witness, named + 1);
             let candidate = NewExternalAddrCandidate { addr: address };
             self.inner
                 .on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
@@ -97,8 +108,24 @@ mod tests {
     fn whatever_peers_say_they_see_only_few_addresses_are_tried() {
         let mut knock = Behaviour::default();
         for port in 1..1_000 {
-            knock.try_at(&format!("/ip4/9.9.9.9/tcp/{port}").parse().unwrap());
+            let address = format!("/ip4/9.9.9.9/tcp/{port}").parse().unwrap();
+            knock.try_at(&address, PeerId::random());
         }
         assert_eq!(knock.tried.len(), MAX_ADDRESSES);
+        assert_eq!(knock.named.len(), MAX_ADDRESSES);
+    }
+
+    #[tokio::test]
+    async fn one_liar_does_not_use_up_what_is_tried() {
+        let mut knock = Behaviour::default();
+        let liar = PeerId::random();
+        for port in 1..1_000 {
+            let address = format!("/ip4/9.9.9.9/tcp/{port}").parse().unwrap();
+            knock.try_at(&address, liar);
+        }
+        let own: Multiaddr = "/ip4/9.9.9.8/tcp/1".parse().unwrap();
+        knock.try_at(&own, PeerId::random());
+        assert!(knock.tried.contains(&own));
+        assert_eq!(knock.tried.len(), MAX_OF_ONE + 1);
     }
 }

@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 
 use libp2p::{Multiaddr, PeerId};
 
+use crate::net::peer;
+
 /// Peers that must agree.
 const WITNESSES: usize = 3;
 
@@ -19,8 +21,15 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// Notes a sighting; true when it is the one that makes the address believed.
+    /// Notes a sighting; true when it is the one that makes the address believed. What the
+    /// witness said before of the same transport no longer counts: nobody fills the list alone.
     pub(super) fn note(&mut self, address: &Multiaddr, witness: PeerId) -> bool {
+        self.seen.retain(|seen, witnesses| {
+            if seen != address && peer::is_quic(seen) == peer::is_quic(address) {
+                witnesses.remove(&witness);
+            }
+            !witnesses.is_empty()
+        });
         if self.seen.len() >= MAX_ADDRESSES && !self.seen.contains_key(address) {
             return false;
         }
@@ -40,6 +49,22 @@ mod tests {
         let [a, b, c, d] = [(); 4].map(|()| PeerId::random());
         let sightings = [a, a, b, c, d, c].map(|witness| observed.note(&address, witness));
         assert_eq!(sightings, [false, false, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_witness_that_invents_addresses_without_end_holds_one_place() {
+        let mut observed = Observed::default();
+        let liar = PeerId::random();
+        let at = |port: usize| format!("/ip4/9.9.9.9/tcp/{port}").parse().unwrap();
+        for port in 1..1_000 {
+            observed.note(&at(port), liar);
+        }
+        assert_eq!(observed.seen.len(), 1);
+        let quic = "/ip4/9.9.9.9/udp/1/quic-v1".parse().unwrap();
+        observed.note(&quic, liar);
+        assert_eq!(observed.seen.len(), 2, "the other transport is another");
+        let honest = [(); WITNESSES].map(|()| observed.note(&at(1), PeerId::random()));
+        assert_eq!(honest, [false, false, true]);
     }
 
     #[test]

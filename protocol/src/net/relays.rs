@@ -45,13 +45,25 @@ impl Default for RelayLimits {
     fn default() -> Self {
         Self {
             reservations: 128,
-            circuits: 128,
+            circuits: 1_024,
             circuits_per_peer: 4,
             burst_per_peer: 30,
             burst_per_address: 120,
             circuit_duration: Duration::from_secs(4 * 3_600),
             circuit_bytes: 256 * 1024 * 1024,
         }
+    }
+}
+
+impl RelayLimits {
+    /// The fewest circuits with which one network address, from which so many peers may connect,
+    /// never holds more than half of them. libp2p counts circuits by peer only, and lets each have
+    /// one more than it is told.
+    #[must_use]
+    pub const fn least_circuits(&self, connections_per_address: u32) -> u32 {
+        let each = self.circuits_per_peer.saturating_add(1);
+        each.saturating_mul(connections_per_address)
+            .saturating_mul(2)
     }
 }
 
@@ -114,6 +126,11 @@ impl Relays {
             wanted,
             known: HashMap::new(),
         }
+    }
+
+    /// Places are needed again, so many.
+    pub(super) fn want(&mut self, wanted: usize) {
+        self.wanted = wanted;
     }
 
     /// Whether places are wanted at all.
@@ -248,6 +265,18 @@ mod tests {
 
     fn address(n: usize) -> Multiaddr {
         format!("/ip4/9.9.9.9/tcp/{}", n + 1).parse().unwrap()
+    }
+
+    #[test]
+    fn one_network_address_cannot_hold_a_whole_relay_by_default() {
+        let (lent, limits) = (RelayLimits::default(), crate::net::Limits::default());
+        let least = lent.least_circuits(limits.connections_per_address);
+        assert!(lent.circuits >= least, "{} of {least}", lent.circuits);
+        let endless = RelayLimits {
+            circuits_per_peer: u32::MAX,
+            ..lent
+        };
+        assert_eq!(endless.least_circuits(32), u32::MAX);
     }
 
     #[tokio::test]

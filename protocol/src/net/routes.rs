@@ -12,6 +12,8 @@ use libp2p::{
     },
 };
 
+use crate::net::peer;
+
 /// Ours alone: the tables of other networks are of no use here.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/farthing/kad/1");
 
@@ -52,11 +54,37 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
     kad::Behaviour::with_config(local, MemoryStore::with_config(local, nothing), config)
 }
 
-/// Takes up a peer that speaks the protocol.
+/// Takes up a peer that speaks the protocol, at these addresses and no others: those it named
+/// before are forgotten, else a peer that changes its mind would fill the memory.
 pub(super) fn add(table: &mut Behaviour, peer: PeerId, addresses: Vec<Multiaddr>) {
+    if addresses.is_empty() {
+        return;
+    }
+    let before = known(table, peer);
+    if before.is_empty() {
+        // It may be waiting for a place, where its addresses are not shown.
+        table.remove_peer(&peer);
+    }
+    let stale = |before: &Multiaddr| {
+        let (place, _) = peer::split(before.clone());
+        !addresses.contains(&place)
+    };
+    let stale: Vec<Multiaddr> = before.into_iter().filter(stale).collect();
     for address in addresses {
         table.add_address(&peer, address);
     }
+    for address in stale {
+        table.remove_address(&peer, &address);
+    }
+}
+
+/// The addresses of a peer that has a place in the table.
+fn known(table: &mut Behaviour, peer: PeerId) -> Vec<Multiaddr> {
+    let bucket = table.kbucket(peer);
+    let entries = bucket.iter().flat_map(kad::KBucketRef::iter);
+    let of_peer = entries.filter(|entry| *entry.node.key.preimage() == peer);
+    let addresses = of_peer.map(|entry| entry.node.value.iter().cloned());
+    addresses.flatten().collect()
 }
 
 /// Looks for a peer; `None` when nobody is there to be asked.
@@ -80,4 +108,29 @@ pub(super) fn found(result: kad::QueryResult, peer: &PeerId) -> Vec<String> {
         .flat_map(|found| found.addrs)
         .map(|address| address.to_string())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(push: usize) -> Vec<Multiaddr> {
+        let address = |n| format!("/ip4/9.9.9.9/tcp/{}", push * 8 + n + 1).parse();
+        (0..8).map(|n| address(n).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_names_ever_new_addresses_keeps_only_the_last() {
+        let mut table = behaviour(PeerId::random());
+        let peer = PeerId::random();
+        for push in 0..1_000 {
+            add(&mut table, peer, addresses(push));
+            assert_eq!(known(&mut table, peer).len(), 8);
+        }
+        let kept = known(&mut table, peer).into_iter();
+        let kept: Vec<Multiaddr> = kept.map(|address| peer::split(address).0).collect();
+        assert_eq!(kept, addresses(999));
+        add(&mut table, peer, Vec::new());
+        assert_eq!(known(&mut table, peer).len(), 8, "silence changes nothing");
+    }
 }

@@ -92,6 +92,7 @@ impl Behaviour {
         let node = peer::node_of(&peer).ok_or_else(|| ConnectionDenied::new(ForeignKey))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
         let circuit = peer::is_relayed(address).then(|| Circuit {
+            relay: peer::split(peer::first_hop(address)).1,
             born: Instant::now(),
             bytes: Arc::default(),
         });

@@ -3,7 +3,7 @@
 use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use libp2p::{
-    Multiaddr, PeerId, Swarm, Transport, autonat,
+    Multiaddr, PeerId, Swarm, Transport,
     connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
@@ -26,7 +26,7 @@ use crate::net::{
     Config, Incoming, Reach, StartError, crowd,
     directory::Directory,
     gate::{Gate, Rules},
-    gossip, knock, relays, routes, streams,
+    gossip, knock, knocker, relays, routes, streams,
 };
 
 /// Streams on one connection, over both transports.
@@ -73,7 +73,7 @@ pub(super) struct Behaviour {
     relayed: relay::client::Behaviour,
     pub(super) punching: dcutr::Behaviour,
     pub(super) knock: knock::Behaviour,
-    knocking: autonat::v2::server::Behaviour,
+    knocking: knocker::Behaviour,
     pub(super) routes: routes::Behaviour,
 }
 
@@ -144,7 +144,7 @@ fn behaviour(
         relayed,
         punching: dcutr::Behaviour::new(peer),
         knock: knock::Behaviour::default(),
-        knocking: autonat::v2::server::Behaviour::default(),
+        knocking: knocker::Behaviour::default(),
         routes: routes::behaviour(peer),
     })
 }

@@ -1,7 +1,7 @@
 //! How the actor learns where it can be reached, and sees to it that it is: it believes addresses
 //! that peers agree on, has them tried, and holds places at relays until strangers come in without.
 
-use std::{collections::HashSet, io, net::IpAddr, sync::PoisonError};
+use std::{collections::HashMap, io, net::IpAddr, sync::PoisonError, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -27,8 +27,12 @@ use crate::net::{
 /// Says in identify that a peer lends itself as a relay.
 const LENDS: &str = "/libp2p/circuit/relay/0.2.0/hop";
 
-/// Machines remembered as spoken to. Past it nobody counts as a stranger.
+/// Machines remembered as spoken to. Past it nobody counts as a stranger until some are forgotten.
 const MAX_SPOKEN_TO: usize = 4_096;
+
+/// How long a stranger's visit proves anything, and how long a machine we spoke to may be one that
+/// a NAT lets in: addresses and routers change.
+const VISIT: Duration = Duration::from_secs(3_600);
 
 /// What is known of our own place.
 pub(in crate::net) struct Presence {
@@ -36,16 +40,21 @@ pub(in crate::net) struct Presence {
     observed: Observed,
     seen: Sightings,
     lends: bool,
-    /// Machines we have connected to ourselves.
-    spoken_to: HashSet<IpAddr>,
+    /// Machines we have connected to ourselves, and when.
+    spoken_to: HashMap<IpAddr, Instant>,
+    /// When the last stranger came.
+    visit: Option<Instant>,
+    /// Relays to hold places at while none comes.
+    wanted: usize,
 }
 
 impl Presence {
     /// Places at `relays` relays are wanted; `told` if the operator knows our address, `lends`
     /// if we are a relay ourselves.
     pub(in crate::net) fn new(relays: usize, told: bool, lends: bool) -> Self {
+        let wanted = if told { 0 } else { relays };
         Self {
-            relays: Relays::new(if told { 0 } else { relays }),
+            relays: Relays::new(wanted),
             observed: Observed::default(),
             seen: Sightings {
                 told,
@@ -53,29 +62,58 @@ impl Presence {
                 ..Sightings::default()
             },
             lends,
-            spoken_to: HashSet::new(),
+            spoken_to: HashMap::new(),
+            visit: None,
+            wanted,
         }
     }
 
-    fn speak_to(&mut self, address: &Multiaddr) {
+    fn speak_to(&mut self, address: &Multiaddr, now: Instant) {
+        self.forget_old(now);
         if self.spoken_to.len() < MAX_SPOKEN_TO
             && let Some(ip) = ip_of(address)
         {
-            self.spoken_to.insert(ip);
+            self.spoken_to.insert(ip, now);
+        }
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        if self.spoken_to.len() >= MAX_SPOKEN_TO {
+            self.spoken_to.retain(|_, spoken| now - *spoken < VISIT);
         }
     }
 
     /// Whether we have not spoken to that machine first: a NAT would let it answer, and nobody
     /// else.
-    fn is_strange(&self, address: &Multiaddr, reach: Reach) -> bool {
+    fn is_strange(&mut self, address: &Multiaddr, (reach, now): (Reach, Instant)) -> bool {
+        self.forget_old(now);
         let (place, _) = peer::split(address.clone());
-        let unspoken = |ip| self.spoken_to.len() < MAX_SPOKEN_TO && !self.spoken_to.contains(&ip);
+        let room = self.spoken_to.len() < MAX_SPOKEN_TO;
+        let unspoken = |ip| room && !self.spoken_to.contains_key(&ip);
         reach == Reach::Local || peer::is_public(&place) && ip_of(&place).is_some_and(unspoken)
     }
 
-    /// When a relay is to be asked.
+    /// A stranger came; true if that was not known to be possible.
+    fn visited(&mut self, now: Instant) -> bool {
+        self.visit = Some(now);
+        !std::mem::replace(&mut self.seen.visited, true)
+    }
+
+    /// Forgets the last visit if it is too long ago: relays are wanted again. True if it was now.
+    fn fade(&mut self, now: Instant) -> bool {
+        let over = self.visit.is_some_and(|visit| now - visit >= VISIT);
+        if over {
+            self.visit = None;
+            self.seen.visited = false;
+            self.relays.want(self.wanted);
+        }
+        over
+    }
+
+    /// When a relay is to be asked, or the last visit forgotten.
     pub(in crate::net) fn next(&self) -> Option<Instant> {
-        self.relays.next()
+        let faded = self.visit.map(|visit| visit + VISIT);
+        self.relays.next().into_iter().chain(faded).min()
     }
 }
 
@@ -111,9 +149,14 @@ impl Actor {
         self.note_addresses();
     }
 
-    /// Asks relays for a place, as long as too few are held.
+    /// Asks relays for a place, as long as too few are held and no stranger has come of late.
     pub(super) fn reserve(&mut self) {
         let now = Instant::now();
+        if self.presence.fade(now) {
+            tracing::info!("no_stranger_for_long");
+            self.open_routes();
+            self.note_reachability();
+        }
         while let Some((relay, circuit)) = self.presence.relays.due(now) {
             match self.swarm.listen_on(circuit) {
                 Ok(listener) => self.presence.relays.asked(&relay, listener),
@@ -140,10 +183,12 @@ impl Actor {
                 self.note_reachability();
             }
             Event::OutboundCircuitEstablished {
-                limit: Some(limit), ..
+                relay_peer_id,
+                limit,
             } => {
-                let limit = (limit.duration(), limit.data_in_bytes());
-                self.board.directory.learn_limit(limit);
+                let said = limit.map(|limit| (limit.duration(), limit.data_in_bytes()));
+                let directory = &self.board.directory;
+                directory.learn_limit(relay_peer_id, said.unwrap_or_default());
             }
             _ => {}
         }
@@ -151,18 +196,18 @@ impl Actor {
 
     /// A connection stands. One that a stranger made is the only full proof that strangers can.
     pub(super) fn on_entered(&mut self, peer: &PeerId, endpoint: &ConnectedPoint, first: bool) {
+        let now = Instant::now();
         if let ConnectedPoint::Dialer { address, .. } = endpoint {
-            self.presence.speak_to(address);
+            self.presence.speak_to(address, now);
         }
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint
             && first
             && !peer::is_relayed(send_back_addr)
             && !endpoint.is_relayed()
-            && !self.presence.seen.visited
-            && self.presence.is_strange(send_back_addr, self.reach)
+            && self.presence.is_strange(send_back_addr, (self.reach, now))
+            && self.presence.visited(now)
         {
             tracing::info!(%peer, "visited_by_a_stranger");
-            self.presence.seen.visited = true;
             self.swarm
                 .behaviour_mut()
                 .routes
@@ -205,7 +250,7 @@ impl Actor {
         }
         self.presence.seen.public = true;
         let behaviour = self.swarm.behaviour_mut();
-        behaviour.knock.try_at(&place);
+        behaviour.knock.try_at(&place, witness);
         // Identify offers hole punching the port we listen at, which a NAT may have changed.
         let candidate = NewExternalAddrCandidate { addr: &place };
         let told = FromSwarm::NewExternalAddrCandidate(candidate);
@@ -317,5 +362,49 @@ fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_hour_without_a_stranger_brings_the_relays_back() {
+        let start = Instant::now();
+        let mut presence = Presence::new(1, false, false);
+        let at = "/ip4/9.9.9.9/tcp/1".parse().unwrap();
+        presence.relays.met(PeerId::random(), at, start);
+        assert!(presence.visited(start), "that is news");
+        assert!(presence.relays.release().is_empty());
+        assert_eq!(presence.next(), Some(start + VISIT), "no relay is asked");
+        let later = start + VISIT / 2;
+        assert!(!presence.visited(later), "that is none");
+        assert!(!presence.fade(start + VISIT), "the last visit counts");
+        assert_eq!(presence.seen.judge(), Reachability::Visited);
+        assert!(presence.fade(later + VISIT));
+        assert_ne!(presence.seen.judge(), Reachability::Visited);
+        assert!(presence.relays.due(later + VISIT).is_some(), "one is asked");
+        assert!(!presence.fade(later + VISIT * 2), "it fades once");
+        assert!(presence.visited(later + VISIT * 2), "and is news again");
+    }
+
+    #[tokio::test]
+    async fn machines_spoken_to_are_no_strangers_until_they_are_old_and_the_memory_full() {
+        let start = Instant::now();
+        let mut presence = Presence::new(1, false, false);
+        let at = |n: usize| -> Multiaddr {
+            let text = format!("/ip4/9.9.{}.{}/tcp/1", n / 256, n % 256);
+            text.parse().unwrap()
+        };
+        let hour = start + VISIT;
+        for n in 0..MAX_SPOKEN_TO + 10 {
+            presence.speak_to(&at(n), start);
+        }
+        let stranger = at(MAX_SPOKEN_TO + 100);
+        let mut strange = |at: &Multiaddr, now| presence.is_strange(at, (Reach::Public, now));
+        assert!(!strange(&at(0), start));
+        assert!(!strange(&stranger, start), "who knows whether we spoke");
+        assert!(strange(&stranger, hour));
     }
 }
