@@ -122,6 +122,8 @@ pub struct Measured {
     pub gap_p99: Option<f64>,
     /// Purchases running.
     pub in_flight: u32,
+    /// Purchases running at the seller, of all its models.
+    pub at_seller: u32,
     /// The load it last reported, unless that is long ago.
     pub load: Option<Load>,
     /// Failures in a row.
@@ -159,6 +161,7 @@ impl Measured {
             per_token: None,
             gap_p99: None,
             in_flight: 0,
+            at_seller: 0,
             load: None,
             failures: 0,
             pause: None,
@@ -293,6 +296,10 @@ pub(super) struct Stats {
 }
 
 impl Stats {
+    pub(super) const fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             good: 0.0,
@@ -426,6 +433,7 @@ impl Stats {
             per_token: self.per_token.map(|level| rounded(level.at(now))),
             gap_p99: gaps.p99.map(rounded),
             in_flight: self.in_flight,
+            at_seller: self.in_flight,
             load: load.map(|(load, _)| load),
             failures: self.failures,
             pause: self.pause(now),
