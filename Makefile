@@ -50,6 +50,10 @@ gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks
 ledger: ## Measure signatures, the disk and the books by themselves; writes docs/benchmarks.md; RECEIPTS=1000000
 	@$(CARGO) run --locked --release -p farthing-tests --bin ledger -- --write --receipts $(or $(RECEIPTS),1000000) $(ARGS)
 
+.PHONY: sim
+sim: ## Simulate a thousand sellers, one in five of them bad; writes docs/simulation.md
+	@$(CARGO) run --locked --release -p farthing-tests --bin sim -- --write $(ARGS)
+
 .PHONY: crowd
 crowd: ## Measure what discovery costs with 10, 100 and 1 000 sellers; writes docs/benchmarks.md
 	@$(CARGO) run --locked --release -p farthing-tests --bin crowd -- --write $(ARGS)

@@ -7,6 +7,7 @@
 
 mod count;
 mod lines;
+mod silence;
 pub mod web;
 mod receipt;
 
@@ -36,6 +37,7 @@ use crate::purchase::count::Counter;
 use crate::purchase::lines::Line;
 pub use crate::purchase::lines::Lines;
 pub use crate::purchase::receipt::Dispute;
+use crate::purchase::silence::Silence;
 use crate::wallet::Hold;
 
 /// The `tracing` target of one event per voucher sent, for whoever wants to watch money flow:
@@ -206,9 +208,7 @@ pub struct Purchase {
     /// What was signed on demand beyond our own count: see [`Purchase::pay_on_demand`].
     advanced: Amount,
     cancelled: bool,
-    idle: Duration,
-    deadline: Instant,
-    next_by: Instant,
+    silence: Silence,
 }
 
 impl std::fmt::Debug for Purchase {
@@ -272,9 +272,11 @@ impl Purchase {
             demanded: None,
             advanced: Amount::ZERO,
             cancelled: false,
-            idle: terms.deadlines.idle,
-            deadline,
-            next_by: (now + terms.deadlines.first_token).min(deadline),
+            silence: Silence::new(
+                now + terms.deadlines.first_token,
+                terms.deadlines.idle,
+                deadline,
+            ),
             deal,
         };
         purchase.tell();
@@ -389,7 +391,7 @@ impl Purchase {
                     self.paid(paid).await?;
                     continue;
                 }
-                word = self.line.hears.expect::<ToBuyer>(CHUNK_LIMIT, self.next_by) => word?,
+                word = self.line.hears.expect::<ToBuyer>(CHUNK_LIMIT, self.silence.by()) => word?,
             };
             if let Some(step) = self.heard(word).await? {
                 return Ok(step);
@@ -402,7 +404,7 @@ impl Purchase {
             ToBuyer::Accepted { load } => {
                 if self.deal.demand.mode == Mode::Plain {
                     // A document comes whole and at the end: only the deadline is too late.
-                    self.next_by = self.deadline;
+                    self.silence.excuse();
                 }
                 Ok(Some(Step::Accepted(load)))
             }
@@ -453,8 +455,9 @@ impl Purchase {
         }
         self.hash.update(data);
         if part == Part::More {
-            if self.counter.wrote() {
-                self.next_by = (Instant::now() + self.idle).min(self.deadline);
+            // A long event takes its time, but its pieces without end are no news.
+            if self.event.is_empty() {
+                self.silence.heard(self.counter.text(), Instant::now());
             }
             self.event.extend_from_slice(data);
             return Ok(None);
@@ -466,10 +469,7 @@ impl Purchase {
             self.event.split().freeze()
         };
         self.counter.count(&event);
-        // Words without content, and pieces of an event that never ends, are no first token.
-        if self.counter.wrote() {
-            self.next_by = (Instant::now() + self.idle).min(self.deadline);
-        }
+        self.silence.heard(self.counter.text(), Instant::now());
         self.pay_ahead();
         Ok(Some(Step::Data(event)))
     }
@@ -565,8 +565,7 @@ impl Purchase {
     pub async fn cancel(&mut self, wait: Duration) -> Result<(), PurchaseError> {
         self.cancelled = true;
         self.demanded = None;
-        self.deadline = Instant::now() + wait;
-        self.next_by = self.deadline;
+        self.silence = Silence::until(Instant::now() + wait);
         Ok(self.line.speaks.send(&ToSeller::Cancel).await?)
     }
 }

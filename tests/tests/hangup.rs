@@ -109,3 +109,19 @@ async fn an_application_that_gives_up_while_its_channel_opens_leaves_nothing_set
     assert_eq!(account.channel.reserved(), due);
     street.stop().await;
 }
+
+/// On one thread nobody else runs between the answer's coming and its going.
+#[tokio::test]
+async fn an_empty_answer_is_booked_although_its_buyer_went_before_it_heard_of_it() {
+    let street = street(Behaviour::default().tokens(0)).await;
+    let buyer = &street.buyers[0];
+    drop(buyer.infer(Buyer::stream(16)).await.expect("begins"));
+    let charged = street.settled().await.expect("agrees");
+    let receipts = buyer.receipts().await;
+    assert_eq!(receipts.len(), 1);
+    assert_eq!(
+        (receipts[0].ending, receipts[0].charged),
+        (Ending::Complete, charged)
+    );
+    street.stop().await;
+}

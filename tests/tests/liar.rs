@@ -8,7 +8,7 @@ use farthing_client::client::InferError;
 use farthing_client::ledger::Standing;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::offer::OfferHash;
-use farthing_protocol::purchase::RequestId;
+use farthing_protocol::purchase::{Ending, RequestId};
 use farthing_protocol::receipt::Receipt;
 use farthing_protocol::x402::ChannelId;
 use farthing_tests::street::{Buyer, Liar, Lie, Street, TestNet, eventually, listen};
@@ -134,4 +134,26 @@ async fn a_receipt_over_more_than_was_set_aside_is_not_booked() {
     })
     .await;
     assert_eq!((charged, receipts), (Amount::ZERO, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_an_answer_is_not_whole_because_its_seller_says_that_we_stopped_it() {
+    let (street, _liar) = alone_with(Lie::Ends(3, Ending::Cancelled)).await;
+    let end = bought(&street).await;
+    assert!(matches!(end, Err(InferError::Interrupted(_))), "{end:?}");
+    let buyer = &street.buyers[0];
+    let receipts = buyer.receipts().await;
+    let receipt = receipts.last().expect("what came is paid");
+    assert_eq!(receipt.usage.completion, 3);
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_without_a_word_is_none_whatever_its_seller_calls_it() {
+    for ending in [Ending::Cancelled, Ending::Complete] {
+        let (street, _liar) = alone_with(Lie::Ends(0, ending)).await;
+        let end = bought(&street).await;
+        assert!(matches!(end, Err(InferError::Failed { .. })), "{end:?}");
+        street.stop().await;
+    }
 }

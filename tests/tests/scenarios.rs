@@ -486,6 +486,25 @@ async fn nobody_is_asked_to_go_on_who_does_not_say_that_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_for_one_seller_only_is_gone_on_with_by_no_other() {
+    let gone = [Fault::CutAfter(40), Fault::Unavailable, Fault::Unavailable];
+    let mut question = Stage::question();
+    question["provider"] = json!({"allow_fallbacks": false});
+    for (faults, is_whole) in [(&gone[..1], true), (&gone[..], false)] {
+        let stage = Stage::failing(2, faults).await;
+        let told = stage.post("chat/completions", &question).await;
+        if is_whole {
+            told.is_whole();
+        } else {
+            told.is_error(200, "interrupted");
+        }
+        stage.paid().await;
+        assert_eq!(stage.asked()[1], 0, "the other never sees the text");
+        stage.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_application_that_leaves_during_a_rescue_pays_for_what_came() {
     let stage = Stage::failing(2, &[Fault::CutAfter(40)]).await;
     let silent = Behaviour::default().fault(Fault::NoResponse);

@@ -114,7 +114,7 @@ impl Parts {
                     Ok(taken) => events.extend(taken),
                     Err(failure) => return Err(running.failed(failure)),
                 },
-                Piece::End(end) => match end.fault() {
+                Piece::End(end) => match end.fault().or(splice.lacks()) {
                     Some(fault) if !splice.has_content() => {
                         running.close(end, false).await;
                         return Err(Failure::Ended(fault));

@@ -86,7 +86,7 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
     let used = tried.iter().map(|one| one.seller).chain([seller]).collect();
     let delivery = Delivery {
         parts,
-        splice: Splice::new(terms.endpoint, terms.mode),
+        splice: opened.splice.clone(),
         terms,
         until,
         tried,
@@ -142,12 +142,13 @@ impl Delivery {
             end,
         } = opened;
         self.splice = splice;
-        for event in events {
-            self.say(event).await?;
-        }
+        let said = self.say_all(events).await;
         if let Some(end) = end {
-            return Ok(self.close(running, end).await);
+            // Whoever hears it: it is booked.
+            let flow = self.close(running, end).await;
+            return said.map(|()| flow);
         }
+        said?;
         loop {
             let piece = tokio::select! {
                 biased;
@@ -175,9 +176,18 @@ impl Delivery {
         sent.map_err(|_| Unwanted)
     }
 
-    /// The seller has said its last word: books it.
+    async fn say_all(&self, events: Vec<Bytes>) -> Result<(), Unwanted> {
+        for event in events {
+            self.say(event).await?;
+        }
+        Ok(())
+    }
+
+    /// The seller has said its last word: books it. That the answer is whole is believed as far
+    /// as what came bears it out.
     async fn close(&mut self, running: Running, end: Close) -> Flow {
         let fault = end.fault().filter(|_| !self.splice.is_finished());
+        let fault = fault.or(self.splice.lacks());
         let broken = fault.map(|fault| self.broken(&running, Failure::Ended(fault)));
         let closed = running.close(end, fault.is_none()).await;
         match broken {

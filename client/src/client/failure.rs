@@ -55,6 +55,14 @@ impl Failure {
         matches!(self, Self::Purchase(PurchaseError::Refused(_)))
     }
 
+    /// Whether the seller had no room, and so cost no more than one way there and back.
+    pub(in crate::client) const fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            Self::Purchase(PurchaseError::Refused(Refusal::Busy { .. }))
+        )
+    }
+
     /// Whether it may be gone when the same seller is asked once more. One that is silent or busy
     /// is not asked twice.
     pub(in crate::client) const fn may_pass(&self) -> bool {

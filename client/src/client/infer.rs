@@ -12,6 +12,7 @@ use crate::client::answer::{Answer, InferError, Request};
 use crate::client::delivery::{self, Order};
 use crate::client::parts::Parts;
 use crate::client::race::Race;
+use crate::client::sequel;
 use crate::client::splice::Splice;
 use crate::policy::{Refused, Terms};
 use crate::router::Choice;
@@ -40,7 +41,8 @@ impl Parts {
         choices: &[Choice],
         until: Instant,
     ) -> Result<Answer, InferError> {
-        let splice = Splice::new(terms.endpoint, terms.mode);
+        let answers = sequel::answers(&terms.body);
+        let splice = Splice::new(terms.endpoint, terms.mode, answers);
         let race = Race::new(self, (terms, until), choices, splice);
         let won = Box::pin(race.run()).await.map_err(|lost| lost.error)?;
         let terms = terms.only(&won.model);

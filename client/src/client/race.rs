@@ -39,6 +39,10 @@ pub(in crate::client) struct Lost {
     pub(in crate::client) attempts: Vec<Attempt>,
 }
 
+/// How many sellers may say that they are busy before that counts as a try. Where many buyers want
+/// the same few, three refusals are no reason to give up.
+const PASSES: u32 = 8;
+
 /// A race for one answer.
 pub(in crate::client) struct Race<'a> {
     parts: &'a Arc<Parts>,
@@ -53,6 +57,8 @@ pub(in crate::client) struct Race<'a> {
     again: VecDeque<usize>,
     /// How many may still be asked.
     left: u32,
+    /// How many may still say that they are busy before that counts as a try.
+    passes: u32,
     attempts: Vec<Attempt>,
     causes: Vec<Failure>,
     /// What no other seller could mend.
@@ -80,6 +86,7 @@ impl<'a> Race<'a> {
             next: 0,
             again: VecDeque::new(),
             left: terms.attempts,
+            passes: PASSES,
             attempts: Vec::new(),
             causes: Vec::new(),
             hopeless: None,
@@ -184,6 +191,10 @@ impl<'a> Race<'a> {
 
     fn lost(&mut self, place: usize, failure: Failure) {
         let seller = self.choices[place].candidate.seller();
+        if failure.is_busy() && self.passes > 0 {
+            self.passes -= 1;
+            self.left += 1;
+        }
         let tried_before = self.attempts.iter().any(|one| one.seller == seller);
         tracing::info!(seller = %seller.short(), %failure, "a seller was tried in vain");
         self.attempts.push(failure.of(seller));

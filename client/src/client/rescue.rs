@@ -88,15 +88,15 @@ impl Delivery {
         if let Some(unfit) = self.splice.unfit() {
             return (Some(Vec::new()), Some(unfit.to_string()));
         }
-        let tokens = self.splice.delivered(broken.used);
-        let rest = sequel::rest(terms.endpoint, &terms.body, self.splice.text(), tokens);
+        let length = self.splice.length(broken.used);
+        let rest = sequel::rest(terms.endpoint, &terms.body, self.splice.text(), length);
         let left = terms.max_cost.saturating_sub(self.spent);
         let with = |body| {
-            let terms = terms.asking(body).ok()?;
-            Some(Terms {
-                max_cost: left,
-                ..terms
-            })
+            let mut terms = terms.asking(body).ok()?;
+            terms.max_cost = left;
+            // A plan of one is not what is wanted here: who that one is, is settled.
+            terms.preferences.no_fallbacks &= !self.is_bound();
+            Some(terms)
         };
         let mut ways = Vec::new();
         let unfit = match rest {
@@ -118,6 +118,12 @@ impl Delivery {
         (Some(ways), unfit)
     }
 
+    /// Whether the request wants no other seller than the one it began with.
+    fn is_bound(&self) -> bool {
+        let wanted = &self.terms.preferences;
+        wanted.no_fallbacks && wanted.order.is_empty()
+    }
+
     /// Asks those that can go on in this way.
     async fn by(&mut self, way: &Way, broken: &Broken) -> Option<Opened> {
         let mut choices = self.able(way, &self.used);
@@ -128,6 +134,9 @@ impl Delivery {
             others.extend(choices.iter().map(|choice| choice.candidate.seller()));
             others.retain(|seller| *seller != broken.seller);
             choices.extend(self.able(way, &others));
+        }
+        if self.is_bound() {
+            choices.retain(|choice| choice.candidate.seller() == broken.seller);
         }
         if choices.is_empty() {
             return None;

@@ -56,11 +56,13 @@ pub(in crate::client) enum Close {
 }
 
 impl Close {
-    /// Why the answer is not whole, by the seller's word.
+    /// Why the answer is not whole, by the seller's word. Not asked of one that we told to
+    /// stop.
     pub(in crate::client) fn fault(&self) -> Option<&'static str> {
         match self {
             Self::Peer { receipt, .. } => match receipt.receipt().ending {
-                Ending::Complete | Ending::Cancelled => None,
+                Ending::Complete => None,
+                Ending::Cancelled => Some("the seller says it was told to stop, and was not"),
                 Ending::UpstreamFailed => Some("the seller's model server failed"),
                 Ending::Unpaid => Some("the seller did not get the next voucher in time"),
                 Ending::Interrupted => Some("the seller was restarted"),
@@ -230,10 +232,13 @@ impl Running {
         }
     }
 
-    /// Books the end.
+    /// Books the end. Once begun it goes on, even if nobody waits for it any more.
     pub(in crate::client) async fn close(mut self, close: Close, is_whole: bool) -> Closed {
         match self.inner.take() {
-            Some(inner) => inner.close(close, is_whole).await,
+            Some(inner) => {
+                let booking = tokio::spawn(inner.close(close, is_whole));
+                booking.await.unwrap_or_default()
+            }
             None => Closed::default(),
         }
     }
@@ -348,7 +353,7 @@ impl Inner {
                 (self.book_web(&end).await, Usage::default(), disputed)
             }
         };
-        let good = closed.broken.is_none() && !disputed && ended;
+        let good = closed.broken.is_none() && !disputed && ended && is_whole;
         let outcome = if good {
             Outcome::Served(self.served(used, closed.charged))
         } else {

@@ -10,7 +10,7 @@ use farthing_protocol::purchase::Endpoint;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::client::splice::Unfit;
+use crate::client::splice::{Length, Unfit};
 
 pub(in crate::client) use farthing_protocol::offer::ASSISTANT_PREFIX;
 
@@ -38,7 +38,8 @@ pub(in crate::client) enum Sequel {
     Nothing,
 }
 
-/// The request for the rest of the answer to `body`, of which `text` is there, `tokens` long.
+/// The request for the rest of the answer to `body`, of which `text` is there, so long. That
+/// nothing is left to ask for is never believed of a seller that broke off: we counted it.
 ///
 /// # Errors
 /// [`Unfit`], when the rest alone cannot be asked for.
@@ -46,7 +47,7 @@ pub(in crate::client) fn rest(
     endpoint: Endpoint,
     body: &[u8],
     text: &str,
-    tokens: u64,
+    length: Length,
 ) -> Result<Sequel, Unfit> {
     let body = Body::parse(body).map_err(|_| Unfit::Field("body"))?;
     fits(&body)?;
@@ -58,16 +59,33 @@ pub(in crate::client) fn rest(
     for field in LIMITS {
         let limit = body.get::<u64>(field).map_err(wrong)?;
         let Some(limit) = limit else { continue };
-        match limit.saturating_sub(tokens) {
-            0 => return Ok(Sequel::Nothing),
-            left => changes.push((field, left.to_string())),
+        if limit <= length.least {
+            return Ok(Sequel::Nothing);
         }
+        let left = limit.saturating_sub(length.tokens).max(1);
+        changes.push((field, left.to_string()));
     }
     let changes: Vec<_> = changes
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     Ok(Sequel::Rest(body.with(&changes).into()))
+}
+
+/// How many answers a request asks for: `n` of each prompt.
+pub(in crate::client) fn answers(body: &[u8]) -> u64 {
+    let Ok(body) = Body::parse(body) else {
+        return 1;
+    };
+    let each = body.get::<u64>("n").ok().flatten().unwrap_or(1).max(1);
+    let prompts = body.raw("prompt").unwrap_or_default();
+    let prompts = serde_json::from_str::<Vec<&RawValue>>(prompts).ok();
+    let prompts = prompts.filter(|list| {
+        let one = list.first().map_or("", |one| one.get());
+        // A list of numbers is one prompt.
+        one.starts_with(['"', '['])
+    });
+    each.saturating_mul(prompts.map_or(1, |list| list.len() as u64))
 }
 
 /// Whether the same request makes the same answer once more.

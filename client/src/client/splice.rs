@@ -18,6 +18,8 @@ use crate::client::failure::Failure;
 
 /// The most bytes of an answer that another seller can go on with: they are sent along.
 const MOST_TEXT: usize = 1024 * 1024;
+/// The fewest bytes of text that we take a token for, when a seller sends several at once.
+const TOKEN: u64 = 3;
 /// What a seller's own end of stream looks like.
 const DONE: &[u8] = b"[DONE]";
 /// What names an answer, the same in all its events.
@@ -40,6 +42,15 @@ pub(in crate::client) enum Unfit {
     Field(&'static str),
 }
 
+/// How long a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) struct Length {
+    /// Tokens, at least: the pieces that came.
+    pub(in crate::client) least: u64,
+    /// Tokens by the sellers' count, as far as the text bears it out.
+    pub(in crate::client) tokens: u64,
+}
+
 /// What of an answer the application has.
 #[derive(Debug, Clone)]
 pub(in crate::client) struct Splice {
@@ -53,11 +64,15 @@ pub(in crate::client) struct Splice {
     content: bool,
     /// Events with text in them, of this seller.
     pieces: u64,
-    /// Whether the answer said why it ended.
-    finished: bool,
+    /// How many answers were asked for.
+    answers: u64,
+    /// Which of them said why they ended, by their index.
+    ended: u128,
     /// Counted by the sellers before this one.
     earlier: [u64; 3],
-    /// Tokens of the text they left.
+    /// Pieces of text that they left.
+    heard: u64,
+    /// Tokens of that text, by their count.
     tokens: u64,
     /// Whether this one began anew.
     anew: bool,
@@ -143,18 +158,20 @@ impl Choice<'_> {
 }
 
 impl Splice {
-    /// Nothing yet of an answer.
-    pub(in crate::client) fn new(endpoint: Endpoint, mode: Mode) -> Self {
+    /// Nothing yet of so many answers to one request.
+    pub(in crate::client) fn new(endpoint: Endpoint, mode: Mode, answers: u64) -> Self {
         Self {
             endpoint,
             mode,
             names: None,
             text: String::new(),
-            unfit: None,
+            unfit: (answers > 1).then_some(Unfit::Several),
             content: false,
             pieces: 0,
-            finished: false,
+            answers,
+            ended: 0,
             earlier: [0; 3],
+            heard: 0,
             tokens: 0,
             anew: false,
             part: Part::First,
@@ -179,9 +196,27 @@ impl Splice {
         self.content
     }
 
-    /// Whether the answer is all there.
-    pub(in crate::client) const fn is_finished(&self) -> bool {
-        self.finished
+    /// Whether the answer is all there: each one that was asked for said why it ended.
+    pub(in crate::client) fn is_finished(&self) -> bool {
+        match self.mode {
+            Mode::Plain => self.content,
+            Mode::Stream => u64::from(self.ended.count_ones()) >= self.answers,
+        }
+    }
+
+    /// What is missing of an answer that its seller calls complete. Whether a text without a
+    /// reason is at its end nobody but the seller knows, and some model servers never say one.
+    pub(in crate::client) fn lacks(&self) -> Option<&'static str> {
+        if self.is_finished() {
+            return None;
+        }
+        match (self.mode, self.part) {
+            (Mode::Plain, _) => Some("the seller sent no document"),
+            (_, Part::Again(_)) => Some("its answer is shorter than what was there"),
+            _ if !self.content => Some("the seller ended without a word"),
+            _ if self.ended != 0 => Some("one of the answers has no end"),
+            _ => None,
+        }
     }
 
     /// Whether a seller is asked to go on, not to begin.
@@ -194,8 +229,18 @@ impl Splice {
         self.pieces
     }
 
+    /// How long the text is, when this seller counted so many tokens.
+    pub(in crate::client) fn length(&self, used: Usage) -> Length {
+        let least = self.heard.saturating_add(self.pieces);
+        let likely = least.max(self.text.len() as u64 / TOKEN);
+        Length {
+            least,
+            tokens: self.delivered(used).clamp(least, likely),
+        }
+    }
+
     /// Tokens of the text so far, when this seller counted so many.
-    pub(in crate::client) fn delivered(&self, used: Usage) -> u64 {
+    fn delivered(&self, used: Usage) -> u64 {
         let used = u64::from(used.completion);
         match self.anew {
             true => self.tokens.max(used),
@@ -212,6 +257,7 @@ impl Splice {
             *sum = sum.saturating_add(count);
         }
         next.tokens = self.delivered(used);
+        next.heard = self.heard.saturating_add(self.pieces);
         next.anew = again;
         next.part = if again { Part::Again(0) } else { Part::Rest };
         (next.content, next.pieces) = (false, 0);
@@ -232,7 +278,7 @@ impl Splice {
             return Err(Failure::Nonsense("it reports a failure"));
         }
         if self.mode == Mode::Plain {
-            (self.content, self.finished) = (true, true);
+            self.content = true;
             return Ok(Some(event.clone()));
         }
         match self.part {
@@ -277,7 +323,14 @@ impl Splice {
             self.unfit = self.unfit.or(Some(Unfit::TooLong));
             self.text = String::new();
         }
-        self.finished |= full(choice.finish_reason).is_some() && self.unfit != Some(Unfit::Several);
+        let index = choice.index.unwrap_or(0);
+        if full(choice.finish_reason).is_some() && index < self.answers {
+            // Of more than can be noted some stay without an end.
+            let bit = u32::try_from(index)
+                .ok()
+                .and_then(|n| 1_u128.checked_shl(n));
+            self.ended |= bit.unwrap_or_default();
+        }
     }
 
     /// An event of a seller that goes on, as an event of the first.
@@ -337,7 +390,7 @@ impl Splice {
     /// An event that ends the answer because all the tokens that were asked for are there, and
     /// one that counts them.
     pub(in crate::client) fn end_of_length(&mut self) -> [Bytes; 2] {
-        self.finished = true;
+        self.ended |= 1;
         let choice = match self.endpoint {
             Endpoint::Completions => json!({"index": 0, "text": "", "finish_reason": "length"}),
             _ => json!({"index": 0, "delta": {}, "finish_reason": "length"}),

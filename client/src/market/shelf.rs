@@ -20,15 +20,16 @@ use crate::market::stats::Measured;
 /// Up to so many sellers, all are looked at.
 const FEW: usize = 64;
 /// How many are taken from each order.
-const BEST: [usize; ORDERS] = [24, 12, 16];
+const BEST: [usize; ORDERS] = [24, 12, 8, 12];
 /// How many are taken by lot.
 const LOT: usize = 12;
 /// How many of those that cannot be tried now are taken, for the case that nobody can.
 const PAUSED: usize = 8;
 /// How many are passed over in one order before it is given up, while others have brought some.
 const PASSED: usize = 256;
-/// By value and by time, of those that were measured; by price, of all.
-const ORDERS: usize = 3;
+/// By value and by time, of those that were measured; by price, of all; and of those that were
+/// not, so that newcomers are met even if others are known to be cheap.
+const ORDERS: usize = 4;
 const PRICE: usize = 2;
 
 /// A request of average size, by which sellers are kept in order: tokens of prompt and answer.
@@ -299,7 +300,8 @@ fn standing(goods: &Goods, measured: Option<&Measured>) -> [Option<f64>; ORDERS]
         time = Some(took.max(1.0) / success);
         value = Some(dear * took.max(1.0).sqrt() / success);
     }
-    [value, time, Some(dear)]
+    let new = known.is_none().then_some(dear);
+    [value, time, Some(dear), new]
 }
 
 /// A number that looks random, from the seed alone (splitmix64).

@@ -24,6 +24,10 @@ const PEAK_HALF_LIFE: Duration = Duration::from_secs(10);
 const WATCHED: usize = 64;
 /// For how long a reported load is believed.
 const LOAD_AGE: Duration = Duration::from_secs(30);
+/// Time in which the chance that a seller is still full halves.
+const FULL_HALF_LIFE: Duration = Duration::from_secs(20);
+/// What is left of that chance when it takes a purchase.
+const NOT_FULL: f64 = 0.3;
 /// The pause after one failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
@@ -126,6 +130,8 @@ pub struct Measured {
     pub at_seller: u32,
     /// The load it last reported, unless that is long ago.
     pub load: Option<Load>,
+    /// The chance that it would say that it is busy, 0 to 1, by what it said before.
+    pub full: f64,
     /// Failures in a row.
     pub failures: u32,
     /// Whether it is left alone.
@@ -163,6 +169,7 @@ impl Measured {
             in_flight: 0,
             at_seller: 0,
             load: None,
+            full: 0.0,
             failures: 0,
             pause: None,
             paid: Amount::ZERO,
@@ -293,6 +300,9 @@ pub(super) struct Stats {
     waiting: Vec<Timestamp>,
     #[serde(skip)]
     load: Option<(Load, Timestamp)>,
+    /// The chance that it is full, and as of when.
+    #[serde(skip)]
+    full: (f64, Timestamp),
 }
 
 impl Stats {
@@ -318,6 +328,7 @@ impl Stats {
             in_flight: 0,
             waiting: Vec::new(),
             load: None,
+            full: (0.0, now),
         }
     }
 
@@ -359,6 +370,12 @@ impl Stats {
 
     pub(super) fn load(&mut self, load: Load, now: Timestamp) {
         self.load = Some((load, now));
+        self.full = (self.is_full(now) * NOT_FULL, now);
+    }
+
+    fn is_full(&self, now: Timestamp) -> f64 {
+        let (chance, at) = self.full;
+        chance * halved(now.since(at), FULL_HALF_LIFE)
     }
 
     pub(super) fn record(&mut self, outcome: Outcome, now: Timestamp) {
@@ -367,6 +384,7 @@ impl Stats {
             Outcome::Served(served) => self.served(served, now),
             Outcome::Busy { retry_after } => {
                 self.busy_until = now.plus(retry_after.min(LONGEST_BUSY));
+                self.full = (1.0, now);
             }
             Outcome::Failed => {
                 self.all += 1.0;
@@ -435,6 +453,7 @@ impl Stats {
             in_flight: self.in_flight,
             at_seller: self.in_flight,
             load: load.map(|(load, _)| load),
+            full: rounded(self.is_full(now)),
             failures: self.failures,
             pause: self.pause(now),
             paid: self.paid,

@@ -6,6 +6,7 @@
 
 use farthing_protocol::purchase::{Endpoint, Mode};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Tokens that leave no text: end markers, role headers.
@@ -43,9 +44,9 @@ impl Counter {
         self.events == 0
     }
 
-    /// True once text has come.
-    pub(in crate::purchase) const fn wrote(&self) -> bool {
-        self.text > 0
+    /// How many bytes of text have come.
+    pub(in crate::purchase) const fn text(&self) -> u64 {
+        self.text
     }
 
     /// How many whole events or documents have come.
@@ -104,7 +105,11 @@ struct Delta<'a> {
     #[serde(borrow, default)]
     refusal: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    tool_calls: Option<&'a serde_json::value::RawValue>,
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    function_call: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    audio: Option<&'a RawValue>,
 }
 
 /// Text, or parts of another kind that are counted by their bytes.
@@ -136,12 +141,13 @@ fn delta_bytes(delta: &Delta<'_>) -> usize {
         None => 0,
     };
     let length = |text: &Option<Cow<'_, str>>| text.as_ref().map_or(0, |text| text.len());
-    let tools = delta.tool_calls.map_or(0, |raw| raw.get().len());
+    let others = [delta.tool_calls, delta.function_call, delta.audio];
+    let others: usize = others.iter().flatten().map(|raw| raw.get().len()).sum();
     content
         + length(&delta.reasoning_content)
         + length(&delta.reasoning)
         + length(&delta.refusal)
-        + tools
+        + others
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ use crate::ledger::payments::MAX_WORDS;
 use crate::ledger::{Ledger, LedgerError, Payment, Scheme};
 use crate::market::WebOffer;
 use crate::purchase::PurchaseError;
+use crate::purchase::count::Counter;
+use crate::purchase::silence::Silence;
 pub use crate::purchase::web::ask::Unpayable;
 use crate::purchase::web::door::{Body, Door, Said, Turned};
 use crate::purchase::web::events::{Events, Item, Price};
@@ -146,7 +148,8 @@ pub struct WebPurchase {
     price: Option<Price>,
     hash: Keccak256,
     over: bool,
-    next_by: Instant,
+    counter: Counter,
+    silence: Silence,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -181,8 +184,9 @@ impl WebPurchase {
         (settlement, body): (Option<SettlementResponse>, Body),
         turn: OwnedMutexGuard<()>,
     ) -> Self {
-        let next_by = deal.first_by;
         Self {
+            counter: Counter::new(deal.endpoint, deal.mode),
+            silence: Silence::new(deal.first_by, deal.idle, deal.deadline),
             deal,
             paid,
             settlement,
@@ -191,7 +195,6 @@ impl WebPurchase {
             price: None,
             hash: Keccak256::new(),
             over: false,
-            next_by,
             _turn: turn,
         }
     }
@@ -288,12 +291,13 @@ impl WebPurchase {
             match self.events.next() {
                 Some(Item::Data(data)) => {
                     self.hash.update(&data);
-                    self.next_by = (Instant::now() + self.deal.idle).min(self.deal.deadline);
+                    self.counter.count(&data);
+                    self.silence.heard(self.counter.text(), Instant::now());
                     return Ok(WebStep::Data(data));
                 }
                 Some(Item::Price(price)) => self.price = Some(*price),
                 Some(Item::Done) => return Ok(self.end(true)),
-                None => match self.body.next(self.next_by).await? {
+                None => match self.body.next(self.silence.by()).await? {
                     Some(piece) => {
                         let fed = self.events.feed(&piece);
                         fed.map_err(|_| PurchaseError::Protocol("an event without end"))?;

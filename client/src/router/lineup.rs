@@ -10,11 +10,20 @@ use crate::router::{Choice, Standing};
 
 /// A newcomer is explored only up to this multiple of the best seller's expected cost.
 const EXPLORE_COST: u128 = 2;
+/// How much more often newcomers are explored as long as nobody is known.
+const EAGER: u64 = 9;
 /// Scores within this multiple of the best one are as good as it.
 const NEAR: f64 = 1.1;
 /// The seller that has the conversation in its cache is asked again while its score is within
 /// this multiple of the best.
 const STICKY: f64 = 1.5;
+
+/// Among fewer sellers than this, a low price is no sign of anything.
+const MANY: usize = 8;
+/// So many sellers that have shown that they answer are enough to stand behind a gamble.
+const ENOUGH: usize = 3;
+/// Who succeeds less often than this has not shown it.
+const PROVEN: f64 = 0.7;
 
 /// How far a choice stands behind others, whatever its score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -88,13 +97,48 @@ pub(super) fn order(terms: &Terms, choices: &mut Vec<Choice>, seed: u64) {
     let Some(best) = choices.first() else { return };
     let free =
         terms.preferences.sort.is_none() && best.tier.ordered == terms.preferences.order.len();
-    if free && best.standing == Standing::Score && !stick(terms, choices) {
-        spread(choices, seed);
-        explore(terms, choices, seed);
+    if free && best.standing == Standing::Score {
+        back(choices);
+        if !stick(terms, choices) {
+            spread(choices, seed);
+            explore(terms, choices, seed);
+        }
     }
     if terms.preferences.no_fallbacks && terms.preferences.order.is_empty() {
         choices.truncate(1);
     }
+}
+
+/// Behind the first place, puts those that have shown that they answer before the others of their
+/// tier: who is unknown is not the rescue of somebody else who failed. Of the unknown, those whose
+/// price is below most others' come last: whoever only wants to be asked asks little.
+fn back(choices: &mut [Choice]) {
+    let tier = choices[0].tier;
+    let tier = choices.partition_point(|choice| choice.tier == tier && is_scored(choice));
+    let choices = &mut choices[..tier];
+    let mut costs: Vec<_> = choices.iter().map(|choice| choice.expected.cost).collect();
+    let place = costs.len() * 2 / 3;
+    let (_, middle, _) = costs.select_nth_unstable(place);
+    let middle = *middle;
+    let many = choices.len() >= MANY;
+    // The first place is a gamble that others stand behind, as soon as there are others.
+    let proven = choices.iter().filter(|choice| is_proven(choice)).count();
+    let gamble = usize::from(proven >= ENOUGH);
+    choices[gamble..].sort_by_key(|choice| {
+        let proven = is_proven(choice);
+        let bait = many && !proven && choice.expected.cost < middle;
+        (!proven, bait)
+    });
+}
+
+fn is_scored(choice: &Choice) -> bool {
+    choice.standing == Standing::Score
+}
+
+/// Whether it has answered before, and mostly does.
+fn is_proven(choice: &Choice) -> bool {
+    let measured = &choice.candidate.measured;
+    measured.weight > 0.0 && measured.first_token.is_some() && measured.success >= PROVEN
 }
 
 /// Asks the seller again that has the conversation in its cache, unless others are much better.
@@ -133,7 +177,10 @@ fn spread(choices: &mut [Choice], seed: u64) {
 fn explore(terms: &Terms, choices: &mut [Choice], seed: u64) {
     let untried = |choice: &Choice| choice.candidate.measured.weight == 0.0;
     let best = &choices[0];
-    if untried(best) || mix_seed(seed) % 100 >= u64::from(terms.explore) {
+    // Who knows few yet has more to learn.
+    let proven = choices.iter().filter(|choice| is_proven(choice)).count() as u64;
+    let share = u64::from(terms.explore) * (1 + EAGER / (1 + proven));
+    if untried(best) || mix_seed(seed) % 100 >= share {
         return;
     }
     let limit = best.expected.cost.get().saturating_mul(EXPLORE_COST);
@@ -143,8 +190,13 @@ fn explore(terms: &Terms, choices: &mut [Choice], seed: u64) {
         let affordable = choice.expected.cost <= Cost::micro_atoms(limit);
         untried(choice) && affordable && choice.tier == tier
     });
+    // Two by lot, and of these the one that promises more: they are in order.
     let lot = |place: &usize| mix(seed, choices[*place].candidate.seller());
-    let Some(place) = newcomers.min_by_key(lot) else {
+    let mut newcomers: Vec<_> = newcomers.collect();
+    newcomers.sort_by_key(lot);
+    newcomers.truncate(2);
+    let by_score = |a: &usize, b: &usize| choices[*a].score.total_cmp(&choices[*b].score);
+    let Some(place) = newcomers.into_iter().min_by(by_score) else {
         return;
     };
     choices[place].standing = Standing::Explored;

@@ -24,6 +24,8 @@ const LEAST_SUCCESS: f64 = 0.01;
 /// What is expected of an unknown seller weighs as much as so many purchases: what was measured
 /// counts less as it grows old.
 const PRIOR: f64 = 0.5;
+/// What it adds to a score, in times, to be turned away almost surely.
+const FULL: f64 = 4.0;
 /// A failure costs at least so many milliseconds.
 const RETRY: f64 = 1_000.0;
 
@@ -98,7 +100,8 @@ pub(super) fn score(choices: &mut [Choice], terms: &Terms) {
             None => {
                 let dear = power(price(choice) / success, weights.price);
                 let slow = power(choice.expected.millis.max(1.0), weights.time);
-                dear * slow * power(1.0 / success, weights.risk)
+                let full = 1.0 + measured.full * FULL;
+                dear * slow * full * power(1.0 / success, weights.risk)
             }
         };
     }

@@ -168,7 +168,8 @@ fn a_newcomer_is_tried_now_and_then_but_not_at_any_price() {
     };
     let firsts: Vec<_> = (0..1000).map(first).collect();
     let explored = firsts.iter().filter(|first| **first == seller(2)).count();
-    assert!((20..100).contains(&explored), "{explored} of 1000");
+    // With one seller known there is more to learn than the setting's five in a hundred.
+    assert!((150..350).contains(&explored), "{explored} of 1000");
     assert!(!firsts.contains(&seller(3)));
 }
 

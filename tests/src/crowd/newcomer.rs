@@ -9,12 +9,13 @@ use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::net::sky::{Sky, Weather};
 use farthing_protocol::net::{Config, Net, Reach};
+use farthing_protocol::purchase::Endpoint;
 use farthing_protocol::testing;
 use tokio::time::Instant;
 
 use crate::crowd::swarms::offer;
 use crate::crowd::{CrowdError, Newcomers};
-use crate::street::{Buyer, Street, TestNet, eventually};
+use crate::street::{Buyer, MODEL, Street, TestNet, eventually};
 
 /// Where a newcomer arrives.
 pub(super) struct Place {
@@ -70,10 +71,8 @@ pub(super) async fn arrive(place: Place, trials: u8) -> Result<Newcomers, CrowdE
         let newcomer = newcomer.ok_or_else(|| CrowdError::Failed("nobody came".into()))?;
         loop {
             // Until it has heard of a seller there is nothing to buy.
-            let known = newcomer
-                .client()
-                .market()
-                .is_some_and(|market| market.sellers() > 0);
+            let market = newcomer.client().market();
+            let known = market.is_some_and(|market| market.on_offer(MODEL, Endpoint::Chat) > 0);
             if known {
                 break;
             }

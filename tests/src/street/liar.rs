@@ -34,7 +34,10 @@ const DELIVERED: u32 = 3;
 /// What it delivers.
 const EVENT: &str = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}"#;
 
-/// What it does after a few honest events, but for the first.
+/// What it says first.
+const ROLE: &str = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+
+/// What it does after a few honest events, but for those that say so.
 #[derive(Debug, Clone, Copy)]
 pub enum Lie {
     /// Says that a deposit is mined, and hands it to nobody.
@@ -43,6 +46,9 @@ pub enum Lie {
     Demand(Amount),
     /// Ends with an honest receipt, changed like this.
     Receipt(fn(&mut Receipt)),
+    /// Sends so many events, perhaps none, and one without text before; then ends like this, with
+    /// an honest receipt.
+    Ends(u32, Ending),
 }
 
 /// What it was told.
@@ -233,12 +239,17 @@ impl Inner {
             prompt: 10,
             ..Usage::default()
         };
+        let delivered = match self.lie {
+            Lie::Ends(delivered, _) => delivered,
+            _ => DELIVERED,
+        };
         let mut all = Vec::new();
-        for completion in 1..=DELIVERED {
+        for completion in 0..=delivered {
             usage.completion = completion;
-            all.extend_from_slice(EVENT.as_bytes());
+            let event = if completion == 0 { ROLE } else { EVENT };
+            all.extend_from_slice(event.as_bytes());
             let chunk = ToBuyer::Chunk {
-                data: Bytes::from_static(EVENT.as_bytes()),
+                data: Bytes::from_static(event.as_bytes()),
                 part: Part::Last,
                 usage,
             };
@@ -251,9 +262,13 @@ impl Inner {
             }
             // It was found out before.
             Lie::Mined => {}
-            Lie::Receipt(change) => {
+            Lie::Receipt(_) | Lie::Ends(..) => {
                 let mut receipt = self.receipt(&ask, usage, &all);
-                change(&mut receipt);
+                match self.lie {
+                    Lie::Receipt(change) => change(&mut receipt),
+                    Lie::Ends(_, ending) => receipt.ending = ending,
+                    _ => {}
+                }
                 let receipt = Box::new(receipt.sign(&self.node));
                 say(
                     &mut speaks,

@@ -4,9 +4,17 @@ use serde_json::{Value, json};
 use super::*;
 
 fn asked(endpoint: Endpoint, body: &Value, text: &str, tokens: u64) -> Result<Value, Unfit> {
-    match rest(endpoint, body.to_string().as_bytes(), text, tokens)? {
+    let length = exactly(tokens);
+    match rest(endpoint, body.to_string().as_bytes(), text, length)? {
         Sequel::Rest(body) => Ok(serde_json::from_slice(&body).expect("JSON")),
         Sequel::Nothing => Ok(Value::Null),
+    }
+}
+
+const fn exactly(tokens: u64) -> Length {
+    Length {
+        least: tokens,
+        tokens,
     }
 }
 
@@ -66,6 +74,39 @@ fn both_limits_shrink_and_nothing_is_asked_when_nothing_is_left() {
         (&json!(4), &json!(2))
     );
     assert_eq!(asked(Endpoint::Chat, &body, "x", 7), Ok(Value::Null));
+}
+
+#[test]
+fn a_seller_that_broke_off_is_not_believed_that_nothing_is_left() {
+    let body = chat(json!({"max_tokens": 9})).to_string();
+    let asked = |least, tokens| {
+        let length = Length { least, tokens };
+        rest(Endpoint::Chat, body.as_bytes(), "x", length)
+    };
+    for claimed in [9, 500, u64::MAX] {
+        let Ok(Sequel::Rest(next)) = asked(8, claimed) else {
+            panic!("eight pieces are not nine tokens");
+        };
+        let next: Value = serde_json::from_slice(&next).expect("JSON");
+        assert_eq!(next["max_tokens"], 1);
+    }
+    assert_eq!(asked(9, 9), Ok(Sequel::Nothing));
+}
+
+#[test]
+fn a_request_asks_for_n_answers_to_each_prompt() {
+    for (body, count) in [
+        (json!({}), 1),
+        (json!({"n": 3}), 3),
+        (json!({"n": null, "prompt": "x"}), 1),
+        (json!({"prompt": ["x"]}), 1),
+        (json!({"n": 2, "prompt": ["x", "y"]}), 4),
+        (json!({"prompt": [1, 2, 3]}), 1),
+        (json!({"prompt": [[1, 2], [3]]}), 2),
+        (json!({"prompt": []}), 1),
+    ] {
+        assert_eq!(answers(body.to_string().as_bytes()), count, "{body}");
+    }
 }
 
 #[test]
@@ -142,8 +183,9 @@ proptest! {
     #[test]
     fn no_body_makes_it_panic(body in any::<Vec<u8>>(), text in "\\PC{0,9}") {
         for endpoint in Endpoint::ALL {
-            rest(endpoint, &body, &text, 1).ok();
+            rest(endpoint, &body, &text, exactly(1)).ok();
         }
         is_repeatable(&body);
+        answers(&body);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn stream(endpoint: Endpoint) -> Splice {
-    Splice::new(endpoint, Mode::Stream)
+    Splice::new(endpoint, Mode::Stream, 1)
 }
 
 fn event(value: &Value) -> Bytes {
@@ -141,7 +141,7 @@ fn what_is_no_part_of_an_answer_is_refused() {
         for splice in [
             stream(Endpoint::Chat),
             stream(Endpoint::Chat).handed_on(false, Usage::default()),
-            Splice::new(Endpoint::Chat, Mode::Plain),
+            Splice::new(Endpoint::Chat, Mode::Plain, 1),
         ] {
             let taken = splice.clone().take(&Bytes::from_static(bad.as_bytes()));
             assert!(
@@ -195,6 +195,76 @@ fn an_answer_as_long_as_asked_for_ends_by_its_length_and_is_counted() {
         assert_eq!(usage["usage"]["total_tokens"], 15);
         assert!(splice.is_finished());
     }
+}
+
+#[test]
+fn an_answer_given_again_that_stops_before_what_is_there_is_not_whole() {
+    let mut first = stream(Endpoint::Chat);
+    took(&mut first, &piece("a", "Hello, wo"));
+    let mut splice = first.handed_on(true, used(10, 3));
+    took(&mut splice, &piece("b", "He"));
+    assert!(splice.has_content() && splice.lacks().is_some());
+    took(&mut splice, &piece("b", "llo, world"));
+    assert_eq!(splice.lacks(), None, "its seller knows whether that is all");
+}
+
+#[test]
+fn an_answer_without_a_word_is_whole_only_if_it_says_why_it_ended() {
+    let empty = stream(Endpoint::Chat);
+    let gone_on = || {
+        let mut first = stream(Endpoint::Chat);
+        took(&mut first, &piece("a", "Hel"));
+        first.handed_on(false, used(10, 1))
+    };
+    for mut splice in [empty, gone_on()] {
+        took(&mut splice, &role("b"));
+        assert!(splice.lacks().is_some());
+        took(&mut splice, &finish("b"));
+        assert!(splice.is_finished() && splice.lacks().is_none());
+    }
+    let mut silent = gone_on();
+    took(&mut silent, &piece("b", "lo"));
+    assert_eq!(silent.lacks(), None, "some model servers say no reason");
+    let document = Splice::new(Endpoint::Chat, Mode::Plain, 1);
+    assert!(document.lacks().is_some());
+}
+
+#[test]
+fn of_two_answers_the_end_of_the_first_is_not_the_end() {
+    let end = |index: u64| {
+        let choice = json!({"index": index, "delta": {}, "finish_reason": "stop"});
+        event(&json!({"id": "a", "choices": [choice]}))
+    };
+    let mut splice = Splice::new(Endpoint::Chat, Mode::Stream, 2);
+    took(&mut splice, &piece("a", "Hello"));
+    took(&mut splice, &end(0));
+    took(&mut splice, &end(0));
+    took(&mut splice, &end(7));
+    assert!(!splice.is_finished() && splice.lacks().is_some());
+    assert_eq!(splice.unfit(), Some(Unfit::Several));
+    took(&mut splice, &end(1));
+    assert!(splice.is_finished() && splice.lacks().is_none());
+    let mut endless = Splice::new(Endpoint::Chat, Mode::Stream, u64::MAX);
+    took(&mut endless, &end(u64::MAX - 1));
+    assert!(!endless.is_finished());
+}
+
+#[test]
+fn a_text_is_as_long_as_its_pieces_whatever_its_seller_counts() {
+    let mut splice = stream(Endpoint::Chat);
+    took(&mut splice, &piece("a", "Hello, "));
+    took(&mut splice, &piece("a", "you there"));
+    let told = |count| splice.length(used(10, count));
+    let long = |least, tokens| Length { least, tokens };
+    assert_eq!(told(0), long(2, 2));
+    assert_eq!(told(4), long(2, 4));
+    assert_eq!(told(900), long(2, 5), "no more than the text bears out");
+    let mut again = splice.handed_on(true, used(10, 4));
+    took(&mut again, &piece("b", "Hello, you there, and"));
+    assert_eq!(again.length(used(10, 5)), long(3, 5));
+    let mut rest = splice.handed_on(false, used(10, 4));
+    took(&mut rest, &piece("b", ", and"));
+    assert_eq!(rest.length(used(10, 2)), long(3, 6));
 }
 
 /// `text` cut into pieces at these places.
