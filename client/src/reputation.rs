@@ -14,15 +14,16 @@ mod attacks;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
+use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::receipt::model_hash;
-use farthing_protocol::roll::Roll;
+use farthing_protocol::roll::{Heard, Roll};
 use farthing_protocol::store::{Batch, Order, Store};
 use farthing_protocol::testimony::{Line, MAX_LINES};
 
@@ -72,7 +73,7 @@ pub struct Reputation {
 
 #[derive(Debug, Default)]
 struct State {
-    own: HashMap<Name, Experience>,
+    own: BTreeMap<Name, Experience>,
     words: HashMap<Name, Word>,
     newcomers: Newcomers,
     newcomers_at: Timestamp,
@@ -83,6 +84,8 @@ struct State {
     /// How the roll stood when it was weighed last, and when that was.
     heard: u64,
     weighed: Option<Timestamp>,
+    /// Of whom something is said, but no offer says yet where their money goes.
+    unmet: HashSet<NodeId>,
 }
 
 impl Reputation {
@@ -120,6 +123,10 @@ impl Reputation {
         // What led to it is entered first.
         self.hear_tallies(&mut state, now);
         state.note(seller, model, deed, now);
+        if deed == Deed::Disputed {
+            // It concerns all the seller's models: everything is weighed anew.
+            state.weighed = None;
+        }
         self.tell(&state, (seller, model_hash(model)), model, now);
     }
 
@@ -130,14 +137,32 @@ impl Reputation {
         let mut state = self.lock();
         self.hear_tallies(&mut state, now);
         let fresh = |at: Timestamp| heard == state.heard && now.since(at) < ANEW;
-        if state.weighed.is_some_and(fresh) {
+        let met = |seller: &NodeId| self.ground.market.offer(*seller).is_some();
+        if state.weighed.is_some_and(fresh) && !state.unmet.iter().any(met) {
             return;
         }
-        let (said, us) = (self.ground.roll.heard(), self.ground.us);
+        let us = self.ground.us;
+        let said = self.believable(&mut state);
         state.words = hearsay::weigh(&said, us, self.rules.stake, now);
         state.heard = heard;
         state.weighed = Some(now);
         self.tell_all(&mut state, now);
+    }
+
+    /// Those testimonies whose channel pays whom the seller's own offer names. Any seller can give
+    /// a receipt on a channel that pays somebody else, such as its witness.
+    fn believable(&self, state: &mut State) -> Vec<Heard> {
+        state.unmet.clear();
+        let mut said = self.ground.roll.heard();
+        said.retain(|heard| {
+            let seller = heard.testimony.testimony().seller;
+            let Some(offer) = self.ground.market.offer(seller) else {
+                state.unmet.insert(seller);
+                return false;
+            };
+            heard.testimony.config().receiver == offer.offer().payout
+        });
+        said
     }
 
     fn hear_tallies(&self, state: &mut State, now: Timestamp) {
@@ -216,7 +241,7 @@ impl Reputation {
             failed: known.plainly_failed(),
             broken: known.broken,
             disputed: known.disputed,
-            invalid: known.invalid,
+            invalid: known.plainly_invalid(),
             charged: known.charged,
         };
         Some((since, own.into_iter().map(line).collect()))
@@ -284,6 +309,11 @@ const fn is_telling(known: &Experience) -> bool {
     known.served > 0 || known.failed > 0 || known.broken > 0 || known.disputed > 0
 }
 
+/// All models of a seller.
+fn models_of(seller: NodeId) -> std::ops::RangeInclusive<Name> {
+    (seller, B256::ZERO)..=(seller, B256::repeat_byte(0xff))
+}
+
 impl From<Word> for WordReport {
     fn from(word: Word) -> Self {
         Self {
@@ -337,6 +367,13 @@ impl State {
             .or_insert_with(|| Experience::new(model, now));
         known.note(deed, now);
         self.changed.insert(name);
+        if deed == Deed::Disputed {
+            // Who lies in one model's receipts has earned nothing by another's.
+            for (name, known) in self.own.range_mut(models_of(seller)) {
+                known.settled = Amount::ZERO;
+                self.changed.insert(*name);
+            }
+        }
     }
 
     fn newcomers(&self, now: Timestamp) -> Newcomers {
@@ -357,7 +394,12 @@ impl State {
         Known {
             good,
             bad,
-            settled: own.map(|known| known.settled).unwrap_or_default(),
+            settled: self
+                .own
+                .range(models_of(name.0))
+                .fold(Amount::ZERO, |sum, (_, known)| {
+                    sum.saturating_add(known.settled)
+                }),
             word: self.words.get(&name).copied(),
         }
     }

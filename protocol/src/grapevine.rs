@@ -32,6 +32,11 @@ const WHOLE_WAIT: Duration = Duration::from_secs(30);
 /// The most testimonies read from one peer at a time.
 const MOST: usize = 4_096;
 
+/// The most peers remembered as asked that are gone.
+const MAX_GONE: usize = 1_024;
+/// So many testimonies are checked before other work has its turn.
+const TURN: usize = 32;
+
 type Read = (NodeId, Result<Vec<SignedTestimony>, AskError>);
 
 /// The living part.
@@ -40,7 +45,7 @@ pub struct Grapevine {
     net: Net,
     chain: Chain,
     roll: Roll,
-    /// When each connected peer was asked last.
+    /// When each peer was asked last, gone ones too: who comes back is not asked sooner.
     asked: HashMap<NodeId, Instant>,
     reading: JoinSet<Read>,
     looking: JoinSet<()>,
@@ -69,7 +74,7 @@ impl Grapevine {
             tokio::select! {
                 biased;
                 () = &mut stop => return,
-                Some(read) = self.reading.join_next() => self.learn(read.ok()),
+                Some(read) = self.reading.join_next() => self.learn(read.ok()).await,
                 Some(looked) = self.looking.join_next() => {
                     if let Err(error) = looked {
                         tracing::error!(%error, "a look at the chain was lost");
@@ -84,7 +89,7 @@ impl Grapevine {
         self.roll.sweep();
         self.look();
         let (peers, now) = (self.net.peers(), Instant::now());
-        self.asked.retain(|peer, _| peers.contains(peer));
+        forget(&mut self.asked, &peers, now);
         for peer in peers {
             let due = self
                 .asked
@@ -118,10 +123,13 @@ impl Grapevine {
         });
     }
 
-    fn learn(&self, read: Option<Read>) {
+    async fn learn(&self, read: Option<Read>) {
         let Some((peer, Ok(said))) = read else { return };
         let mut later = 0;
-        for testimony in said {
+        for (n, testimony) in said.into_iter().enumerate() {
+            if n % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
             match self.roll.hear(testimony, peer) {
                 Told::Bad(error) => {
                     // One that forwards what is not checked is not read further.
@@ -135,6 +143,16 @@ impl Grapevine {
                 return;
             }
         }
+    }
+}
+
+/// Forgets who is gone and would be asked again by now; and all who are gone, if those are too
+/// many to remember.
+fn forget(asked: &mut HashMap<NodeId, Instant>, peers: &[NodeId], now: Instant) {
+    let is_due = |at: &Instant| now.duration_since(*at) >= AGAIN;
+    asked.retain(|peer, at| peers.contains(peer) || !is_due(at));
+    if asked.len() > peers.len().saturating_add(MAX_GONE) {
+        asked.retain(|peer, _| peers.contains(peer));
     }
 }
 
@@ -170,5 +188,31 @@ pub async fn tell(net: &Net, peer: NodeId, said: &SignedTestimony) -> Result<(),
     match told.unwrap_or(Err(AskError::Open(OpenError::Deadline)))? {
         Answer::Heard => Ok(()),
         _ => Err(AskError::Misfit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::NodeKey;
+
+    #[test]
+    fn a_peer_that_comes_back_is_not_asked_sooner_and_who_is_gone_is_forgotten_in_time() {
+        let now = Instant::now();
+        let peer = |n: u32| {
+            let mut seed = [0; 32];
+            seed[..4].copy_from_slice(&n.to_be_bytes());
+            NodeKey::from_seed(&seed).id()
+        };
+        let (here, gone) = (peer(1), peer(2));
+        let mut asked = HashMap::from([(here, now), (gone, now)]);
+        forget(&mut asked, &[here], now + AGAIN / 2);
+        assert_eq!(asked.len(), 2, "it is remembered");
+        forget(&mut asked, &[here], now + AGAIN);
+        assert_eq!(asked.keys().collect::<Vec<_>>(), [&here]);
+        let many = u32::try_from(MAX_GONE).expect("small") + 10;
+        asked.extend((10..10 + many).map(|n| (peer(n), now)));
+        forget(&mut asked, &[here], now);
+        assert_eq!(asked.len(), 1, "bounded");
     }
 }

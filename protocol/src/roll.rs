@@ -4,7 +4,9 @@
 //! A handle over one short lock; nothing waits inside and nothing is asked here: [`Roll::next`]
 //! says which channel to look up and [`Roll::looked_up`] takes what the chain says
 //! ([`crate::grapevine`] does both, at its own pace). A stranger can fill its share of the waiting
-//! room and no more. Who has money behind its word pushes out who has less, never the other way.
+//! room and no more: in a full one, who has brought few takes the place of who has brought many.
+//! Who has money behind its word pushes out who has less of the same seller, never the other way;
+//! and where all room is taken, it is made among the words about the seller most is said of.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +31,9 @@ pub const MAX_WAITING_PER_PEER: usize = 32;
 const MAX_EMPTY: usize = 1_024;
 /// For how long a look at the chain counts.
 pub const RECHECK: Duration = Duration::from_secs(6 * 3_600);
+/// How much later a testimony must end than the one before on its channel: to sign another costs
+/// its witness nothing.
+pub const RENEWED: Duration = Duration::from_secs(60);
 /// For how long a channel without a claim is not looked up again.
 const EMPTY_FOR: Duration = Duration::from_secs(3_600);
 
@@ -37,7 +42,7 @@ const EMPTY_FOR: Duration = Duration::from_secs(3_600);
 pub enum Told {
     /// It counts, or waits to be looked up.
     Fresh,
-    /// A later one is known, or it is too old.
+    /// A later one is known or one hardly older, or it is too old.
     Old,
     /// No room to wait, or nothing was claimed on its channel a short while ago.
     Later,
@@ -219,12 +224,13 @@ impl State {
         source: NodeId,
         now: Timestamp,
     ) -> Option<Told> {
+        let is_new = |before: Timestamp| before.plus(RENEWED) <= until;
         let kept = self.kept.get(&channel);
-        if kept.is_some_and(|kept| kept.until() >= until) {
+        if kept.is_some_and(|kept| !is_new(kept.until())) {
             return Some(Told::Old);
         }
         let waits = self.waits(channel);
-        if waits.is_some_and(|waiting| waiting.testimony.testimony().until >= until) {
+        if waits.is_some_and(|waiting| !is_new(waiting.testimony.testimony().until)) {
             return Some(Told::Old);
         }
         if kept.is_some() || waits.is_some() {
@@ -235,8 +241,26 @@ impl State {
             return Some(Told::Later);
         }
         let theirs = self.waiting.iter().filter(|it| it.source == source).count();
-        let full = self.waiting.len() >= MAX_WAITING || theirs >= MAX_WAITING_PER_PEER;
-        full.then_some(Told::Later)
+        let full = self.waiting.len() >= MAX_WAITING && self.crowding(theirs).is_none();
+        (full || theirs >= MAX_WAITING_PER_PEER).then_some(Told::Later)
+    }
+
+    /// Who has brought most of those that wait, if that is more than somebody with one more than
+    /// so many.
+    fn crowding(&self, theirs: usize) -> Option<NodeId> {
+        let mut brought: HashMap<NodeId, usize> = HashMap::new();
+        for waiting in &self.waiting {
+            *brought.entry(waiting.source).or_default() += 1;
+        }
+        let most = brought.into_iter().max_by_key(|(source, n)| (*n, *source));
+        let (source, most) = most?;
+        (most > theirs.saturating_add(1)).then_some(source)
+    }
+
+    /// The last that this peer has brought waits no more.
+    fn turn_away(&mut self, source: NodeId) {
+        let last = self.waiting.iter().rposition(|it| it.source == source);
+        last.and_then(|place| self.waiting.remove(place));
     }
 
     fn waits(&self, channel: ChannelId) -> Option<&Waiting> {
@@ -258,10 +282,17 @@ impl State {
             return Told::Fresh;
         }
         let mut waiting = self.waiting.iter_mut();
-        match waiting.find(|it| it.testimony.testimony().channel == channel) {
-            Some(waiting) => waiting.testimony = testimony,
-            None => self.waiting.push_back(Waiting { testimony, source }),
+        if let Some(waiting) = waiting.find(|it| it.testimony.testimony().channel == channel) {
+            waiting.testimony = testimony;
+            return Told::Fresh;
         }
+        if self.waiting.len() >= MAX_WAITING {
+            let theirs = self.waiting.iter().filter(|it| it.source == source).count();
+            if let Some(most) = self.crowding(theirs) {
+                self.turn_away(most);
+            }
+        }
+        self.waiting.push_back(Waiting { testimony, source });
         Told::Fresh
     }
 
@@ -324,20 +355,37 @@ impl State {
         self.empty.insert(channel, now);
     }
 
-    /// Room for a newcomer that has more behind it than the least: of its seller, then of all.
+    /// Room for a newcomer: of its own seller's, if it has more behind it than the least; where
+    /// all is full, of that seller's of whom most is said, or else for more money.
     fn make_room(&mut self, newcomer: &Kept) -> bool {
         let seller = newcomer.seller();
         let of_seller = |kept: &Kept| kept.seller() == seller;
         if self.kept.values().filter(|kept| of_seller(kept)).count() >= MAX_PER_SELLER {
-            return self.push_out(newcomer, of_seller);
+            return self.push_out(of_seller, |least| least < newcomer.rank());
         }
-        self.kept.len() < MAX_KEPT || self.push_out(newcomer, |_| true)
+        if self.kept.len() < MAX_KEPT {
+            return true;
+        }
+        let mut said: HashMap<NodeId, usize> = HashMap::new();
+        for kept in self.kept.values() {
+            *said.entry(kept.seller()).or_default() += 1;
+        }
+        let most = said.values().copied().max().unwrap_or(0);
+        let theirs = said.get(&seller).copied().unwrap_or(0);
+        let fair = most > theirs.saturating_add(1);
+        let of_most = |kept: &Kept| said.get(&kept.seller()) == Some(&most);
+        self.push_out(of_most, |least| fair || least < newcomer.rank())
     }
 
-    fn push_out(&mut self, newcomer: &Kept, among: impl Fn(&Kept) -> bool) -> bool {
+    /// Forgets the least of these if it may be.
+    fn push_out(
+        &mut self,
+        among: impl Fn(&Kept) -> bool,
+        may: impl Fn((Amount, Timestamp)) -> bool,
+    ) -> bool {
         let ranked = self.kept.iter().filter(|(_, kept)| among(kept));
         let least = ranked.min_by_key(|(_, kept)| kept.rank());
-        let weaker = least.filter(|(_, kept)| kept.rank() < newcomer.rank());
+        let weaker = least.filter(|(_, kept)| may(kept.rank()));
         let Some(channel) = weaker.map(|(channel, _)| *channel) else {
             return false;
         };
@@ -346,141 +394,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use alloy::primitives::B256;
-
-    use super::*;
-    use crate::testing;
-    use crate::x402::ChannelConfig;
-
-    const NOW: Timestamp = Timestamp(1_790_000_000_000);
-
-    fn roll() -> (Roll, Clock) {
-        let clock = Clock::manual(NOW);
-        (Roll::new(testing::network(), clock.clone()), clock)
-    }
-
-    /// The `n`th channel's testimony of a seller.
-    fn said(seller: u8, n: u16, now: Timestamp) -> SignedTestimony {
-        let mut salt = B256::ZERO;
-        salt[..2].copy_from_slice(&n.to_be_bytes());
-        let config = ChannelConfig {
-            salt,
-            ..testing::channel_config()
-        };
-        testing::testimony_of(seller, config, 8, now)
-    }
-
-    fn peer(n: u8) -> NodeId {
-        testing::node_key(n).id()
-    }
-
-    /// Hears it and looks it up.
-    fn keep(roll: &Roll, said: SignedTestimony, claimed: u128) {
-        let channel = said.testimony.channel;
-        assert_eq!(roll.hear(said, peer(1)), Told::Fresh);
-        roll.looked_up(channel, Amount::atoms(claimed));
-    }
-
-    #[test]
-    fn a_testimony_counts_and_travels_only_when_the_chain_shows_a_claim() {
-        let (roll, clock) = roll();
-        let (good, empty) = (said(1, 1, NOW), said(1, 2, NOW));
-        assert_eq!(roll.hear(good.clone(), peer(1)), Told::Fresh);
-        assert!(roll.heard().is_empty(), "not looked up yet");
-        assert!(roll.page(0, 9).is_empty());
-        assert_eq!(roll.next(), Some(good.testimony.channel));
-        roll.looked_up(good.testimony.channel, Amount::atoms(5));
-        assert_eq!(roll.heard()[0].claimed, Amount::atoms(5));
-        assert_eq!(roll.page(0, 9), vec![good.clone()]);
-        keep(&roll, empty.clone(), 0);
-        assert_eq!(roll.page(0, 9), vec![good]);
-        assert_eq!(
-            roll.hear(empty.clone(), peer(2)),
-            Told::Later,
-            "not looked up twice"
-        );
-        clock.advance(EMPTY_FOR);
-        assert_eq!(roll.hear(empty, peer(2)), Told::Fresh, "but later it is");
-    }
-
-    #[test]
-    fn a_later_word_takes_the_place_of_an_earlier_one_without_another_look() {
-        let (roll, clock) = roll();
-        keep(&roll, said(1, 1, NOW), 5);
-        let later = NOW.plus(Duration::from_secs(60));
-        clock.advance(Duration::from_secs(60));
-        assert_eq!(roll.hear(said(1, 1, later), peer(2)), Told::Fresh);
-        assert_eq!(roll.next(), None);
-        assert_eq!(roll.heard()[0].testimony.testimony().until, later);
-        assert_eq!(roll.hear(said(1, 1, NOW), peer(2)), Told::Old);
-    }
-
-    #[test]
-    fn a_stranger_cannot_fill_the_waiting_room() {
-        let (roll, _clock) = roll();
-        let most = u16::try_from(MAX_WAITING_PER_PEER).expect("small");
-        for n in 0..most {
-            assert_eq!(roll.hear(said(1, n, NOW), peer(1)), Told::Fresh);
-        }
-        assert_eq!(roll.hear(said(1, most, NOW), peer(1)), Told::Later);
-        assert_eq!(roll.hear(said(1, most, NOW), peer(2)), Told::Fresh);
-        assert_eq!(roll.waiting(), MAX_WAITING_PER_PEER + 1);
-        // And whoever has brought many is not served before the others.
-        let turns = [roll.next(), roll.next()];
-        assert!(turns.contains(&Some(said(1, most, NOW).testimony.channel)));
-    }
-
-    #[test]
-    fn an_old_look_is_repeated() {
-        let (roll, clock) = roll();
-        keep(&roll, said(1, 1, NOW), 5);
-        assert_eq!(roll.next(), None);
-        clock.advance(RECHECK);
-        let channel = roll.next().expect("it is time");
-        roll.looked_up(channel, Amount::atoms(7));
-        assert_eq!(roll.heard()[0].claimed, Amount::atoms(7));
-        assert_eq!(roll.next(), None);
-    }
-
-    #[test]
-    fn money_pushes_out_less_money_of_the_same_seller() {
-        let (roll, _clock) = roll();
-        for n in 0..MAX_PER_SELLER {
-            keep(&roll, said(1, u16::try_from(n).expect("small"), NOW), 10);
-        }
-        keep(&roll, said(2, 800, NOW), 1);
-        keep(&roll, said(1, 900, NOW), 9);
-        let count = |claimed: u128| {
-            let heard = roll.heard();
-            let such = heard
-                .iter()
-                .filter(|it| it.claimed == Amount::atoms(claimed));
-            such.count()
-        };
-        assert_eq!((count(10), count(9), count(1)), (MAX_PER_SELLER, 0, 1));
-        keep(&roll, said(1, 901, NOW), 11);
-        assert_eq!((count(10), count(11)), (MAX_PER_SELLER - 1, 1));
-    }
-
-    #[test]
-    fn what_is_too_old_is_forgotten() {
-        let (roll, clock) = roll();
-        keep(&roll, said(1, 1, NOW), 5);
-        clock.advance(LIFETIME);
-        assert!(roll.heard().is_empty());
-        assert!(roll.page(0, 9).is_empty());
-        let changes = roll.changes();
-        roll.sweep();
-        assert_eq!(roll.changes(), changes + 1);
-    }
-
-    #[test]
-    fn a_forged_testimony_is_bad_and_waits_for_nothing() {
-        let (roll, _clock) = roll();
-        let mut forged = said(1, 1, NOW);
-        forged.testimony.lines[0].failed = 1000;
-        assert!(matches!(roll.hear(forged, peer(1)), Told::Bad(_)));
-        assert_eq!(roll.next(), None);
-    }
-}
+mod tests;

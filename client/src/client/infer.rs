@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use farthing_protocol::amount::Amount;
-use farthing_protocol::identity::NodeId;
 use tokio::time::Instant;
 
 use crate::client::answer::{Answer, InferError, Request};
@@ -17,44 +15,44 @@ use crate::client::race::Race;
 use crate::client::sequel;
 use crate::client::splice::Splice;
 use crate::policy::{Refused, Terms};
+use crate::router::Choice;
 
 impl Parts {
     pub(in crate::client) async fn infer(
         self: &Arc<Self>,
         request: Request,
     ) -> Result<Answer, InferError> {
-        self.infer_of(request, &[], Amount::MAX).await
+        let until = Instant::now() + self.config.gateway.deadline;
+        let terms = Terms::of(request.endpoint, &request.body, &self.config)?;
+        let plan = self.plan(&terms, &[])?;
+        self.hedges().earn(self.config.router.hedge);
+        let answer = self.ask(&terms, &plan.choices, until).await?;
+        self.routed(&terms, plan.seed, &answer);
+        Ok(answer)
     }
 
-    /// The same of any seller but those, for at most so much.
-    pub(in crate::client) async fn infer_of(
+    /// Asks those, on these terms, by then.
+    ///
+    /// # Errors
+    /// [`InferError`], when none of them has begun. Some of them may charge for it all the same.
+    pub(in crate::client) async fn ask(
         self: &Arc<Self>,
-        request: Request,
-        without: &[NodeId],
-        most: Amount,
+        terms: &Terms,
+        choices: &[Choice],
+        until: Instant,
     ) -> Result<Answer, InferError> {
-        let until = Instant::now() + self.config.gateway.deadline;
-        let mut terms = Terms::of(request.endpoint, &request.body, &self.config)?;
-        terms.max_cost = terms.max_cost.min(most);
-        let plan = self.plan(&terms, without)?;
-        self.hedges().earn(self.config.router.hedge);
         let answers = sequel::answers(&terms.body);
         let splice = Splice::new(terms.endpoint, terms.mode, answers);
-        let race = Race::new(self, (&terms, until), &plan.choices, splice);
+        let race = Race::new(self, (terms, until), choices, splice);
         let won = Box::pin(race.run()).await.map_err(|lost| lost.error)?;
         let terms = terms.only(&won.model);
         let order = Order {
             why: terms.explained(&won.why),
-            terms: terms.clone(),
+            terms,
             until,
             tried: won.attempts,
         };
-        let answer = delivery::deliver(Arc::clone(self), won.opened, order);
-        // A second opinion moves no conversation to another seller's cache.
-        if without.is_empty() {
-            self.routed(&terms, plan.seed, &answer);
-        }
-        Ok(answer)
+        Ok(delivery::deliver(Arc::clone(self), won.opened, order))
     }
 }
 

@@ -14,8 +14,12 @@ pub(in crate::client) const ALIKE: f64 = 0.5;
 const ALONE: f64 = 0.5;
 /// Counts may be above the middle by this part …
 const ABOVE: f64 = 1.25;
-/// … and so many tokens: templates differ.
+/// … and so many tokens: templates differ …
 const TEMPLATE: f64 = 16.0;
+/// … or in an answer so many: an end of the turn, or how a short word is cut, is no padding.
+const SLACK: f64 = 8.0;
+/// Tokens for each byte by which one may be above another, whatever the text.
+const DENSER: f64 = 0.1;
 
 /// What one seller answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +33,16 @@ pub(in crate::client) struct Saying {
 impl Saying {
     /// Tokens of the answer for each byte of it.
     fn density(&self) -> f64 {
-        let bytes = u32::try_from(self.text.len()).unwrap_or(u32::MAX);
-        f64::from(self.completion) / f64::from(bytes.max(1))
+        f64::from(self.completion) / self.bytes()
+    }
+
+    fn bytes(&self) -> f64 {
+        f64::from(u32::try_from(self.text.len()).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Whether it counts far more tokens than an answer of its length has at this density.
+    fn is_padded(&self, density: f64) -> bool {
+        f64::from(self.completion) > (density * ABOVE + DENSER) * self.bytes() + SLACK
     }
 }
 
@@ -75,7 +87,8 @@ pub(in crate::client) fn differ(a: &Saying, b: &Saying) -> bool {
     let (one, other) = (f64::from(a.prompt), f64::from(b.prompt));
     likeness(&a.text, &b.text) < ALIKE
         || apart(one, other, TEMPLATE)
-        || apart(a.density(), b.density(), 0.1)
+        || a.is_padded(b.density())
+        || b.is_padded(a.density())
 }
 
 /// Who of three stands alone, by what was said or by what was counted.
@@ -87,21 +100,18 @@ pub(in crate::client) fn alone(of: &[Saying; 3]) -> Option<usize> {
         agreed >= ALIKE && like(*one, *a).max(like(*one, *b)) < agreed * ALONE
     });
     let counts = || {
-        above(
-            of.each_ref().map(|saying| f64::from(saying.prompt)),
-            TEMPLATE,
-        )
-        .or_else(|| above(of.each_ref().map(Saying::density), 0.1))
+        let prompts = of.each_ref().map(|saying| f64::from(saying.prompt));
+        let usual = middle(prompts) * ABOVE + TEMPLATE;
+        let density = middle(of.each_ref().map(Saying::density));
+        let templates = prompts.iter().position(|prompt| *prompt > usual);
+        templates.or_else(|| of.iter().position(|saying| saying.is_padded(density)))
     };
     words.map(|(one, _)| one).or_else(counts)
 }
 
-/// Which of three numbers is far above the middle one.
-fn above(of: [f64; 3], more: f64) -> Option<usize> {
-    let mut sorted = of;
-    sorted.sort_by(f64::total_cmp);
-    of.iter()
-        .position(|number| *number > sorted[1] * ABOVE + more)
+fn middle(mut of: [f64; 3]) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[1]
 }
 
 #[cfg(test)]
@@ -151,6 +161,21 @@ mod tests {
         let mut padded = [saying(TRUE, 20), saying(TRUE, 20), saying(TRUE, 20)];
         padded[1].completion *= 3;
         assert_eq!(alone(&padded), Some(1));
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_a_token_or_two_of_a_short_answer() {
+        let short = |text: &str, completion| Saying {
+            text: text.to_owned(),
+            prompt: 20,
+            completion,
+        };
+        let (one, two) = (short("Yes", 1), short("Yes", 2));
+        assert!(!differ(&one, &two));
+        assert_eq!(alone(&[one.clone(), one.clone(), two]), None);
+        assert_eq!(alone(&[short("", 0), short("", 1), short("", 0)]), None);
+        let padded = short("Yes", 40);
+        assert_eq!(alone(&[one.clone(), padded, one]), Some(1));
     }
 
     proptest! {

@@ -3,21 +3,27 @@
 //!
 //! A probe is a purchase like any other, through the same plan, policy and wallet, of the same
 //! body but that it is not streamed: no seller can tell it from a customer, and none gets it whom
-//! the request's own wishes exclude. One runs at a time, within its own limit per day, which is
-//! entered on disk before anything is asked. Requests that forbid that others see them are never
-//! repeated.
+//! the request's own wishes exclude. It is of the model that answered and no other, and one seller
+//! is asked for it once. One runs at a time, within its own limit per day: what it may cost is
+//! entered on disk before anything is asked, and stays there unless a bill says less. Requests
+//! that forbid that others see them are never repeated.
+//!
+//! Two sellers that agree on a falsehood can blame a third by it. So a seller is blamed in this
+//! way so often a day and no more, and others are not told of it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::purchase::Endpoint;
-use farthing_protocol::store::Batch;
+use farthing_protocol::store::{Batch, Store};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::client::answer::{Answer, Bill, Event, InferError, Request};
 use crate::client::likeness::{Saying, alone, differ};
@@ -25,22 +31,48 @@ use crate::client::parts::Parts;
 use crate::client::scrutiny::{Expected, Spoken};
 use crate::ledger::experience::Deed;
 use crate::ledger::{LedgerError, PROBE_DAYS};
+use crate::policy::Terms;
 
 /// Events that wait for a slow reader on their way past us.
 const EVENTS: usize = 4;
 /// The most bytes of a request that is repeated.
 const MOST_BODY: usize = 32 * 1024;
 
-/// Whether a probe runs.
+/// How often a day one seller is blamed because two others agree against it.
+const MOST_BLAMED: u32 = 3;
+/// The most sellers blamed in this way on one day.
+const MOST_SELLERS: usize = 1_024;
+
+/// Whether a probe runs, and whom they have blamed today.
 #[derive(Debug, Default)]
-pub(in crate::client) struct Probing(AtomicBool);
+pub(in crate::client) struct Probing {
+    runs: AtomicBool,
+    blamed: Mutex<(u64, HashMap<NodeId, u32>)>,
+}
+
+impl Probing {
+    /// Whether this seller may be blamed once more on this day; it counts as blamed.
+    fn may_blame(&self, seller: NodeId, today: u64) -> bool {
+        let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if blamed.0 != today {
+            *blamed = (today, HashMap::new());
+        }
+        let sellers = &mut blamed.1;
+        if !sellers.contains_key(&seller) && sellers.len() >= MOST_SELLERS {
+            return false;
+        }
+        let times = sellers.entry(seller).or_default();
+        *times = times.saturating_add(1);
+        *times <= MOST_BLAMED
+    }
+}
 
 /// Until it is dropped, no other probe runs.
 struct Turn(Arc<Parts>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.repute.probing.0.store(false, Ordering::Release);
+        self.0.repute.probing.runs.store(false, Ordering::Release);
     }
 }
 
@@ -193,7 +225,7 @@ impl Watch {
             return;
         };
         let parts = Arc::clone(parts);
-        if parts.repute.probing.0.swap(true, Ordering::AcqRel) {
+        if parts.repute.probing.runs.swap(true, Ordering::AcqRel) {
             return;
         }
         let turn = Turn(parts);
@@ -241,36 +273,46 @@ impl Parts {
         again: Request,
         first: (NodeId, Saying),
     ) -> Result<(), ProbeError> {
-        let second = self.ask_again(&again, &[first.0]).await?;
+        let second = self.ask_again(&again, model, &[first.0]).await?;
         if !differ(&first.1, &second.1) {
             return Ok(());
         }
-        let third = self.ask_again(&again, &[first.0, second.0]).await?;
+        let third = self.ask_again(&again, model, &[first.0, second.0]).await?;
         let sellers = [first.0, second.0, third.0];
         if let Some(place) = alone(&[first.1, second.1, third.1]) {
-            let seller = sellers[place];
+            let (seller, today) = (sellers[place], self.clock.now().day());
             tracing::info!(seller = %seller.short(), %model, "two other sellers of the model agree against its answer");
-            self.repute.reputation.note(seller, model, Deed::Invalid);
+            if self.repute.probing.may_blame(seller, today) {
+                self.repute.reputation.note(seller, model, Deed::Alone);
+            }
         }
         Ok(())
     }
 
-    /// The same request, of a seller that has not answered it yet.
+    /// The same request to the same model, of one seller that has not answered it yet.
     async fn ask_again(
         self: &Arc<Self>,
         again: &Request,
+        model: &str,
         without: &[NodeId],
     ) -> Result<(NodeId, Saying), ProbeError> {
-        let most = self.set_aside().await?;
-        let infer = Box::pin(self.infer_of(again.clone(), without, most.may_cost));
-        let mut answer = match infer.await {
-            Ok(answer) => answer,
-            Err(error) => {
-                // Nothing is charged for nothing delivered.
-                self.spent(&most, Amount::ZERO).await?;
-                return Err(error.into());
-            }
-        };
+        let today = Today::of(self.ledger.store(), self.clock.now().day())?;
+        let terms = Terms::of(again.endpoint, &again.body, &self.config);
+        let terms = terms.map_err(InferError::from)?;
+        let left = today.left(self.config.probes.per_day)?;
+        let mut terms = second(&terms, model, left).ok_or(ProbeError::Other)?;
+        // Until here nothing is asked, and nothing spent.
+        let mut choices = self.plan(&terms, without)?.choices;
+        choices.truncate(1);
+        let may_cost = choices.first().ok_or(ProbeError::Other)?.max_cost;
+        terms.max_cost = terms.max_cost.min(may_cost);
+        let (until, store) = (
+            Instant::now() + self.config.gateway.deadline,
+            self.ledger.store(),
+        );
+        today.enter(store, terms.max_cost).await?;
+        // After an error, here and below, all of it counts as spent: the seller may charge yet.
+        let mut answer = Box::pin(self.ask(&terms, &choices, until)).await?;
         let (mut spoken, mut bill) = (Spoken::default(), None);
         while let Some(event) = answer.next().await {
             match event? {
@@ -281,51 +323,50 @@ impl Parts {
             }
         }
         let bill = bill.ok_or(ProbeError::Other)?;
-        self.spent(&most, bill.charged).await?;
+        today.enter(store, bill.charged).await?;
         let seller = bill.receipt.seller;
         let alone = bill.earlier.is_empty();
-        let said = saying(&spoken, &bill).filter(|_| alone && seller == answer.seller);
+        let same = seller == answer.seller && answer.model == model;
+        let said = saying(&spoken, &bill).filter(|_| alone && same);
         Ok((seller, said.ok_or(ProbeError::Other)?))
-    }
-
-    /// Enters that a probe may cost what is left of the day's limit, before it is asked.
-    async fn set_aside(&self) -> Result<Allowance, ProbeError> {
-        let day = self.clock.now().day();
-        let store = self.ledger.store();
-        let spent = store.get(&PROBE_DAYS, &day).map_err(LedgerError::from)?;
-        let spent = spent.unwrap_or_default();
-        let left = self.config.probes.per_day.saturating_sub(spent);
-        let may_cost = left.min(self.config.spend.per_purchase);
-        if may_cost.is_zero() {
-            return Err(ProbeError::Limit);
-        }
-        let allowance = Allowance {
-            day,
-            spent,
-            may_cost,
-        };
-        self.enter(day, spent.saturating_add(may_cost)).await?;
-        Ok(allowance)
-    }
-
-    /// What it did cost.
-    async fn spent(&self, allowance: &Allowance, charged: Amount) -> Result<(), LedgerError> {
-        let sum = allowance.spent.saturating_add(charged);
-        self.enter(allowance.day, sum).await
-    }
-
-    async fn enter(&self, day: u64, sum: Amount) -> Result<(), LedgerError> {
-        let batch = Batch::new().put(&PROBE_DAYS, &day, &sum)?;
-        Ok(self.ledger.store().commit(batch).await?)
     }
 }
 
-/// What one probe may cost.
-struct Allowance {
+/// The terms on which a second seller is asked: the model that answered, of all that would have
+/// done, one seller once, for at most so much.
+fn second(terms: &Terms, model: &str, most: Amount) -> Option<Terms> {
+    let meant = terms.models.iter().any(|it| it == model);
+    meant.then(|| Terms {
+        attempts: 1,
+        max_cost: terms.max_cost.min(most),
+        ..terms.only(model)
+    })
+}
+
+/// What the probes of a day have cost, and those under way may cost.
+struct Today {
     day: u64,
-    /// What the others of the day have cost.
     spent: Amount,
-    may_cost: Amount,
+}
+
+impl Today {
+    fn of(store: &Store, day: u64) -> Result<Self, LedgerError> {
+        let spent = store.get(&PROBE_DAYS, &day)?.unwrap_or_default();
+        Ok(Self { day, spent })
+    }
+
+    /// What is left of the limit.
+    fn left(&self, per_day: Amount) -> Result<Amount, ProbeError> {
+        let left = per_day.saturating_sub(self.spent);
+        (!left.is_zero()).then_some(left).ok_or(ProbeError::Limit)
+    }
+
+    /// Enters what the next one may cost, or did cost.
+    async fn enter(&self, store: &Store, cost: Amount) -> Result<(), LedgerError> {
+        let sum = self.spent.saturating_add(cost);
+        let batch = Batch::new().put(&PROBE_DAYS, &self.day, &sum)?;
+        Ok(store.commit(batch).await?)
+    }
 }
 
 #[cfg(test)]
@@ -366,5 +407,73 @@ mod tests {
             "x".repeat(MOST_BODY)
         );
         assert_eq!(again(&long), None);
+    }
+
+    fn terms(text: &str) -> Terms {
+        let config = crate::config::Config::default();
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        Terms::of(Endpoint::Chat, &body, &config).expect("accepted")
+    }
+
+    #[test]
+    fn a_second_seller_is_asked_for_the_model_that_answered_and_for_no_other() {
+        let of = r#"{"model":"a/one","models":["b/two"],"messages":[],"temperature":0}"#;
+        let terms = terms(of);
+        assert_eq!(terms.models, ["a/one", "b/two"], "either would do");
+        let again = second(&terms, "b/two", Amount::MAX).expect("was meant");
+        assert_eq!(again.models, ["b/two"]);
+        assert_eq!(again.model, "b/two");
+        assert!(again.body.windows(7).any(|at| at == b"\"b/two\""));
+        assert!(second(&terms, "c/three", Amount::MAX).is_none());
+    }
+
+    #[test]
+    fn a_probe_asks_one_seller_once_for_no_more_than_is_left_of_the_day() {
+        let terms = terms(r#"{"model":"m","messages":[],"temperature":0}"#);
+        assert!(terms.attempts > 1);
+        let again = second(&terms, "m", Amount::atoms(7)).expect("was meant");
+        assert_eq!((again.attempts, again.max_cost), (1, Amount::atoms(7)));
+        let most = second(&terms, "m", Amount::MAX)
+            .expect("was meant")
+            .max_cost;
+        assert_eq!(most, terms.max_cost, "nor more than any purchase");
+    }
+
+    #[tokio::test]
+    async fn what_a_probe_may_cost_counts_until_a_bill_says_less() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path(), crate::ledger::schema()).expect("opens");
+        let per_day = Amount::atoms(100);
+        let today = Today::of(&store, 3).expect("is read");
+        today
+            .enter(&store, Amount::atoms(60))
+            .await
+            .expect("is entered");
+        // It failed, and nobody knows what it will have cost.
+        let after = Today::of(&store, 3).expect("is read");
+        assert_eq!(after.left(per_day).expect("some"), Amount::atoms(40));
+        after
+            .enter(&store, Amount::atoms(40))
+            .await
+            .expect("is entered");
+        let full = Today::of(&store, 3).expect("is read");
+        assert!(matches!(full.left(per_day), Err(ProbeError::Limit)));
+        after
+            .enter(&store, Amount::atoms(5))
+            .await
+            .expect("is entered");
+        let last = Today::of(&store, 3).expect("is read");
+        assert_eq!(last.left(per_day).expect("some"), Amount::atoms(35));
+        assert_eq!(Today::of(&store, 4).expect("is read").spent, Amount::ZERO);
+    }
+
+    #[test]
+    fn two_sellers_can_blame_a_third_so_often_a_day_and_no_more() {
+        let probing = Probing::default();
+        let seller = |n| farthing_protocol::testing::node_key(n).id();
+        let blamed = (0..10).filter(|_| probing.may_blame(seller(1), 5)).count();
+        assert_eq!(blamed, 3);
+        assert!(probing.may_blame(seller(2), 5), "each for itself");
+        assert!(probing.may_blame(seller(1), 6), "and another day again");
     }
 }

@@ -29,6 +29,8 @@ pub enum Deed {
     Disputed,
     /// A whole answer was not what was asked for.
     Invalid,
+    /// Two other sellers agree against a whole answer: that is their word, and is told nobody.
+    Alone,
 }
 
 /// What became of the purchases of one model from one seller.
@@ -52,8 +54,10 @@ pub struct Experience {
     pub broken: u32,
     /// False receipts.
     pub disputed: u32,
-    /// Whole answers that were not what was asked for.
+    /// Whole answers that were not what was asked for, or that others agree against.
     pub invalid: u32,
+    /// Those of them that others agree against.
+    pub alone: u32,
     /// Atoms charged for whole answers.
     pub charged: Amount,
     /// Atoms charged for whole answers since anything was wrong with a receipt, however long ago.
@@ -75,6 +79,7 @@ impl Experience {
             broken: 0,
             disputed: 0,
             invalid: 0,
+            alone: 0,
             charged: Amount::ZERO,
             settled: Amount::ZERO,
         }
@@ -106,9 +111,10 @@ impl Experience {
                 self.disputed = self.disputed.saturating_add(1);
                 self.settled = Amount::ZERO;
             }
-            Deed::Invalid => {
+            Deed::Invalid | Deed::Alone => {
                 self.bad += INVALID;
                 self.invalid = self.invalid.saturating_add(1);
+                self.alone = self.alone.saturating_add(u32::from(deed == Deed::Alone));
             }
         }
     }
@@ -118,6 +124,12 @@ impl Experience {
     pub fn plainly_failed(&self) -> u32 {
         let particular = self.broken.saturating_add(self.disputed);
         self.failed.saturating_sub(particular)
+    }
+
+    /// Whole answers that were not what was asked for, as anyone could see.
+    #[must_use]
+    pub const fn plainly_invalid(&self) -> u32 {
+        self.invalid.saturating_sub(self.alone)
     }
 
     /// What is good and what is bad, as it counts now.

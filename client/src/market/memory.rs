@@ -50,13 +50,24 @@ impl Memory {
         endpoint: Endpoint,
         now: Timestamp,
     ) -> Option<Measured> {
-        let kept = self.sellers.get(&seller).into_iter().flatten();
-        let mut kept = kept.filter(|(id, at, _)| *at == endpoint && id == model);
+        let all = self.sellers.get(&seller).map_or(&[][..], Vec::as_slice);
+        let mut kept = all
+            .iter()
+            .filter(|(id, at, _)| *at == endpoint && id == model);
         let belief = self.beliefs.known(seller, model);
-        match kept.next() {
+        let running = all.iter().map(|(_, _, stats)| stats.in_flight());
+        let at_seller = running.fold(0, u32::saturating_add);
+        let measured = match kept.next() {
             Some((_, _, stats)) => Some(stats.at(now, belief.unwrap_or(self.beliefs.newcomer()))),
+            None if at_seller > 0 => {
+                Some(Measured::untried(belief.unwrap_or(self.beliefs.newcomer())))
+            }
             None => belief.map(Measured::untried),
-        }
+        };
+        measured.map(|measured| Measured {
+            at_seller,
+            ..measured
+        })
     }
 
     /// Of a seller that was never measured, and that nothing is believed of.

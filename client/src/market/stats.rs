@@ -126,6 +126,8 @@ pub struct Measured {
     pub gap_p99: Option<f64>,
     /// Purchases running.
     pub in_flight: u32,
+    /// Purchases running at the seller, of all its models.
+    pub at_seller: u32,
     /// The load it last reported, unless that is long ago.
     pub load: Option<Load>,
     /// The chance that it would say that it is busy, 0 to 1, by what it said before.
@@ -165,6 +167,7 @@ impl Measured {
             per_token: None,
             gap_p99: None,
             in_flight: 0,
+            at_seller: 0,
             load: None,
             full: 0.0,
             failures: 0,
@@ -303,6 +306,10 @@ pub(super) struct Stats {
 }
 
 impl Stats {
+    pub(super) const fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             good: 0.0,
@@ -444,6 +451,7 @@ impl Stats {
             per_token: self.per_token.map(|level| rounded(level.at(now))),
             gap_p99: gaps.p99.map(rounded),
             in_flight: self.in_flight,
+            at_seller: self.in_flight,
             load: load.map(|(load, _)| load),
             full: rounded(self.is_full(now)),
             failures: self.failures,

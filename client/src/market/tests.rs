@@ -418,3 +418,14 @@ fn a_seller_that_is_met_over_http_is_looked_at_like_others() {
     assert_eq!(market.snapshot(MODEL, Endpoint::Chat).len(), 1);
     assert_eq!(market.snapshot("other/model", Endpoint::Chat).len(), 1);
 }
+
+#[test]
+fn what_runs_at_a_seller_is_counted_over_all_its_models_and_endpoints() {
+    let (market, _clock) = market(1);
+    let other = market.begin(seller(1), "test/other", Endpoint::Chat);
+    let plain = market.begin(seller(1), MODEL, Endpoint::Completions);
+    let now = measured(&market, 1);
+    assert_eq!((now.in_flight, now.at_seller), (0, 2));
+    drop((other, plain));
+    assert_eq!(measured(&market, 1).at_seller, 0);
+}

@@ -27,7 +27,7 @@ pub struct Known {
     pub good: f64,
     /// Weight of our bad ones.
     pub bad: f64,
-    /// What we paid there and had for it.
+    /// What we paid that seller and had for it, for all its models.
     pub settled: Amount,
     /// What others say, if they say anything.
     pub word: Option<Word>,
@@ -63,7 +63,7 @@ pub fn newcomer(newcomers: Newcomers, rules: Rules) -> Belief {
     Belief {
         success: success.min(usual.success),
         weight: usual.weight,
-        credit: rules.credit,
+        credit: scaled(rules.credit, success / usual.success),
     }
 }
 
@@ -113,7 +113,9 @@ fn scale(amount: Amount) -> f64 {
 )]
 fn scaled(amount: Amount, part: f64) -> Amount {
     let thousandths = (part.clamp(0.0, 1.0) * 1000.0) as u128;
-    Amount::atoms((amount.get() / 1000).saturating_mul(thousandths))
+    let (whole, rest) = (amount.get() / 1000, amount.get() % 1000);
+    let whole = whole.saturating_mul(thousandths);
+    Amount::atoms(whole.saturating_add(rest * thousandths / 1000))
 }
 
 /// Why it is believed, in one line.

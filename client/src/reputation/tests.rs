@@ -84,6 +84,17 @@ impl World {
             payer: testing::evm_key(n).address(),
             ..testing::channel_config()
         };
+        self.hears_of(config, n, failed, claimed)
+    }
+
+    /// The same over a channel on these terms.
+    fn hears_of(
+        &self,
+        config: ChannelConfig,
+        n: u8,
+        failed: bool,
+        claimed: u128,
+    ) -> SignedTestimony {
         let mut said = testing::testimony_of(1, config, 8, NOW);
         let line = &mut said.testimony.lines[0];
         (line.served, line.failed) = if failed { (0, 10) } else { (10, 0) };
@@ -180,6 +191,92 @@ fn our_own_testimony_is_not_heard_twice_and_worthless_ones_move_nothing() {
     world.hears(3, true, 50_000_000);
     world.hears(9, true, 0);
     assert!((world.measured(1).success - before).abs() < 1e-9);
+}
+
+#[test]
+fn a_channel_that_pays_somebody_else_than_the_seller_moves_nothing() {
+    let world = world();
+    let before = world.measured(1).success;
+    let config = ChannelConfig {
+        payer: testing::evm_key(9).address(),
+        receiver: testing::evm_key(9).address(),
+        ..testing::channel_config()
+    };
+    world.hears_of(config, 9, true, 50_000_000);
+    assert_eq!(world.roll.heard().len(), 1, "the chain shows a claim");
+    assert!((world.measured(1).success - before).abs() < 1e-9);
+}
+
+#[test]
+fn what_is_said_of_a_seller_counts_as_soon_as_its_offer_is_there() {
+    let world = world();
+    world.clock.advance(Duration::from_secs(601));
+    world.market.sweep();
+    world.hears(9, true, 50_000_000);
+    assert!(world.reputation.belief(seller(1), MODEL).success > 0.89);
+    let again = testing::signed_offer_of(1, 2, world.clock.now());
+    world.market.hear(again);
+    world.reputation.refresh();
+    assert!(world.measured(1).success < 0.75, "without a minute's wait");
+}
+
+#[test]
+fn what_is_experienced_by_comparison_is_believed_but_not_told() {
+    let world = world();
+    world.buys(1, served());
+    world.reputation.note(seller(1), MODEL, Deed::Alone);
+    world.reputation.note(seller(1), MODEL, Deed::Invalid);
+    let (_, lines) = world.reputation.lines(seller(1)).expect("something");
+    assert_eq!(lines[0].invalid, 1, "what anyone could see");
+    let report = world.reputation.report();
+    let known = report.iter().find(|it| it.seller == seller(1));
+    assert_eq!(known.map(|known| known.invalid), Some(2));
+    assert!(world.reputation.belief(seller(1), MODEL).success < 0.6);
+}
+
+#[test]
+fn credit_is_a_sellers_whatever_the_model_and_a_lie_about_one_takes_all_of_it() {
+    let world = world();
+    for _ in 0..100 {
+        world.buys(1, served());
+    }
+    world.reputation.refresh();
+    let other = || world.reputation.belief(seller(1), "test/other").credit;
+    world
+        .reputation
+        .note(seller(1), "test/other", Deed::Served(1, Amount::ZERO));
+    assert!(other() >= Amount::atoms(149_000), "{}", other());
+    world
+        .reputation
+        .note(seller(1), "test/other", Deed::Disputed);
+    let first = world.reputation.belief(seller(1), MODEL).credit;
+    assert!(first <= rules().credit, "{first}");
+    world.reputation.refresh();
+    assert!(world.measured(1).credit <= rules().credit);
+}
+
+#[test]
+fn newcomers_that_cheat_leave_less_credit_to_the_next() {
+    let world = world();
+    for n in 10..20 {
+        for _ in 0..3 {
+            world.buys(n, Outcome::Failed);
+        }
+    }
+    world.reputation.refresh();
+    world.clock.advance(ANEW);
+    world.reputation.refresh();
+    assert!(world.measured(2).credit < Amount::atoms(rules().credit.get() / 3));
+}
+
+#[test]
+fn a_credit_of_few_atoms_is_not_rounded_to_nothing() {
+    let few = Rules {
+        credit: Amount::atoms(900),
+        ..rules()
+    };
+    let belief = judge(&Known::default(), Newcomers::default(), few);
+    assert!(belief.credit >= Amount::atoms(890), "{belief:?}");
 }
 
 #[test]

@@ -34,7 +34,8 @@ fn overdrawn(choice: &Choice) -> Option<Reason> {
     let prices = &choice.candidate.model().prices;
     let opening = choice.demand.opening(prices, FIRST_WINDOW).ok()?;
     let each = opening.min(choice.max_cost);
-    let running = u128::from(measured.in_flight).saturating_add(1);
+    let running = measured.at_seller.max(measured.in_flight);
+    let running = u128::from(running).saturating_add(1);
     let needed = Amount::atoms(each.get().saturating_mul(running));
     let credit = measured.credit;
     (needed > credit).then_some(Reason::Unproven { needed, credit })

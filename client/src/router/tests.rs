@@ -358,3 +358,23 @@ fn a_newcomer_gets_no_more_credit_than_it_has_earned() {
     let made = plan(&terms, vec![candidate(1, 100_000, trusted(0, 0))], 1);
     assert_eq!(order(&made), [seller(1)]);
 }
+
+#[test]
+fn what_runs_at_a_seller_of_other_models_counts_against_its_credit() {
+    let terms = terms(Strategy::Cheapest);
+    let trusted = |credit: u128, at_seller: u32| Measured {
+        credit: Amount::atoms(credit),
+        at_seller,
+        ..measured(0.9, 100.0)
+    };
+    let free = candidate(1, 100_000, trusted(u128::MAX, 0));
+    let opening = plan(&terms, vec![free], 1).choices[0].max_cost.get();
+    let sellers = |running| {
+        vec![
+            candidate(1, 100_000, trusted(opening, running)),
+            candidate(2, 900_000, trusted(u128::MAX, 0)),
+        ]
+    };
+    assert_eq!(order(&plan(&terms, sellers(0), 1))[0], seller(1));
+    assert_eq!(order(&plan(&terms, sellers(1), 1)), [seller(2)]);
+}
