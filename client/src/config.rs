@@ -320,9 +320,9 @@ pub struct Router {
     pub max_price_input: Option<Price>,
     /// The highest price of an answer's token, in micro-atoms; unset: any.
     pub max_price_output: Option<Price>,
-    /// Only sellers that these name, by id, end of an id or host; empty: any.
+    /// Only sellers that these name, by whole id or host; empty: any.
     pub only: Vec<String>,
-    /// Sellers never asked.
+    /// Sellers never asked, by id, end of an id or host.
     pub ignore: Vec<String>,
     /// Only sellers in regions that begin so; empty: any.
     pub regions: Vec<String>,

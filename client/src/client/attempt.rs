@@ -18,10 +18,10 @@ use crate::client::parts::{Parts, request_id};
 use crate::client::running::{Close, Piece, Running, Work};
 use crate::client::splice::Splice;
 use crate::ledger::{LedgerError, Want, Wish};
-use crate::market::Source;
+use crate::market::{Candidate, Measured, Source};
 use crate::policy::Terms;
 use crate::purchase::{Deal, Purchase, PurchaseError};
-use crate::router::Choice;
+use crate::router::{self, Choice};
 use crate::wallet::Order;
 
 /// How often one seller is tried again after its own cause was removed: a stale offer replaced,
@@ -29,6 +29,31 @@ use crate::wallet::Order;
 const REPAIRS: u32 = 2;
 /// The most events without content that are held back before the first with some.
 const MOST_HELD: usize = 64;
+/// And their bytes: one that sends more has no answer.
+const MOST_HELD_BYTES: usize = 1024 * 1024;
+
+/// Events without content, until the first with some.
+#[derive(Debug, Default)]
+struct Held {
+    events: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Holds one back. Whether that is as many as are held.
+    ///
+    /// # Errors
+    /// [`Failure::Nonsense`] when they are larger than anything that says nothing.
+    fn keep(&mut self, event: Option<Bytes>) -> Result<bool, Failure> {
+        let more = event.as_ref().map_or(0, Bytes::len);
+        self.bytes = self.bytes.saturating_add(more);
+        if self.bytes > MOST_HELD_BYTES {
+            return Err(Failure::Nonsense("it is long and says nothing"));
+        }
+        self.events.extend(event);
+        Ok(self.events.len() >= MOST_HELD)
+    }
+}
 
 /// A purchase whose first piece is here.
 pub(in crate::client) type Begun = (Running, Piece);
@@ -107,13 +132,23 @@ impl Parts {
             }
         };
         running.tried(trial);
-        let mut events = Vec::new();
+        let mut held = Held::default();
         loop {
-            match piece {
-                Piece::Data(event) => match splice.take(&event) {
-                    Ok(taken) => events.extend(taken),
-                    Err(failure) => return Err(running.failed(failure)),
-                },
+            let full = match piece {
+                Piece::Data(event) => {
+                    let kept = match splice.take(&event) {
+                        Ok(taken) if splice.has_content() => {
+                            held.events.extend(taken);
+                            Ok(true)
+                        }
+                        Ok(taken) => held.keep(taken),
+                        Err(failure) => Err(failure),
+                    };
+                    match kept {
+                        Ok(full) => full,
+                        Err(failure) => return Err(running.failed(failure)),
+                    }
+                }
                 Piece::End(end) => match end.fault().or(splice.lacks()) {
                     Some(fault) if !splice.has_content() => {
                         running.close(end, false).await;
@@ -122,18 +157,18 @@ impl Parts {
                     _ => {
                         return Ok(Opened {
                             running,
-                            events,
+                            events: held.events,
                             splice,
                             end: Some(end),
                         });
                     }
                 },
-            }
-            if splice.has_content() || events.len() >= MOST_HELD {
+            };
+            if full {
                 running.begun();
                 return Ok(Opened {
                     running,
-                    events,
+                    events: held.events,
                     splice,
                     end: None,
                 });
@@ -244,12 +279,7 @@ impl Parts {
                     self.market.hear(signed);
                 }
                 match self.market.offer(seller) {
-                    // The price ceilings were checked for the old offer: a dearer one must be
-                    // planned anew.
-                    Some(newer)
-                        if same_prices(&newer, offer, &terms.model)
-                            && newer.hash() != offer.hash() =>
-                    {
+                    Some(newer) if replaces(terms, &newer, offer) => {
                         *offer = newer;
                         true
                     }
@@ -273,7 +303,23 @@ impl Parts {
     }
 }
 
-fn same_prices(newer: &VerifiedOffer, older: &VerifiedOffer, model: &str) -> bool {
-    let prices = |offer: &VerifiedOffer| offer.offer().model(model).map(|model| model.prices);
-    prices(newer).is_some() && prices(newer) == prices(older)
+/// Whether a request may go on with a newer offer in the place of an older one. The plan was made
+/// for the older: a dearer one must be planned anew, and so must one that the request would have
+/// left out, or that states less.
+fn replaces(terms: &Terms, newer: &Arc<VerifiedOffer>, older: &VerifiedOffer) -> bool {
+    let Some(before) = older.offer().model(&terms.model) else {
+        return false;
+    };
+    let Some(after) = Candidate::of(newer, &terms.model, Measured::default()) else {
+        return false;
+    };
+    let model = after.model();
+    let states = |feature| model.features.contains(feature);
+    newer.hash() != older.hash()
+        && model.prices == before.prices
+        && before.features.iter().all(states)
+        && router::check(terms, &after.goods).is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,8 @@ pub(in crate::client) struct Race<'a> {
     left: u32,
     /// How many may still say that they are busy before that counts as a try.
     passes: u32,
+    /// Those after whom nobody came: they had all the time there is.
+    lasts: Vec<usize>,
     attempts: Vec<Attempt>,
     causes: Vec<Failure>,
     /// What no other seller could mend.
@@ -87,6 +89,7 @@ impl<'a> Race<'a> {
             again: VecDeque::new(),
             left: terms.attempts,
             passes: PASSES,
+            lasts: Vec::new(),
             attempts: Vec::new(),
             causes: Vec::new(),
             hopeless: None,
@@ -145,7 +148,11 @@ impl<'a> Race<'a> {
         self.left -= 1;
         self.next = self.next.max(place + 1);
         let choice = &self.choices[place];
-        let is_last = place + 1 >= self.choices.len();
+        // Nobody comes after it: by the number of tries, or because nobody is left.
+        let is_last = self.left == 0 || (self.next >= self.choices.len() && self.again.is_empty());
+        if is_last {
+            self.lasts.push(place);
+        }
         let mut deadlines = patience::of(self.terms, &choice.candidate.measured, is_last);
         deadlines.total = self.until.duration_since(now);
         let terms = Terms {
@@ -174,7 +181,7 @@ impl<'a> Race<'a> {
         let deadlines = patience::of(
             self.terms,
             &choice.candidate.measured,
-            place + 1 >= self.choices.len(),
+            self.lasts.contains(&place),
         );
         Won {
             opened,
@@ -194,6 +201,13 @@ impl<'a> Race<'a> {
         if failure.is_busy() && self.passes > 0 {
             self.passes -= 1;
             self.left += 1;
+        }
+        let forbidden = |error: InferError| !error.is_about_the_request();
+        if !self.running.is_empty() && terminal(&failure).is_some_and(forbidden) {
+            // Our own limits forbid a second one beside the first, which goes on.
+            tracing::debug!(seller = %seller.short(), %failure, "not asked as well");
+            self.left += 1;
+            return;
         }
         let tried_before = self.attempts.iter().any(|one| one.seller == seller);
         tracing::info!(seller = %seller.short(), %failure, "a seller was tried in vain");

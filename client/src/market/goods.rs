@@ -72,12 +72,19 @@ impl Goods {
         })
     }
 
-    /// Whether a request's text names this seller: by its id, the end of it that tables show, or
-    /// its host.
+    /// Whether a request's text names this seller: by its whole id, or its host. An end of an id
+    /// is no name: anybody can make an id that ends like another's.
     #[must_use]
     pub fn is_named(&self, text: &str) -> bool {
+        self.name == text
+    }
+
+    /// Whether a text means this seller to be left out: by its id, the end of it that tables
+    /// show, or its host. Whoever makes an id that ends like another's is left out with it.
+    #[must_use]
+    pub fn is_meant(&self, text: &str) -> bool {
         const SHORTEST: usize = 6;
-        self.name == text || (self.stated && text.len() >= SHORTEST && self.name.ends_with(text))
+        self.is_named(text) || (self.stated && text.len() >= SHORTEST && self.name.ends_with(text))
     }
 }
 

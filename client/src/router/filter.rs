@@ -62,7 +62,7 @@ pub enum Reason {
     #[error("{0}")]
     Unwanted(&'static str),
     /// It is ignored, or others are asked for by name.
-    #[error("not among the sellers asked for")]
+    #[error("not among the sellers asked for, which are named by whole ids or hosts")]
     Unnamed,
     /// Its receipts were false.
     #[error("has signed a false receipt")]
@@ -176,7 +176,8 @@ fn place(wanted: &Preferences, goods: &Goods) -> Result<(), Reason> {
         }
     }
     let named = |names: &Vec<String>| names.iter().any(|name| goods.is_named(name));
-    if named(&wanted.ignore) || !wanted.only.iter().all(named) {
+    let ignored = |name: &String| goods.is_meant(name);
+    if wanted.ignore.iter().any(ignored) || !wanted.only.iter().all(named) {
         return Err(Reason::Unnamed);
     }
     if wanted.no_fallbacks && !wanted.order.is_empty() && !named(&wanted.order) {

@@ -119,8 +119,8 @@ fn wish(provider: &str) -> Vec<NodeId> {
 }
 
 #[test]
-fn sellers_are_named_by_their_ids_or_the_ends_of_them() {
-    let (second, third) = (seller(2).to_string(), seller(3).short());
+fn sellers_are_wanted_by_whole_ids_and_left_out_by_the_ends_of_them_too() {
+    let (second, third) = (seller(2).to_string(), seller(3).to_string());
     assert_eq!(
         wish(&format!(r#"{{"order":["{third}","{second}"]}}"#)),
         [seller(3), seller(2), seller(1)]
@@ -137,9 +137,19 @@ fn sellers_are_named_by_their_ids_or_the_ends_of_them() {
         wish(&format!(r#"{{"ignore":["{third}","{second}"]}}"#)),
         [seller(1)]
     );
-    // A few letters name nobody.
-    let end = &third[third.len() - 3..];
+    // Anybody can make an id that ends like another's.
+    let end = seller(3).short();
     assert_eq!(wish(&format!(r#"{{"only":["{end}"]}}"#)), []);
+    let strict = format!(r#"{{"order":["{end}"],"allow_fallbacks":false}}"#);
+    assert_eq!(wish(&strict), []);
+    let first = wish(&format!(r#"{{"order":["{end}"]}}"#))[0];
+    assert_eq!(first, seller(1));
+    let rest = [seller(1), seller(2)];
+    assert_eq!(wish(&format!(r#"{{"ignore":["{end}"]}}"#)), rest);
+    // A few letters mean nobody.
+    let few = &end[end.len() - 3..];
+    let all = wish(&format!(r#"{{"ignore":["{few}"]}}"#));
+    assert_eq!(all.len(), 3);
 }
 
 #[test]
