@@ -1,7 +1,6 @@
 //! The composition root: builds the parts in floor order, holds their handles, stops them in
 //! reverse. Nothing is set later.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,8 +39,6 @@ use crate::upstream::{self, Upstream};
 const GRACE: Duration = Duration::from_secs(20);
 /// Calls answered at once, of all peers together.
 const CALLS: usize = 256;
-/// Streams that are told at once that we are busy.
-const REFUSALS: usize = 64;
 /// Streams a buyer may have beyond twice its purchases (those over the limit are told so): for
 /// calls.
 const SPARE_STREAMS: usize = 16;
@@ -434,9 +431,6 @@ struct Doors {
     desk: Arc<Desk>,
     turnstile: serve::Turnstile,
     calls: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
-    per_buyer: u32,
-    buyers: Arc<Mutex<HashMap<NodeId, u32>>>,
     tasks: JoinSet<()>,
 }
 
@@ -446,11 +440,8 @@ impl Doors {
         let purchases = config.limits.slots.saturating_mul(2) as usize;
         Self {
             desk,
-            turnstile: serve::Turnstile::new(purchases, stop),
+            turnstile: serve::Turnstile::new(purchases, config.limits.purchases_per_buyer, stop),
             calls: Arc::new(Semaphore::new(CALLS)),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
-            per_buyer: config.limits.purchases_per_buyer,
-            buyers: Arc::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -493,14 +484,12 @@ impl Doors {
         } = incoming;
         match protocol {
             Protocol::Purchase => {
-                let seat = Seated::take(&self.buyers, peer, self.per_buyer);
-                let (Some(place), Some(seat)) = (self.turnstile.enter(), seat) else {
+                let Some(place) = self.turnstile.enter(peer) else {
                     return self.turn_away(peer, stream);
                 };
                 let shop = Arc::clone(&self.desk.shop);
                 let entry = (self.turnstile.clone(), place);
-                self.tasks
-                    .spawn(hold(seat, serve::serve(shop, peer, stream, entry)));
+                self.tasks.spawn(serve::serve(shop, peer, stream, entry));
             }
             Protocol::Call => {
                 let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
@@ -517,7 +506,7 @@ impl Doors {
     /// Says that we are busy, so that the buyer knows that nothing is charged; to a crowd beyond
     /// that too, silence.
     fn turn_away(&mut self, peer: NodeId, stream: net::Stream) {
-        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else {
+        let Some(permit) = self.turnstile.turn_away() else {
             return tracing::debug!(peer = %peer.short(), "no room for another stream");
         };
         let shop = Arc::clone(&self.desk.shop);
@@ -530,38 +519,4 @@ impl Doors {
 async fn hold<G>(guard: G, work: impl Future<Output = ()>) {
     work.await;
     drop(guard);
-}
-
-/// One stream of purchases of one buyer; given back when dropped.
-struct Seated {
-    buyers: Arc<Mutex<HashMap<NodeId, u32>>>,
-    peer: NodeId,
-}
-
-impl Seated {
-    fn take(buyers: &Arc<Mutex<HashMap<NodeId, u32>>>, peer: NodeId, max: u32) -> Option<Self> {
-        let mut counts = buyers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(peer).or_default();
-        if *count >= max {
-            return None;
-        }
-        *count = count.saturating_add(1);
-        drop(counts);
-        Some(Self {
-            buyers: Arc::clone(buyers),
-            peer,
-        })
-    }
-}
-
-impl Drop for Seated {
-    fn drop(&mut self) {
-        let mut counts = self.buyers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
-    }
 }

@@ -10,8 +10,7 @@
 mod counter;
 mod turnstile;
 mod till;
-
-use std::sync::Arc;
+mod stream;
 
 use alloy::primitives::Keccak256;
 use bytes::Bytes;
@@ -19,8 +18,6 @@ use farthing_protocol::amount::{Amount, Cost};
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::frame::{CHUNK_PAYLOAD, Part};
-use farthing_protocol::identity::NodeId;
-use farthing_protocol::net::Stream;
 use farthing_protocol::net::wire::WireError;
 use farthing_protocol::pricing;
 use farthing_protocol::purchase::{Ask, Ending, Mode, Refusal, Usage};
@@ -33,7 +30,7 @@ use crate::ledger::{LedgerError, OpenPurchase, Reservation, Served};
 use crate::meter::{Meter, NotAnAnswer};
 use crate::roots;
 pub(crate) use crate::serve::counter::{Counter, Flush};
-use crate::serve::till::Till;
+pub use crate::serve::stream::{Entry, serve, turn_away};
 pub use crate::serve::turnstile::{Place, Turnstile};
 use crate::shop::Shop;
 use crate::upstream::{Events, Reply, UpstreamError};
@@ -47,12 +44,6 @@ const MOST_HELD: usize = 16;
 
 /// The longest that a model server's word "try again later" is passed on as.
 const LONGEST_BUSY: std::time::Duration = std::time::Duration::from_secs(3600);
-
-/// How long a buyer for whom there is no room may take to ask.
-const TURN_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
-
-/// The way in, and the place that was taken there.
-pub type Entry = (Turnstile, Place);
 
 /// Why a purchase ends without a receipt.
 #[derive(Debug)]
@@ -72,67 +63,6 @@ impl From<Refusal> for Halt {
 impl From<WireError> for Halt {
     fn from(error: WireError) -> Self {
         Self::Gone(error)
-    }
-}
-
-/// Serves the purchases of `buyer` on a fresh stream, one after another, and returns when no
-/// further one comes. `place` is the first one's.
-pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream, (turnstile, place): Entry) {
-    let mut till = Till::new(&shop, buyer, stream).kept_by(turnstile.clone());
-    let mut asked = till.ask().await;
-    let mut place = Some(place);
-    loop {
-        let ask = match asked {
-            Ok(ask) => ask,
-            Err(error) => {
-                tracing::debug!(%error, "no ask came");
-                return till.refuse_noise(&error).await;
-            }
-        };
-        let Some(taken) = place else {
-            return till.refuse_busy(&ask).await;
-        };
-        let open = purchase(&shop, &mut till, &ask).await;
-        drop(taken);
-        if !open {
-            return;
-        }
-        asked = match till.next_ask().await {
-            Some(asked) => asked,
-            None => return,
-        };
-        place = turnstile.enter();
-    }
-}
-
-/// One purchase; whether another may follow on the stream.
-async fn purchase(shop: &Shop, till: &mut Till<'_>, ask: &Ask) -> bool {
-    let request = ask.request;
-    match sell(shop, till, ask).await {
-        Ok(ending) => {
-            tracing::debug!(request = %request.short(), ?ending, "purchase ended");
-        }
-        Err(Halt::Refused(refusal)) => {
-            shop.metrics.refused(&refusal);
-            tracing::debug!(request = %request.short(), %refusal, "purchase refused");
-            till.refuse(refusal, shop.seats.load(&ask.model)).await;
-        }
-        Err(Halt::Gone(error)) => {
-            tracing::debug!(request = %request.short(), %error, "the buyer is gone");
-            // One that only cancelled still listens: it need not wonder what it was charged.
-            let nothing =
-                Refusal::Unavailable("cancelled before anything was delivered".to_owned());
-            till.refuse(nothing, shop.seats.load(&ask.model)).await;
-        }
-    }
-    till.is_open()
-}
-
-/// Tells a buyer that there is no room, once it has asked.
-pub async fn turn_away(shop: &Shop, buyer: NodeId, stream: Stream) {
-    let mut till = Till::new(shop, buyer, stream);
-    if let Ok(Ok(ask)) = tokio::time::timeout(TURN_AWAY_WAIT, till.ask()).await {
-        till.refuse_busy(&ask).await;
     }
 }
 

@@ -10,9 +10,9 @@ use alloy::primitives::{B256, keccak256};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, ORIGIN};
 
-/// The largest key file that is read.
 /// Where Anthropic's libraries put the key.
 const API_KEY: &str = "x-api-key";
+/// The largest key file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// Why a request is turned away at the door.

@@ -15,11 +15,12 @@ use farthing_protocol::purchase::{Ask, Ending, Load, Refusal, Usage};
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::root::RootWord;
 use farthing_protocol::x402::ChannelId;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::admission::{self, Admitted, Payer};
 use crate::ledger::{LedgerError, Reservation};
-use crate::serve::turnstile::{Place, Turnstile};
+use crate::serve::turnstile::Turnstile;
 use crate::serve::{Counter, Flush, Halt};
 use crate::shop::{RETRY_AFTER_MS, Shop};
 
@@ -30,6 +31,17 @@ const ASK_WAIT: Duration = Duration::from_secs(8);
 /// last word.
 const LATE_WORDS: usize = 8;
 
+/// What a buyer does after a purchase.
+#[derive(Debug)]
+pub(in crate::serve) enum Next {
+    /// It asks, or says what is no ask.
+    Asks(Result<Ask, WireError>),
+    /// What came belonged to the purchase before: it may ask yet.
+    Waits,
+    /// It is gone.
+    Leaves,
+}
+
 /// Both halves of the stream, and the shop behind the counter.
 pub(in crate::serve) struct Till<'s> {
     shop: &'s Shop,
@@ -38,7 +50,9 @@ pub(in crate::serve) struct Till<'s> {
     speaks: Speaks,
     /// Who decides whether the stream is kept for another purchase. Without one it is not.
     turnstile: Option<Turnstile>,
-    kept: Option<Place>,
+    kept: Option<OwnedSemaphorePermit>,
+    /// Words of the purchase before that came since.
+    late: usize,
 }
 
 impl<'s> Till<'s> {
@@ -51,6 +65,7 @@ impl<'s> Till<'s> {
             speaks,
             turnstile: None,
             kept: None,
+            late: 0,
         }
     }
 
@@ -67,31 +82,44 @@ impl<'s> Till<'s> {
         self.kept.is_some()
     }
 
-    /// The next ask on a stream that was kept; `None` when the node stops or the buyer is gone.
-    pub(in crate::serve) async fn next_ask(&mut self) -> Option<Result<Ask, WireError>> {
-        let deadline = Instant::now() + KEPT_OPEN;
-        let stopped = self.turnstile.clone()?;
-        let asked = tokio::select! {
-            biased;
-            () = stopped.stopped() => None,
-            asked = self.later_ask(deadline) => asked.transpose(),
+    /// Waits on a stream that was kept until something comes: no memory and no place is taken up
+    /// for a buyer that says nothing. False when the node stops, the buyer is gone, or it has
+    /// waited long enough.
+    pub(in crate::serve) async fn is_asked_again(&mut self) -> bool {
+        let Some(turnstile) = self.turnstile.clone() else {
+            return false;
         };
-        self.kept = None;
-        asked
+        tokio::select! {
+            biased;
+            () = turnstile.stopped() => false,
+            asked = self.hears.stirs(Instant::now() + KEPT_OPEN) => asked,
+        }
     }
 
-    /// The next ask. What still comes of the purchase before means nothing any more.
-    async fn later_ask(&mut self, deadline: Instant) -> Result<Option<Ask>, WireError> {
-        for _ in 0..=LATE_WORDS {
+    /// What the buyer says after a purchase. What still comes of the one before means nothing.
+    pub(in crate::serve) async fn next_ask(&mut self) -> Next {
+        let deadline = Instant::now() + ASK_WAIT;
+        loop {
             match self.hears.next(ASK_LIMIT, deadline).await {
-                Ok(Some(ToSeller::Ask(ask))) => return Ok(Some(*ask)),
-                Ok(Some(ToSeller::Pay(_) | ToSeller::Cancel)) => {}
-                Ok(None) | Err(WireError::Recv(RecvError::Deadline)) => return Ok(None),
-                Err(error) => return Err(error),
+                Ok(Some(ToSeller::Ask(ask))) => {
+                    self.kept = None;
+                    self.late = 0;
+                    return Next::Asks(Ok(*ask));
+                }
+                Ok(Some(ToSeller::Pay(_) | ToSeller::Cancel)) if self.late < LATE_WORDS => {
+                    self.late += 1;
+                    if self.hears.is_quiet() {
+                        return Next::Waits;
+                    }
+                }
+                Ok(Some(_)) => {
+                    let strange = "words of a purchase that is over".to_owned();
+                    return Next::Asks(Err(WireError::Codec(codec::Error::Malformed(strange))));
+                }
+                Ok(None) | Err(WireError::Recv(RecvError::Deadline)) => return Next::Leaves,
+                Err(error) => return Next::Asks(Err(error)),
             }
         }
-        let strange = "words of a purchase that is over".to_owned();
-        Err(WireError::Codec(codec::Error::Malformed(strange)))
     }
 
     /// The first frame, which must be an ask.

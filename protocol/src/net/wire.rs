@@ -67,6 +67,11 @@ impl<S: AsyncRead> Hears<S> {
         self.next(max, deadline).await?.ok_or(WireError::Ended)
     }
 
+    /// As [`Reader::stirs`].
+    pub async fn stirs(&mut self, deadline: Instant) -> bool {
+        self.0.stirs(deadline).await
+    }
+
     /// As [`Reader::is_quiet`].
     pub fn is_quiet(&mut self) -> bool {
         self.0.is_quiet()

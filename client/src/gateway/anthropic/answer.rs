@@ -82,15 +82,20 @@ impl Usage {
     }
 }
 
+/// It has said all.
+pub(super) const ENDED: &str = "end_turn";
+/// It waits for what a tool gives back.
+pub(super) const CALLED: &str = "tool_use";
+
 /// Why it ended, and on which of the request's stop sequences.
 pub(super) fn stopped(choice: &Choice) -> (&'static str, Option<&str>) {
     let met = choice.stop_reason.as_ref().and_then(Value::as_str);
     match (choice.finish_reason.as_deref(), met) {
         (Some("stop"), Some(met)) => ("stop_sequence", Some(met)),
         (Some("length"), _) => ("max_tokens", None),
-        (Some("tool_calls" | "function_call"), _) => ("tool_use", None),
+        (Some("tool_calls" | "function_call"), _) => (CALLED, None),
         (Some("content_filter"), _) => ("refusal", None),
-        _ => ("end_turn", None),
+        _ => (ENDED, None),
     }
 }
 
@@ -123,9 +128,15 @@ pub fn message(document: &[u8], id: &str) -> Result<Value, NotAMessage> {
     for call in said.tool_calls.iter().flatten() {
         content.push(used(call)?);
     }
-    let (reason, sequence) = match refusal {
-        Some(_) => ("refusal", None),
-        None => stopped(choice),
+    let calls = said
+        .tool_calls
+        .as_ref()
+        .is_some_and(|calls| !calls.is_empty());
+    let (reason, sequence) = match (refusal, stopped(choice)) {
+        (Some(_), _) => ("refusal", None),
+        // Some servers stop as if nothing had been called.
+        (None, (ENDED, _)) if calls => (CALLED, None),
+        (None, stopped) => stopped,
     };
     Ok(json!({
         "id": id, "type": "message", "role": "assistant", "model": whole.model,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::gateway::anthropic::answer::{
-    Call, Choice, Completion, NotAMessage, Said, Usage, stopped,
+    CALLED, Call, Choice, Completion, ENDED, NotAMessage, Said, Usage, stopped,
 };
 
 /// What kind of block is open.
@@ -30,6 +30,9 @@ pub struct Telling {
     blocks: u64,
     /// The highest number of a call so far.
     called: Option<u64>,
+    /// The name of the newest call, and how many had the number of the one before.
+    call: Option<String>,
+    uncounted: u64,
     usage: Usage,
     stop: Option<(&'static str, Option<String>)>,
 }
@@ -85,7 +88,11 @@ impl Telling {
         let mut page = Page::default();
         self.begin(None, &mut page);
         self.close(&mut page);
-        let (reason, sequence) = self.stop.take().unwrap_or(("end_turn", None));
+        let (mut reason, sequence) = self.stop.take().unwrap_or((ENDED, None));
+        if self.called.is_some() && reason == ENDED {
+            // Some servers stop as if nothing had been called.
+            reason = CALLED;
+        }
         let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
         let usage = self.usage.value();
         page.event(
@@ -151,7 +158,13 @@ impl Telling {
     }
 
     fn call(&mut self, call: Call, page: &mut Page) -> Result<(), NotAMessage> {
-        let number = call.index;
+        let mut number = call.index.saturating_add(self.uncounted);
+        // Some servers do not count: another id is another call.
+        let another = call.id.is_some() && call.id != self.call;
+        if another && self.open == Some(Open::Tool(number)) {
+            self.uncounted += 1;
+            number = number.saturating_add(1);
+        }
         if self.open != Some(Open::Tool(number)) {
             if self.called.is_some_and(|called| number <= called) {
                 let late = "a call goes on after another has begun";
@@ -159,6 +172,7 @@ impl Telling {
             }
             self.called = Some(number);
             let name = call.function.name.unwrap_or_default();
+            self.call.clone_from(&call.id);
             let id = call.id.unwrap_or_else(|| format!("call_{number}"));
             let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
             self.turn_to(Open::Tool(number), &empty, page);
