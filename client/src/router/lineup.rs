@@ -20,8 +20,6 @@ const STICKY: f64 = 1.5;
 
 /// Among fewer sellers than this, a low price is no sign of anything.
 const MANY: usize = 8;
-/// So many sellers that have shown that they answer are enough to stand behind a gamble.
-const ENOUGH: usize = 3;
 /// Who succeeds less often than this has not shown it.
 const PROVEN: f64 = 0.7;
 
@@ -121,9 +119,9 @@ fn back(choices: &mut [Choice]) {
     let (_, middle, _) = costs.select_nth_unstable(place);
     let middle = *middle;
     let many = choices.len() >= MANY;
-    // The first place is a gamble that others stand behind, as soon as there are others.
-    let proven = choices.iter().filter(|choice| is_proven(choice)).count();
-    let gamble = usize::from(proven >= ENOUGH);
+    // The first place is a gamble, as soon as somebody stands behind it: so is one that failed
+    // asked again when its score allows.
+    let gamble = usize::from(choices.iter().any(is_proven));
     choices[gamble..].sort_by_key(|choice| {
         let proven = is_proven(choice);
         let bait = many && !proven && choice.expected.cost < middle;
