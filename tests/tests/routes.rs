@@ -95,7 +95,7 @@ impl Shop {
 async fn the_provider_object_chooses_the_seller_and_stays_here() {
     let shop = Shop::of_two().await;
     let (cheap, dear) = (shop.id(0), shop.id(1));
-    let short = shop.street.sellers[1].id().short();
+    let short = shop.street.sellers[1].id().to_string();
     assert_eq!(shop.ask(json!({})).await.seller(), cheap);
     for provider in [
         json!({"order": [dear]}),
