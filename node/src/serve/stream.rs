@@ -58,7 +58,7 @@ async fn next(
             return None;
         };
         match till.next_ask().await {
-            Next::Asks(asked) => return Some((asked, place)),
+            Next::Asks(asked) => return Some((*asked, place)),
             Next::Waits => {}
             Next::Leaves => return None,
         }
@@ -72,7 +72,10 @@ async fn no_room(till: &mut Till<'_>, turnstile: &Turnstile) {
     let Some(_place) = turnstile.turn_away() else {
         return tracing::debug!("no room for another purchase");
     };
-    if let Ok(Next::Asks(Ok(ask))) = tokio::time::timeout(TURN_AWAY_WAIT, till.next_ask()).await {
+    let asked = tokio::time::timeout(TURN_AWAY_WAIT, till.next_ask()).await;
+    if let Ok(Next::Asks(asked)) = asked
+        && let Ok(ask) = *asked
+    {
         till.refuse_busy(&ask).await;
     }
 }

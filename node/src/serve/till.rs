@@ -35,7 +35,7 @@ const LATE_WORDS: usize = 8;
 #[derive(Debug)]
 pub(in crate::serve) enum Next {
     /// It asks, or says what is no ask.
-    Asks(Result<Ask, WireError>),
+    Asks(Box<Result<Ask, WireError>>),
     /// What came belonged to the purchase before: it may ask yet.
     Waits,
     /// It is gone.
@@ -104,7 +104,7 @@ impl<'s> Till<'s> {
                 Ok(Some(ToSeller::Ask(ask))) => {
                     self.kept = None;
                     self.late = 0;
-                    return Next::Asks(Ok(*ask));
+                    return Next::Asks(Box::new(Ok(*ask)));
                 }
                 Ok(Some(ToSeller::Pay(_) | ToSeller::Cancel)) if self.late < LATE_WORDS => {
                     self.late += 1;
@@ -114,10 +114,11 @@ impl<'s> Till<'s> {
                 }
                 Ok(Some(_)) => {
                     let strange = "words of a purchase that is over".to_owned();
-                    return Next::Asks(Err(WireError::Codec(codec::Error::Malformed(strange))));
+                    let error = WireError::Codec(codec::Error::Malformed(strange));
+                    return Next::Asks(Box::new(Err(error)));
                 }
                 Ok(None) | Err(WireError::Recv(RecvError::Deadline)) => return Next::Leaves,
-                Err(error) => return Next::Asks(Err(error)),
+                Err(error) => return Next::Asks(Box::new(Err(error))),
             }
         }
     }
