@@ -1,4 +1,4 @@
-//! An answer as server-sent events, in the words of a [`Dialect`]; in OpenAI's, as the bytes came.
+//! An answer as server-sent events, in the words of a dialect; in OpenAI's, as the bytes came.
 //!
 //! Every stream ends in one of two ways: with the bill as a comment and exactly one `[DONE]`, or
 //! with an error event and no `[DONE]`. Dropping the stream drops the answer, which cancels it.

@@ -192,8 +192,8 @@ impl<S: AsyncRead> Reader<S> {
         read.is_pending()
     }
 
-    /// Waits until something has come, at most [`READ_MIN`] bytes of it, which the next `recv`
-    /// finds; false at the end, on failure, or when `deadline` has passed.
+    /// Waits until something has come, of which a little is taken in for the next `recv`; false at
+    /// the end, on failure, or when `deadline` has passed.
     pub async fn stirs(&mut self, deadline: Instant) -> bool {
         if !self.buffer.is_empty() {
             return true;
