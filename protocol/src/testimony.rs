@@ -7,10 +7,12 @@
 //! was really claimed. How much a testimony weighs is decided by that sum alone, not here.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use alloy::primitives::B256;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::amount::Amount;
 use crate::clock::Timestamp;
@@ -91,7 +93,34 @@ pub struct Testimony {
     /// Until when. A later testimony on the same channel takes its place.
     pub until: Timestamp,
     /// Model by model, each once.
+    #[serde(deserialize_with = "few")]
     pub lines: Vec<Line>,
+}
+
+/// Reads at most [`MAX_LINES`], and makes room for no more, whatever number is claimed.
+fn few<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Line>, D::Error> {
+    struct Few;
+
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<Line>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_LINES} lines")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Vec<Line>, A::Error> {
+            let mut lines = Vec::new();
+            while let Some(line) = all.next_element()? {
+                if lines.len() == MAX_LINES {
+                    return Err(A::Error::invalid_length(lines.len() + 1, &self));
+                }
+                lines.push(line);
+            }
+            Ok(lines)
+        }
+    }
+
+    from.deserialize_seq(Few)
 }
 
 impl Typed for Testimony {

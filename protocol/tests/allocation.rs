@@ -51,7 +51,7 @@ fn no_claimed_length_allocates_more_than_the_bytes_warrant() {
         for bytes in lies(seed) {
             within::<ToSeller>(&bytes, SMALL);
             within::<ToBuyer>(&bytes, SMALL);
-            within::<Call>(&bytes, SMALL + LIST);
+            within::<Call>(&bytes, SMALL);
             within::<SignedOffer>(&bytes, SMALL);
             within::<Answer>(&bytes, SMALL + LIST);
             let used = peak(|| drop(Body::parse(&bytes)));

@@ -2,25 +2,22 @@
 //! and QUIC on loopback.
 #![allow(clippy::unwrap_used)]
 
-use std::{future::Future, time::Duration};
+#[path = "relay/echo.rs"]
+mod echo;
+
+use std::time::Duration;
 
 use farthing_protocol::{
     identity::NodeId,
     net::{
-        Barrier, Config, ConnectError, Inbox, Incoming, Net, OpenError, Protocol, Reach,
-        Reachability, RelayLimits,
-        session::{Limits, Session},
+        Barrier, Config, ConnectError, Inbox, Net, OpenError, Protocol, Reach, Reachability,
+        RelayLimits,
     },
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+
+use self::echo::{echo, exchange, soon};
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
-
-/// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn local(listen: &[&str]) -> Config {
     Config {
@@ -32,10 +29,6 @@ fn local(listen: &[&str]) -> Config {
 
 async fn node(seed: u8, config: Config) -> (Net, Inbox) {
     Net::start([seed; 32], config).await.unwrap()
-}
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, what).await.expect("it takes too long")
 }
 
 /// Looks until it holds; for facts that announce themselves nowhere.
@@ -70,41 +63,6 @@ fn circuits(net: &Net) -> Vec<String> {
     let all = net.listen_addresses().into_iter();
     all.filter(|address| address.contains("/p2p-circuit"))
         .collect()
-}
-
-/// Answers every frame with itself.
-fn echo(mut streams: mpsc::Receiver<Incoming>) {
-    tokio::spawn(async move {
-        while let Some(incoming) = streams.recv().await {
-            tokio::spawn(async move {
-                let mut session = Session::new(incoming.stream, Limits::default());
-                while let Ok(Some(frame)) = session.recv(1 << 20, Instant::now() + PATIENCE).await {
-                    if session.send(&frame).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-}
-
-/// Sends `frames` frames of 64 KiB on one stream and has them back.
-async fn exchange(net: &Net, peer: NodeId, at: &[String], frames: usize) -> Result<(), String> {
-    let stream = net.open(peer, at, Protocol::Purchase).await;
-    let mut session = Session::new(stream.map_err(|e| e.to_string())?, Limits::default());
-    for n in 0..frames {
-        let frame = vec![n as u8; 64 * 1024];
-        session
-            .send(&frame)
-            .await
-            .map_err(|e| format!("{n}: {e}"))?;
-        let back = session.recv(1 << 20, Instant::now() + PATIENCE).await;
-        match back {
-            Ok(Some(back)) if back == frame => {}
-            other => return Err(format!("{n}: {:?}", other.map(|frame| frame.is_some()))),
-        }
-    }
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,12 +2,14 @@
 //! (`Reach::Public`).
 #![allow(clippy::unwrap_used)]
 
-use std::{future::Future, net::Ipv4Addr, time::Duration};
+#[path = "relay/echo.rs"]
+mod echo;
+
+use std::{net::Ipv4Addr, time::Duration};
 
 use farthing_protocol::{
-    identity::NodeId,
     net::{
-        Barrier, Config, Inbox, Incoming, Net, PeerEvent, Protocol, Reachability, RelayLimits,
+        Barrier, Config, Inbox, Net, PeerEvent, Protocol, Reachability, RelayLimits,
         session::{Limits, Session},
         sky::{Filtering, Mapping, Nat, Sky, Weather},
     },
@@ -18,12 +20,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::echo::{PATIENCE, echo, exchange, soon};
+
 const RELAY: Ipv4Addr = Ipv4Addr::new(9, 0, 0, 1);
 const SELLER: Ipv4Addr = Ipv4Addr::new(9, 0, 0, 2);
 const BUYER: Ipv4Addr = Ipv4Addr::new(9, 0, 0, 3);
-
-/// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const FINE: Weather = Weather {
     delay: Duration::from_millis(5),
@@ -42,10 +43,6 @@ async fn node(n: u8, config: Config) -> (Net, Inbox) {
     Net::start(node_key(n).seed(), config).await.unwrap()
 }
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, what).await.expect("it takes too long")
-}
-
 /// Looks until it holds; for facts that announce themselves nowhere.
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let look = async {
@@ -58,40 +55,6 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 async fn await_event(peers: &mut mpsc::Receiver<PeerEvent>, wanted: PeerEvent) {
     soon(async { while peers.recv().await.expect("the network has stopped") != wanted {} }).await;
-}
-
-/// Answers every frame with itself.
-fn echo(mut streams: mpsc::Receiver<Incoming>) {
-    tokio::spawn(async move {
-        while let Some(incoming) = streams.recv().await {
-            tokio::spawn(async move {
-                let mut session = Session::new(incoming.stream, Limits::default());
-                while let Ok(Some(frame)) = session.recv(1 << 20, Instant::now() + PATIENCE).await {
-                    if session.send(&frame).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-}
-
-async fn exchange(net: &Net, peer: NodeId, at: &[String], frames: usize) -> Result<(), String> {
-    let stream = net.open(peer, at, Protocol::Purchase).await;
-    let mut session = Session::new(stream.map_err(|e| e.to_string())?, Limits::default());
-    for n in 0..frames {
-        let frame = vec![n as u8; 64 * 1024];
-        session
-            .send(&frame)
-            .await
-            .map_err(|e| format!("{n}: {e}"))?;
-        let back = session.recv(1 << 20, Instant::now() + PATIENCE).await;
-        match back {
-            Ok(Some(back)) if back == frame => {}
-            other => return Err(format!("{n}: {:?}", other.map(|frame| frame.is_some()))),
-        }
-    }
-    Ok(())
 }
 
 struct World {

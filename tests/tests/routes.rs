@@ -50,10 +50,9 @@ impl Shop {
         }
     }
 
-    /// Two sellers of one model, the first the cheaper one; nobody is explored.
+    /// Two sellers of one model, the first the cheaper one.
     async fn of_two() -> Self {
-        let net = TestNet::new().sellers(2);
-        Self::open(net.buyer_config(|_, config| config.router.explore = 0)).await
+        Self::open(TestNet::new().sellers(2)).await
     }
 
     /// Asks for something, with these fields beside the usual ones.
@@ -197,7 +196,7 @@ async fn a_conversation_stays_with_its_seller() {
             model.prices.output = farthing_protocol::amount::Price(500_000);
         }
     });
-    let shop = Shop::open(net.buyer_config(|_, config| config.router.explore = 0)).await;
+    let shop = Shop::open(net).await;
     for session in ["one", "two", "three"] {
         let first = shop.ask(json!({"session_id": session})).await;
         for _ in 0..4 {
@@ -272,7 +271,6 @@ fn explain(request: RequestId) -> RouteCommand {
 async fn a_decision_is_explained_and_comes_out_the_same_when_replayed() {
     let net = TestNet::new().sellers(3).buyer_config(|_, config| {
         config.router.decisions = 10;
-        config.router.explore = 0;
         config.router.max_price_output = Some(farthing_protocol::amount::Price(1_000_000));
     });
     let shop = Shop::open(net).await;

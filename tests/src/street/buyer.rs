@@ -73,6 +73,8 @@ impl Buyer {
         config.spend.per_seller = WEALTH;
         // Tests count purchases; those about probes ask for them.
         config.probes.share = 0;
+        // Who is asked first must not hang on a lot; those about newcomers ask for it.
+        config.router.explore = 0;
         tweak(n, &mut config);
         let n = u8::try_from(n).unwrap_or(u8::MAX).saturating_add(100);
         let mut buyer = Self {
