@@ -55,10 +55,12 @@ mod parts;
 #[cfg(test)]
 pub(crate) mod scripted;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use alloy::primitives::B256;
 use farthing_protocol::chain::Chain;
+use farthing_protocol::clock::Clock;
 use farthing_protocol::evidence::Evidence;
 use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
@@ -161,6 +163,16 @@ impl Client {
     #[must_use]
     pub fn models(&self) -> Vec<ModelListing> {
         inside!(self, it => it.market.models(), it.models())
+    }
+
+    /// A model on offer, by its id or a name of the buyer's own, which it then goes by.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<ModelListing> {
+        let id = inside!(self, it => it.config.aliases.get(name).map(String::as_str), { let _ = it; None });
+        let id = id.unwrap_or(name);
+        let mut model = self.models().into_iter().find(|model| model.id == id)?;
+        name.clone_into(&mut model.id);
+        Some(model)
     }
 
     /// Every offer of every model.
@@ -320,6 +332,18 @@ impl Client {
     /// reconciled after the next start.
     pub async fn stop(&self) {
         inside!(self, it => it.stop().await, it.stop().await);
+    }
+
+    /// Where keys, books and kept responses live.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        inside!(self, it => &it.config.data_dir, it.dir.path())
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        inside!(self, it => it.clock.clone(), { let _ = it; Clock::system() })
     }
 
     /// The market.

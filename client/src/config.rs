@@ -182,6 +182,13 @@ pub struct Gateway {
     /// How often a silent stream says that it is alive.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+    /// How many answers of `/v1/responses` are kept in the data directory; 0: none.
+    pub responses_kept: u64,
+    /// The most bytes of them.
+    pub responses_bytes: u64,
+    /// For how long after its last use one is kept.
+    #[serde(with = "humantime_serde")]
+    pub responses_for: Duration,
 }
 
 impl Default for Gateway {
@@ -193,6 +200,10 @@ impl Default for Gateway {
             // As long as the OpenAI libraries wait.
             deadline: Duration::from_secs(600),
             keep_alive: Duration::from_secs(10),
+            responses_kept: 1_000,
+            responses_bytes: 256 * 1024 * 1024,
+            // As long as OpenAI keeps them.
+            responses_for: Duration::from_secs(30 * 86_400),
         }
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -27,15 +27,18 @@ use crate::config;
 use crate::gateway::error::Problem;
 use crate::gateway::inflight::InFlight;
 use crate::gateway::keys::Keys;
+use crate::gateway::responses::store::{Bounds, Store};
 use crate::metrics::{Answered, Metrics};
 
 pub mod error;
 pub mod keys;
 pub mod inflight;
 pub mod exchange;
+pub mod chat;
 pub mod sse;
 pub mod openai;
 pub mod anthropic;
+pub mod responses;
 pub mod control;
 
 /// How long answers under way may go on after the gateway is told to stop.
@@ -84,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) settings: config::Gateway,
     pub(crate) metrics: Metrics,
     pub(crate) in_flight: InFlight,
+    pub(crate) responses: Store,
 }
 
 /// The endpoint, bound and not yet serving.
@@ -116,8 +120,15 @@ impl Gateway {
         let taken = |source| BindError::Address { address, source };
         let listener = TcpListener::bind(address).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
+        let bounds = Bounds {
+            most: settings.responses_kept,
+            bytes: settings.responses_bytes,
+            age: settings.responses_for,
+        };
+        let responses = Store::new(client.data_dir(), bounds, client.clock());
         let shared = Arc::new(Shared {
             client,
+            responses,
             keys,
             settings,
             metrics,
@@ -148,8 +159,11 @@ impl Gateway {
             }
         });
         let stop = until.clone().cancelled_owned();
+        let tending = tokio::spawn(self.shared.responses.clone().tend(until.clone()));
         let server = axum::serve(listener, routes(self.shared)).with_graceful_shutdown(stop);
-        bounded(server.into_future(), until).await
+        let served = bounded(server.into_future(), until).await;
+        tending.abort();
+        served
     }
 }
 
@@ -173,8 +187,18 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(embeddings))
+        .route("/v1/moderations", post(moderations))
         .route("/v1/messages", post(messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/v1/responses", post(create_response))
+        .route("/v1/responses/input_tokens", post(count_input))
+        .route("/v1/responses/compact", post(compact_response))
+        .route(
+            "/v1/responses/{id}",
+            get(retrieve_response).delete(remove_response),
+        )
+        .route("/v1/responses/{id}/cancel", post(cancel_response))
+        .route("/v1/responses/{id}/input_items", get(input_items))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/metrics", get(metrics))
@@ -218,6 +242,11 @@ async fn embeddings(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     shared.answered("/v1/embeddings", answer.into_response())
 }
 
+async fn moderations(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = openai::buy(&shared, Endpoint::Moderations, request).await;
+    shared.answered("/v1/moderations", answer.into_response())
+}
+
 async fn messages(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let answer = anthropic::messages(&shared, request).await;
     shared.answered("/v1/messages", answer)
@@ -226,6 +255,49 @@ async fn messages(State(shared): State<Arc<Shared>>, request: Request) -> Respon
 async fn count_tokens(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let answer = anthropic::count_tokens(&shared, request).await;
     shared.answered("/v1/messages/count_tokens", answer)
+}
+
+async fn create_response(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = responses::create(&shared, request).await;
+    shared.answered("/v1/responses", answer.into_response())
+}
+
+async fn count_input(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let answer = responses::count(&shared, request).await;
+    shared.answered("/v1/responses/input_tokens", answer.into_response())
+}
+
+async fn compact_response(State(shared): State<Arc<Shared>>) -> Response {
+    let answer = responses::compact().into_response();
+    shared.answered("/v1/responses/compact", answer)
+}
+
+async fn retrieve_response(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Response {
+    let answer = responses::retrieve(&shared, &id, &uri).await;
+    shared.answered("/v1/responses/{id}", answer.into_response())
+}
+
+async fn remove_response(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let answer = responses::remove(&shared, &id).await;
+    shared.answered("/v1/responses/{id}", answer.into_response())
+}
+
+async fn cancel_response(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let answer = responses::cancel(&shared, &id).await;
+    shared.answered("/v1/responses/{id}/cancel", answer.into_response())
+}
+
+async fn input_items(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Response {
+    let answer = responses::input_items(&shared, &id, &uri).await;
+    shared.answered("/v1/responses/{id}/input_items", answer.into_response())
 }
 
 async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Response {

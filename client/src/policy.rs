@@ -27,7 +27,7 @@ pub use crate::policy::preferences::{Percentiles, Preferences, Sort};
 pub use crate::policy::session::{Session, Warm};
 
 /// Bytes of a body per token of a prompt, as a guess: English text in JSON has four to five.
-const BYTES_PER_TOKEN: u64 = 4;
+pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 /// Tokens an answer is expected to have when the request does not limit it.
 const EXPECTED_OUTPUT: u64 = 256;
 
@@ -64,9 +64,9 @@ pub enum Refused {
         /// Tokens of its prompt.
         prompt: u32,
     },
-    /// Embeddings come in one document.
-    #[error("embeddings cannot be streamed")]
-    StreamedEmbeddings,
+    /// What is not written comes in one document.
+    #[error("{0} cannot be streamed")]
+    Unstreamed(Endpoint),
 }
 
 /// How long each step may take.
@@ -338,14 +338,14 @@ fn complete(body: &Body<'_>, endpoint: Endpoint) -> Result<(), Refused> {
     let needed = match endpoint {
         Endpoint::Chat => "messages",
         Endpoint::Completions => "prompt",
-        Endpoint::Embeddings => "input",
+        Endpoint::Embeddings | Endpoint::Moderations => "input",
     };
     if body.raw(needed).is_none() {
         return Err(Refused::Missing(needed));
     }
     let streams = body.get::<bool>("stream")?.unwrap_or(false);
-    if endpoint == Endpoint::Embeddings && streams {
-        return Err(Refused::StreamedEmbeddings);
+    if streams && !endpoint.writes() {
+        return Err(Refused::Unstreamed(endpoint));
     }
     Ok(())
 }

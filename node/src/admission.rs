@@ -139,8 +139,9 @@ fn mode(ask: &Ask, body: &Body<'_>) -> Result<(), Refusal> {
             "the body's `stream` and the ask's mode disagree",
         ));
     }
-    if asked && ask.endpoint == Endpoint::Embeddings {
-        return Err(bad_request("embeddings are not streamed"));
+    if asked && !ask.endpoint.writes() {
+        let whole = format!("{} are not streamed", ask.endpoint);
+        return Err(bad_request(whole));
     }
     Ok(())
 }
@@ -171,7 +172,7 @@ fn upstream_body(
         .map_err(bad_request)?;
     let asked = newer.or(body.get::<u32>("max_tokens").map_err(bad_request)?);
     let reserved = asked.unwrap_or(model.max_output).min(model.max_output);
-    let limit = (ask.endpoint != Endpoint::Embeddings).then_some(reserved);
+    let limit = ask.endpoint.writes().then_some(reserved);
     prepare_body(body, &name, ask.mode, limit).map_err(bad_request)
 }
 

@@ -295,9 +295,12 @@ mod tests {
             let model = models
                 .and_then(|m| m.first_mut())
                 .and_then(|m| m.as_object_mut());
-            model
-                .expect("a model")
-                .insert("energy".into(), "wind".into());
+            let model = model.expect("a model");
+            model.insert("energy".into(), "wind".into());
+            let endpoints = model
+                .get_mut("endpoints")
+                .and_then(|list| list.as_array_mut());
+            endpoints.expect("a list").push("telepathy".into());
         });
         let Heard::Fresh(heard) = book.hear(later.clone(), NOW) else {
             panic!("it is not read");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, B256, keccak256};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::amount::{Amount, Price};
 use crate::clock::Timestamp;
@@ -62,11 +62,25 @@ pub enum Endpoint {
     Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/moderations`
+    Moderations,
 }
 
 impl Endpoint {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
+    pub const ALL: [Self; 4] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Moderations,
+    ];
+
+    /// Whether its answers are text that the model writes. The others judge or measure the prompt:
+    /// one document, no tokens of an answer.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
 
     /// The path below an OpenAI-compatible base URL (which ends in `/v1`).
     #[must_use]
@@ -75,6 +89,7 @@ impl Endpoint {
             Self::Chat => "/chat/completions",
             Self::Completions => "/completions",
             Self::Embeddings => "/embeddings",
+            Self::Moderations => "/moderations",
         }
     }
 }
@@ -85,8 +100,15 @@ impl fmt::Display for Endpoint {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Moderations => "moderations",
         })
     }
+}
+
+fn known<'de, D: Deserializer<'de>>(names: D) -> Result<Vec<Endpoint>, D::Error> {
+    let names = Vec::<String>::deserialize(names)?;
+    let known = |name: &String| Endpoint::ALL.into_iter().find(|it| it.to_string() == *name);
+    Ok(names.iter().filter_map(known).collect())
 }
 
 /// Prices in micro-atoms ([`Price`]).
@@ -108,7 +130,8 @@ pub struct Prices {
 pub struct ModelOffer {
     /// `author/name`.
     pub id: String,
-    /// Where it can be bought.
+    /// Where it can be bought. Those that only a later version knows are passed over.
+    #[serde(deserialize_with = "known")]
     pub endpoints: Vec<Endpoint>,
     /// What it can do beyond text (`tools`, `json_schema`, `vision`, [`ASSISTANT_PREFIX`], …).
     #[serde(default)]

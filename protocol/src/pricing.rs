@@ -43,7 +43,7 @@ impl Demand {
         model: &ModelOffer,
     ) -> Result<Self, BodyError> {
         let prompt = (bytes.len() as u64).saturating_add(TEMPLATE_TOKENS);
-        if endpoint == Endpoint::Embeddings {
+        if !endpoint.writes() {
             return Ok(Self {
                 prompt,
                 output: 0,

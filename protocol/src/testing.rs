@@ -65,7 +65,7 @@ pub fn payout() -> Address {
 pub fn model() -> ModelOffer {
     ModelOffer {
         id: "test/model".into(),
-        endpoints: Endpoint::ALL.to_vec(),
+        endpoints: vec![Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings],
         features: vec!["tools".into()],
         context: 4096,
         max_output: 1024,

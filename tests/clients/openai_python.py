@@ -6,6 +6,9 @@ MODEL             a model it serves
 API_KEY           the key to send (default: "unused")
 API_KEY_EXPECTED  set: the endpoint must refuse another key
 EMBED             "1": embeddings too
+RESPONSES         "1": responses too, with what is kept of them
+TOOLS             "1": and tools, which the model calls when it must
+MODERATE          "1": moderations too
 ANY_MODEL         "1": the endpoint answers to any model name, as a bare llama.cpp does
 
 Prints one line of JSON with what was seen; ends with 1 when anything was not as a stock client
@@ -123,6 +126,120 @@ def embeddings(client):
     return {"width": len(vectors[0]), "tokens": answer.usage.prompt_tokens}
 
 
+def respond(client, **what):
+    """One response, its usage checked."""
+    answer = client.responses.create(model=MODEL, max_output_tokens=LIMIT, **what)
+    check(answer.status in ("completed", "incomplete"), f"status {answer.status}")
+    usage = answer.usage
+    check(usage and usage.input_tokens > 0 and usage.output_tokens > 0, f"usage {usage}")
+    check(usage.total_tokens == usage.input_tokens + usage.output_tokens, f"usage {usage}")
+    return answer
+
+
+def responses(client):
+    """A response is kept, goes on, is listed and deleted."""
+    first = respond(client, input="Name three colours.", instructions="Be brief.")
+    check(first.output_text, "the response is empty")
+    again = client.responses.retrieve(first.id)
+    check(again.output_text == first.output_text, "what is kept is not what was said")
+    items = client.responses.input_items.list(first.id).data
+    check([item.content[0].text for item in items] == ["Name three colours."], f"items {items}")
+    check(client.responses.cancel(first.id).status == first.status, "a cancel changed it")
+    second = respond(client, input="And one more.", previous_response_id=first.id)
+    check(second.previous_response_id == first.id, "the second does not name the first")
+    longer = second.usage.input_tokens > first.usage.input_tokens
+    check(longer, f"the second had not read the first: {first.usage} {second.usage}")
+    client.responses.delete(first.id)
+    for gone in (
+        lambda: client.responses.retrieve(first.id),
+        lambda: respond(client, input="x", previous_response_id=first.id),
+    ):
+        try:
+            gone()
+        except (openai.NotFoundError, openai.BadRequestError) as error:
+            check(error.code in ("not_found", "previous_response_not_found"), f"{error}")
+        else:
+            raise AssertionError("a deleted response is still there")
+    secret = respond(client, input="Hush.", store=False)
+    try:
+        client.responses.retrieve(secret.id)
+    except openai.NotFoundError:
+        return first.output_text
+    raise AssertionError("what was not to be stored is")
+
+
+def streamed_response(client):
+    """Events are numbered, the deltas are the text, and the last event has it all."""
+    stream = client.responses.create(
+        model=MODEL, input="Name three colours.", max_output_tokens=LIMIT, stream=True
+    )
+    events = list(stream)
+    numbers = [event.sequence_number for event in events]
+    check(numbers == list(range(len(events))), f"numbers {numbers}")
+    check(events[0].type == "response.created", f"begins with {events[0].type}")
+    last = events[-1]
+    check(last.type in ("response.completed", "response.incomplete"), f"ends with {last.type}")
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    check("".join(deltas) == last.response.output_text != "", "the deltas are not the text")
+    check(last.response.usage.output_tokens > 0, f"usage {last.response.usage}")
+    kept = client.responses.retrieve(last.response.id)
+    check(kept.output_text == last.response.output_text, "what is kept is not what was said")
+    again = client.responses.retrieve(last.response.id, stream=True)
+    deltas = [event.delta for event in again if event.type == "response.output_text.delta"]
+    check("".join(deltas) == kept.output_text, "told again it is another")
+    # The library's own reader of such streams holds events against each other.
+    with client.responses.stream(model=MODEL, input="Name three colours.") as whole:
+        parsed = whole.get_final_response() if last.type == "response.completed" else None
+    check(parsed is None or parsed.output_text, "the library's reader found no text")
+    return len(events)
+
+
+def response_tools(client):
+    """A tool is called, and what it gave back is answered."""
+    tool = {
+        "type": "function",
+        "name": "add_numbers",
+        "description": "Adds two numbers",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
+        "strict": False,
+    }
+    asked = {"input": "What is 2 plus 3?", "tools": [tool]}
+    forced = {"tool_choice": {"type": "function", "name": "add_numbers"}}
+    answer = client.responses.create(model=MODEL, max_output_tokens=100, **asked, **forced)
+    calls = [item for item in answer.output if item.type == "function_call"]
+    check(calls and calls[0].name == "add_numbers", f"no call: {answer.output}")
+    arguments = json.loads(calls[0].arguments)
+    check(set(arguments) == {"a", "b"}, f"arguments {arguments}")
+    result = {"type": "function_call_output", "call_id": calls[0].call_id, "output": "5"}
+    after = respond(client, input=[result], previous_response_id=answer.id)
+    check(after.output_text, "the tool's result was not answered")
+    stream = client.responses.create(
+        model=MODEL, max_output_tokens=100, stream=True, **asked, **forced
+    )
+    events = list(stream)
+    told = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    done = [e for e in events if e.type == "response.function_call_arguments.done"]
+    check(len(done) == 1 and "".join(told) == done[0].arguments, f"told {told}, done {done}")
+    return arguments
+
+
+def counted(client):
+    """A longer prompt has more tokens."""
+    count = client.responses.input_tokens.count
+    short, long = (count(model=MODEL, input=text).input_tokens for text in ("Hi", "Hi " * 99))
+    check(0 < short < long, f"{short} and {long} tokens")
+    return [short, long]
+
+
+def moderated(client):
+    """A text is judged."""
+    return client.moderations.create(model=MODEL, input="A farthing.").results[0].flagged
+
+
 def unknown_model(client):
     """A model nobody serves is a 404 with OpenAI's error body."""
     try:
@@ -156,6 +273,14 @@ def main():
     }
     if os.environ.get("EMBED") == "1":
         steps["embeddings"] = lambda: embeddings(client)
+    if os.environ.get("RESPONSES") == "1":
+        steps["responses"] = lambda: responses(client)
+        steps["streamed_response"] = lambda: streamed_response(client)
+        steps["counted"] = lambda: counted(client)
+    if os.environ.get("TOOLS") == "1":
+        steps["response_tools"] = lambda: response_tools(client)
+    if os.environ.get("MODERATE") == "1":
+        steps["moderated"] = lambda: moderated(client)
     # A bare model server answers to any name; a market must not.
     if os.environ.get("ANY_MODEL") != "1":
         steps["unknown_model"] = lambda: unknown_model(client)

@@ -1,9 +1,10 @@
 //! A model server that is not one: an OpenAI-compatible upstream as a value.
 //!
-//! It answers `/v1/models`, `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings` with
-//! deterministic words at a chosen pace, and fails in named ways when told to. It is the twin of
-//! a real llama.cpp in tests and the upstream of the benches, so it is quick: every chunk is
-//! prepared when the behaviour is set, and a request only strings prepared chunks together.
+//! It answers `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and
+//! `/v1/moderations` with deterministic words at a chosen pace, and fails in named ways when told
+//! to. It is the twin of a real llama.cpp in tests and the upstream of the benches, so it is quick:
+//! every chunk is prepared when the behaviour is set, and a request only strings prepared chunks
+//! together.
 //!
 //! Tests never sleep for it: [`MockUpstream::started`], [`MockUpstream::finished`] and
 //! [`MockUpstream::disconnected`] wait for the event itself.

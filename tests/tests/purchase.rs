@@ -1,10 +1,12 @@
 //! The happy path, plain and streamed, on real libp2p over loopback.
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 
+use farthing_client::client::Request;
 use farthing_protocol::amount::Amount;
-use farthing_protocol::purchase::{Ending, Mode};
-use farthing_tests::street::{Buyer, Heard, Street, TestNet, eventually};
+use farthing_protocol::purchase::{Ending, Endpoint, Mode, RequestId};
+use farthing_tests::street::{Buyer, Heard, MODEL, RunningGateway, Street, TestNet, eventually};
 use farthing_tests::upstream::Behaviour;
+use serde_json::{Value, json};
 
 fn assert_agreed(street: &Street, heard: &Heard) {
     let receipt = &heard.bill.receipt.receipt;
@@ -70,6 +72,61 @@ async fn embeddings_are_sold_by_the_prompt_token() {
     assert!(usage.prompt > 0);
     assert_eq!(usage.completion, 0);
     assert_agreed(&street, &heard);
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moderations_are_sold_by_the_prompt_though_no_server_counts_them() {
+    let street = TestNet::new().start().await.expect("starts");
+    let heard = street.buyers[0].buy(Request {
+        endpoint: Endpoint::Moderations,
+        body: format!(r#"{{"model":"{MODEL}","input":"a farthing"}}"#).into(),
+    });
+    let heard = heard.await.expect("answers");
+    let usage = heard.bill.receipt.receipt.usage;
+    assert!(usage.prompt > 0 && !heard.bill.charged.is_zero());
+    assert_eq!(usage.completion, 0);
+    assert_agreed(&street, &heard);
+    street.stop().await;
+}
+
+/// The response of a reply, plain or in the last of its events, and the purchase behind it.
+async fn response(reply: reqwest::Response) -> (Value, RequestId) {
+    let purchase = reply.headers()["x-request-id"].to_str().expect("text");
+    let purchase = RequestId(purchase.parse().expect("an id"));
+    let text = reply.text().await.expect("is read");
+    let last = text.trim_end().rsplit("data: ").next().expect("an end");
+    let mut said: Value = serde_json::from_str(last).expect("JSON");
+    if said["type"] == "response.completed" {
+        said = said["response"].take();
+    }
+    (said, purchase)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_says_the_usage_of_its_receipt() {
+    let street = TestNet::new().start().await.expect("starts");
+    let gateway = RunningGateway::free(&street.buyers[0]).await;
+    let gateway = gateway.expect("listens");
+    let http = reqwest::Client::new();
+    for stream in [false, true] {
+        let body = json!({ "model": MODEL, "input": "Name three colours.", "stream": stream });
+        let url = format!("{}/responses", gateway.base_url());
+        let reply = http.post(url).body(body.to_string()).send().await;
+        let (response, purchase) = response(reply.expect("answers")).await;
+        assert_eq!(response["status"], "completed", "{response}");
+        let id = response["id"].as_str().expect("an id");
+        let stem = id.strip_prefix("resp_").expect("a response's");
+        assert!(purchase.to_string()[2..].starts_with(stem));
+        let report = street.buyers[0].client().receipt(purchase).await;
+        let usage = report.expect("is held").signed.receipt.usage;
+        let told = &response["usage"];
+        assert_eq!(told["input_tokens"], usage.prompt);
+        assert_eq!(told["output_tokens"], usage.completion);
+        assert_eq!(told["input_tokens_details"]["cached_tokens"], usage.cached);
+        assert_eq!(told["total_tokens"], usage.prompt + usage.completion);
+    }
+    gateway.stop().await;
     street.stop().await;
 }
 

@@ -91,7 +91,13 @@ async fn python_openai_finds_everything_as_it_expects() {
     let gateway = RunningGateway::free(&street.buyers[0])
         .await
         .expect("listens");
-    let output = run(python(), &gateway, &[("MODEL", MODEL), ("EMBED", "1")]).await;
+    let settings = [
+        ("MODEL", MODEL),
+        ("EMBED", "1"),
+        ("RESPONSES", "1"),
+        ("MODERATE", "1"),
+    ];
+    let output = run(python(), &gateway, &settings).await;
     assert_content(&output);
     assert_agreed(&street);
     gateway.stop().await;
@@ -175,7 +181,7 @@ async fn both_python_libraries_buy_from_the_real_model() {
     let gateway = RunningGateway::free(&street.buyers[0])
         .await
         .expect("listens");
-    let settings = [("MODEL", llama::MODEL), ("EMBED", "1")];
+    let settings = [("MODEL", llama::MODEL), ("EMBED", "1"), ("RESPONSES", "1")];
     let output = run(python(), &gateway, &settings).await;
     assert_content(&output);
     let url = gateway.base_url();

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Put the pinned real parts of the tests into .tools/ at the repository root.
 #
-#   tests/tools/setup.sh                      all of: anvil model clients x402
+#   tests/tools/setup.sh                      all of: anvil model clients suites x402
 #   tests/tools/setup.sh anvil model          only these
 #
 #   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
 #   model    llama.cpp's server and a small language model (a Python environment)
 #   clients  the stock Python client (a Python environment)
+#   suites   the tests that the makers of the stock Python clients run, and what these need
 #   slither  the contracts' linter (a Python environment)
 #   x402     the stock x402 clients (npm, and a Python environment)
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
@@ -77,12 +78,32 @@ part() {
 
 # A virtual environment with exactly the listed wheels: no other dependency, no build.
 install_python() {
-    folder=$1 list=$2
+    folder=$1
+    shift
     rm -rf "$folder"
     "$python" -m venv "$folder" ||
         { echo "python could not make an environment; on Debian: apt install python3-venv"; return 1; }
     "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps \
-        --only-binary :all: --require-hashes --requirement "$list"
+        --only-binary :all: --require-hashes "${@/#/--requirement=}"
+}
+
+# The sources that a list names by address and hash, unpacked; nothing of them is built.
+install_sources() {
+    folder=$1 list=$2
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    grep -v '^#' "$list" | while read -r address hash; do
+        file="$folder/$(basename "$address")"
+        curl --fail --location --silent --show-error --retry 3 --max-time 120 \
+            --output "$file" "$address" || return 1
+        [ "$(digest <"$file")" = "$hash" ] || { echo "$address has another hash"; return 1; }
+        tar -xzf "$file" -C "$folder" && rm "$file" || return 1
+    done
+}
+
+install_suites() {
+    install_sources "$tools/suites-src" "$here/suites.txt" &&
+        install_python "$tools/suites" "$here/requirements-clients.txt" "$here/requirements-suites.txt"
 }
 
 # The packages that a lock file names, in a folder of their own.
@@ -136,6 +157,11 @@ setup() {
         wanted=$({ cat "$here/requirements-$1.txt" && "$python" --version && echo "$tools"; } | digest)
         part "$1" "$what" "$wanted" install_python "$tools/$1" "$here/requirements-$1.txt"
         ;;
+    suites)
+        python=$(find_python)
+        wanted=$({ cat "$here"/requirements-{clients,suites}.txt "$here/suites.txt" && "$python" --version && echo "$tools"; } | digest)
+        part suites "the stock Python clients' own tests" "$wanted" install_suites
+        ;;
     slither)
         python=$(find_python)
         wanted=$({ cat "$here/requirements-slither.txt" && "$python" --version && echo "$tools"; } | digest)
@@ -150,7 +176,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients slither x402 deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites slither x402 deny fuzz" ;;
     esac
 }
 
@@ -158,5 +184,5 @@ mkdir -p "$tools/stamps"
 # Environments remember where they are; a .tools that is a link (of a second worktree) is the place
 # it points to, or each worktree would install it anew under the others.
 tools=$(cd "$tools" && pwd -P)
-[ $# -gt 0 ] || set -- anvil model clients x402
+[ $# -gt 0 ] || set -- anvil model clients suites x402
 for each in "$@"; do setup "$each"; done

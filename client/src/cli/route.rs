@@ -35,7 +35,7 @@ pub enum RouteCommand {
         /// Would ask now: for the request in this file
         #[arg(long, value_name = "FILE")]
         body: Option<PathBuf>,
-        /// The endpoint of the request: chat, completions or embeddings
+        /// The endpoint of the request: chat, completions, embeddings or moderations
         #[arg(long, default_value = "chat", value_parser = endpoint)]
         endpoint: Endpoint,
     },
@@ -77,7 +77,7 @@ pub enum RouteError {
 fn endpoint(text: &str) -> Result<Endpoint, String> {
     let mut all = Endpoint::ALL.into_iter();
     let found = all.find(|endpoint| endpoint.to_string() == text);
-    found.ok_or_else(|| "chat, completions or embeddings".to_owned())
+    found.ok_or_else(|| "chat, completions, embeddings or moderations".to_owned())
 }
 
 impl RouteCommand {
@@ -126,7 +126,7 @@ fn wish(
         None => match endpoint {
             Endpoint::Chat => json!({"messages": [{"role": "user", "content": ""}]}),
             Endpoint::Completions => json!({"prompt": ""}),
-            Endpoint::Embeddings => json!({"input": ""}),
+            Endpoint::Embeddings | Endpoint::Moderations => json!({"input": ""}),
         }
         .to_string(),
     };

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::purchase::Endpoint;
 use farthing_protocol::store::{Batch, Store};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -98,7 +97,7 @@ impl Parts {
     }
 
     fn watch(&self, request: &Request) -> Option<Watch> {
-        if request.endpoint == Endpoint::Embeddings {
+        if !request.endpoint.writes() {
             return None;
         }
         let body = Body::parse(&request.body).ok()?;
@@ -371,6 +370,8 @@ impl Today {
 
 #[cfg(test)]
 mod tests {
+    use farthing_protocol::purchase::Endpoint;
+
     use super::*;
 
     fn again(text: &str) -> Option<String> {

@@ -22,6 +22,8 @@ type Infer = dyn Fn(Request) -> Result<Answer, InferError> + Send + Sync;
 
 pub(crate) struct Script {
     infer: Box<Infer>,
+    /// Its data directory.
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Script {
@@ -193,7 +195,10 @@ impl Client {
         infer: impl Fn(Request) -> Result<Answer, InferError> + Send + Sync + 'static,
     ) -> Self {
         let infer = Box::new(infer);
-        Self(Inside::Script(Arc::new(Script { infer })))
+        Self(Inside::Script(Arc::new(Script {
+            infer,
+            dir: tempfile::tempdir().expect("a folder"),
+        })))
     }
 }
 

@@ -54,7 +54,7 @@ pub(in crate::client) fn rest(
     let mut changes = match endpoint {
         Endpoint::Chat => chat(&body, text)?,
         Endpoint::Completions => vec![("prompt", prompt(&body, text)?)],
-        Endpoint::Embeddings => return Err(Unfit::Field("input")),
+        Endpoint::Embeddings | Endpoint::Moderations => return Err(Unfit::Field("input")),
     };
     for field in LIMITS {
         let limit = body.get::<u64>(field).map_err(wrong)?;

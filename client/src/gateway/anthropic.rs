@@ -8,17 +8,17 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::Request as HttpRequest;
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use farthing_protocol::purchase::Endpoint;
 use serde_json::{Map, Value, json};
 
 use crate::client::{InferError, Request};
 use crate::gateway::Shared;
 use crate::gateway::anthropic::events::Telling;
+use crate::gateway::chat::{self, Strange};
 use crate::gateway::error::Problem;
 use crate::gateway::exchange;
-use crate::gateway::sse::{self, Dialect};
+use crate::gateway::sse::{self, Dialect, json_of};
 use crate::report::ModelListing;
 
 pub mod request;
@@ -29,8 +29,6 @@ pub mod events;
 const PATHS: &str = "/v1/messages";
 /// The header by which Anthropic's libraries name their dialect.
 const VERSION: &str = "anthropic-version";
-/// Bytes of a request per token, as a guess.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// Whether a request is made in this dialect.
 pub(in crate::gateway) fn is_spoken(path: &str, headers: &HeaderMap) -> bool {
@@ -71,9 +69,7 @@ pub(in crate::gateway) async fn count_tokens(shared: &Arc<Shared>, asked: HttpRe
             serde_json::from_slice(&body).map_err(|error| bad(&error))?;
         fields.insert("max_tokens".into(), 1.into());
         let chat = translated(Value::Object(fields).to_string().as_bytes())?;
-        let said = [&chat["messages"], &chat["tools"]].map(|part| part.to_string().len());
-        let tokens = said.iter().sum::<usize>().div_ceil(BYTES_PER_TOKEN);
-        Ok(json_of(&json!({ "input_tokens": tokens })))
+        Ok(json_of(&json!({ "input_tokens": chat::estimate(&chat) })))
     };
     count
         .await
@@ -93,9 +89,8 @@ pub(in crate::gateway) fn models(shared: &Shared) -> Response {
 
 /// `GET /v1/models/{id}`, as Anthropic shows one.
 pub(in crate::gateway) fn model(shared: &Shared, id: String) -> Response {
-    let models = shared.client.models();
-    match models.iter().find(|model| model.id == id) {
-        Some(model) => json_of(&card(model)),
+    match shared.client.model(&id) {
+        Some(model) => json_of(&card(&model)),
         None => refused(&InferError::UnknownModel { model: id }.into()),
     }
 }
@@ -117,13 +112,8 @@ fn bad(error: &impl ToString) -> Problem {
     InferError::BadRequest(error.to_string()).into()
 }
 
-fn interrupted(error: answer::NotAMessage) -> Problem {
+fn interrupted(error: Strange) -> Problem {
     InferError::Interrupted(error.to_string().into()).into()
-}
-
-fn json_of(value: &Value) -> Response {
-    let kind = [(CONTENT_TYPE, "application/json")];
-    (kind, value.to_string()).into_response()
 }
 
 /// An error in Anthropic's shape.

@@ -34,6 +34,15 @@ pub enum Problem {
         /// The path.
         path: String,
     },
+    /// What is asked for by its name is not there.
+    #[error("there is no {0}")]
+    NotHere(String),
+    /// The response that a request goes on from is not there.
+    #[error("`previous_response_id`: there is no response `{id}`; it is not kept (any more)")]
+    NoPrevious {
+        /// Its id, or that of one before it.
+        id: String,
+    },
     /// The path knows another method.
     #[error("{method} is not allowed here")]
     Method {
@@ -93,6 +102,10 @@ impl Problem {
             }
             Self::Denied(Denied::Foreign) => row(403, REQUEST, "foreign_origin", Retry::Usual),
             Self::UnknownPath { .. } => row(404, REQUEST, "unknown_path", Retry::Usual),
+            Self::NotHere(_) => row(404, REQUEST, "not_found", Retry::Usual),
+            Self::NoPrevious { .. } => {
+                row(400, REQUEST, "previous_response_not_found", Retry::Usual)
+            }
             Self::Method { .. } => row(405, REQUEST, "method_not_allowed", Retry::Usual),
             Self::NotArrived(_) => row(408, REQUEST, "request_timeout", Retry::Usual),
             Self::InFlight => row(409, REQUEST, "in_flight", Retry::After(1_000)),
@@ -101,11 +114,12 @@ impl Problem {
     }
 
     /// `{"message", "type", "param", "code"}`.
-    fn detail(&self) -> serde_json::Value {
+    pub(in crate::gateway) fn detail(&self) -> serde_json::Value {
         let row = self.row();
         let param = match self {
             Self::Body(BodyError::Field { field, .. }) => Some(*field),
             Self::Infer(InferError::UnknownModel { .. }) => Some("model"),
+            Self::NoPrevious { .. } => Some("previous_response_id"),
             _ => None,
         };
         let mut detail = json!({

@@ -1,4 +1,4 @@
-//! The OpenAI dialect: chat, completions, embeddings and models.
+//! The OpenAI dialect: chat, completions, embeddings, moderations and models.
 //!
 //! The body goes to the seller as it came and the answer comes back as the seller sent it;
 //! unknown fields pass both ways. Headers are sent only when the first event is there, so that
@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::Request as HttpRequest;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use farthing_protocol::body::Body;
+use farthing_protocol::body::{Body, quote};
 use farthing_protocol::purchase::Endpoint;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,8 +19,11 @@ use crate::client::{InferError, Request};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
 use crate::gateway::exchange;
-use crate::gateway::sse::{self, Chunks, UsageChunk};
+use crate::gateway::sse::{self, Chunks, UsageChunk, json_of};
 use crate::report::{HealthReport, ModelListing};
+
+/// What OpenAI takes for a moderation that names no model.
+const MODERATOR: &str = "omni-moderation-latest";
 
 /// How the answer is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +42,10 @@ pub(crate) async fn buy(
     request: HttpRequest,
 ) -> Result<Response, Problem> {
     let headers = request.headers().clone();
-    let body = exchange::read(shared, request).await?;
+    let mut body = exchange::read(shared, request).await?;
+    if endpoint == Endpoint::Moderations {
+        body = moderated(body)?;
+    }
     let delivery = delivery(&body)?;
     let bought = exchange::buy(shared, Request { endpoint, body }, &headers).await?;
     match delivery {
@@ -49,6 +55,16 @@ pub(crate) async fn buy(
             Ok(whole.respond(whole.document.clone()))
         }
     }
+}
+
+/// A moderation that names no model means the one that OpenAI would take; whose that is here, an
+/// alias says.
+fn moderated(body: Bytes) -> Result<Bytes, Problem> {
+    let fields = Body::parse(&body)?;
+    Ok(match fields.raw("model") {
+        Some(_) => body,
+        None => Bytes::from(fields.with(&[("model", &quote(MODERATOR))])),
+    })
 }
 
 fn delivery(body: &[u8]) -> Result<Delivery, Problem> {
@@ -77,9 +93,8 @@ pub(crate) async fn models(shared: &Shared) -> Response {
 
 /// `GET /v1/models/{id}`; an id has a slash in it.
 pub(crate) fn model(shared: &Shared, id: String) -> Response {
-    let models = shared.client.models();
-    match models.iter().find(|model| model.id == id) {
-        Some(model) => json_of(&card(model)),
+    match shared.client.model(&id) {
+        Some(model) => json_of(&card(&model)),
         None => Problem::from(InferError::UnknownModel { model: id }).into_response(),
     }
 }
@@ -122,8 +137,4 @@ pub(crate) fn health(report: &HealthReport) -> Response {
         "chain": report.chain_fault.as_deref().unwrap_or("ok"),
     });
     (status, json_of(&body)).into_response()
-}
-
-fn json_of(value: &Value) -> Response {
-    ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }

@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::{Body as HttpBody, Bytes};
-use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
@@ -22,7 +22,8 @@ use crate::gateway::error::Problem;
 use crate::gateway::exchange::{self, Bought};
 use crate::gateway::inflight::Place;
 
-const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+/// Nothing new, but still there: a comment.
+pub(in crate::gateway) const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// What a seller's own end of stream looks like; ours is written once, by us.
 const DONE: &[u8] = b"[DONE]";
 
@@ -51,6 +52,12 @@ pub(in crate::gateway) trait Dialect: Send + 'static {
 
     /// The end of a whole one, with the bill.
     fn end(&mut self, bill: &Value) -> Bytes;
+
+    /// What is to be done after the end was worded, or what broke it, and before anybody reads it.
+    fn keep(&mut self, broken: Option<&Problem>) -> impl Future<Output = ()> + Send {
+        let _ = broken;
+        async {}
+    }
 }
 
 /// OpenAI's words: chunks as they came.
@@ -107,11 +114,16 @@ pub(in crate::gateway) fn respond(
     dialect: impl Dialect,
 ) -> Response {
     let mut headers = exchange::about(&bought.answer);
-    let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
-    headers.insert(CONTENT_TYPE, kind);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.extend(head());
     let body = stream(Arc::clone(shared), bought, dialect);
     (headers, HttpBody::from_stream(body)).into_response()
+}
+
+/// What the head of every stream says.
+pub(in crate::gateway) fn head() -> HeaderMap {
+    let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+    let fresh = HeaderValue::from_static("no-cache");
+    HeaderMap::from_iter([(CONTENT_TYPE, kind), (CACHE_CONTROL, fresh)])
 }
 
 fn stream(
@@ -151,7 +163,7 @@ impl<D: Dialect> Writer<D> {
                 Some(event) => Some(event),
                 None => match timeout(self.shared.settings.keep_alive, self.answer.next()).await {
                     Ok(event) => event,
-                    Err(_) => return Some(self.silence()),
+                    Err(_) => return Some(self.silence().await),
                 },
             };
             self.heard = Instant::now();
@@ -160,39 +172,40 @@ impl<D: Dialect> Writer<D> {
                 Some(Ok(Event::Data(json))) => match self.dialect.data(&json) {
                     Ok(Some(bytes)) => return Some(bytes),
                     Ok(None) => {}
-                    Err(problem) => return Some(self.fail(problem)),
+                    Err(problem) => return Some(self.fail(problem).await),
                 },
                 Some(Ok(Event::Paid(charged))) => {
-                    self.ended = true;
-                    return Some(self.end(charged, None));
+                    return Some(self.end(charged, None).await);
                 }
                 Some(Ok(Event::End(bill))) => {
-                    self.ended = true;
-                    return Some(self.end(bill.charged, Some(&bill)));
+                    return Some(self.end(bill.charged, Some(&bill)).await);
                 }
-                Some(Err(error)) => return Some(self.fail(error.into())),
+                Some(Err(error)) => return Some(self.fail(error.into()).await),
                 None => {
                     let error = InferError::Interrupted("it ended without a receipt".into());
-                    return Some(self.fail(error.into()));
+                    return Some(self.fail(error.into()).await);
                 }
             }
         }
     }
 
     /// Nothing came for a while.
-    fn silence(&mut self) -> Bytes {
+    async fn silence(&mut self) -> Bytes {
         if self.heard.elapsed() >= self.shared.settings.deadline {
-            return self.fail(Problem::Deadline);
+            return self.fail(Problem::Deadline).await;
         }
         self.dialect.silence()
     }
 
-    fn fail(&mut self, problem: Problem) -> Bytes {
+    async fn fail(&mut self, problem: Problem) -> Bytes {
         self.ended = true;
-        self.dialect.broken(&problem)
+        let end = self.dialect.broken(&problem);
+        self.dialect.keep(Some(&problem)).await;
+        end
     }
 
-    fn end(&mut self, charged: Amount, bill: Option<&Bill>) -> Bytes {
+    async fn end(&mut self, charged: Amount, bill: Option<&Bill>) -> Bytes {
+        self.ended = true;
         let mut told = json!({
             "request": self.answer.request.to_string(),
             "seller": self.answer.seller,
@@ -204,8 +217,16 @@ impl<D: Dialect> Writer<D> {
             let receipts = bill.earlier.iter().chain([&bill.receipt]);
             told["sellers"] = receipts.map(|receipt| json!(receipt.seller)).collect();
         }
-        self.dialect.end(&told)
+        let end = self.dialect.end(&told);
+        self.dialect.keep(None).await;
+        end
     }
+}
+
+/// A document in full.
+pub(in crate::gateway) fn json_of(value: &Value) -> Response {
+    let kind = [(CONTENT_TYPE, "application/json")];
+    (kind, value.to_string()).into_response()
 }
 
 /// One event. A line break within the JSON begins a new `data:` line, so that a seller's bytes

@@ -18,6 +18,8 @@ use super::*;
 use crate::client::scripted::{Events, answer, data, end, whole};
 use crate::client::{Answer, Attempt, Errand, InferError, Request};
 
+mod responses;
+
 const CHAT: &str = "/v1/chat/completions";
 const PLAIN: &str = r#"{"model":"test/model","messages":[]}"#;
 const STREAM: &str = r#"{"model":"test/model","messages":[],"stream":true}"#;
@@ -467,9 +469,13 @@ async fn fed(settings: config::Gateway) -> (Running, mpsc::Receiver<Events>) {
 }
 
 async fn ask(gateway: &Running, body: &str) -> TcpStream {
+    ask_at(gateway, CHAT, body).await
+}
+
+async fn ask_at(gateway: &Running, path: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(gateway.address).await.expect("connects");
     let head = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let request = head + body;

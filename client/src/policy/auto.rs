@@ -47,7 +47,7 @@ pub(super) fn task(body: &Body<'_>, endpoint: Endpoint) -> Result<Task, BodyErro
         return Ok(said);
     }
     Ok(match endpoint {
-        Endpoint::Embeddings => Task::Chat,
+        Endpoint::Embeddings | Endpoint::Moderations => Task::Chat,
         Endpoint::Completions => guess(body.raw("prompt").unwrap_or_default()),
         Endpoint::Chat => {
             let messages = body.raw("messages").unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Which models a request asks for, and how they are to be ordered: its `model` and `models`,
-//! aliases, suffixes, and the rules of `auto`. Pure.
+//! aliases, suffixes, and the rules of `auto`, which also choose for a request that names none.
+//! Pure.
 
 use bytes::Bytes;
 use farthing_protocol::body::{Body, quote};
@@ -72,6 +73,9 @@ impl Asked {
             } else {
                 asked.add(name, config);
             }
+        }
+        if names.is_empty() && !config.auto.is_empty() {
+            asked.by_rule(body, endpoint, config, bytes)?;
         }
         match asked.models.is_empty() {
             true => Err(Refused::Missing("model")),

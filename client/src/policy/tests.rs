@@ -59,7 +59,7 @@ fn what_no_seller_would_take_is_refused_by_name() {
     );
     assert_eq!(
         refused(Embeddings, r#"{"model":"m","input":"x","stream":true}"#),
-        Refused::StreamedEmbeddings
+        Refused::Unstreamed(Embeddings)
     );
     let large = "x".repeat(Config::default().gateway.max_body + 1);
     assert!(matches!(refused(Chat, &large), Refused::TooLarge { .. }));

@@ -34,7 +34,7 @@ impl Counter {
     /// Enters one whole event or document.
     pub(in crate::purchase) fn count(&mut self, event: &[u8]) {
         self.events = self.events.saturating_add(1);
-        if self.endpoint != Endpoint::Embeddings {
+        if self.endpoint.writes() {
             self.text = self.text.saturating_add(text_bytes(event));
         }
     }

@@ -78,7 +78,7 @@ impl Quote {
         let streams = body.get("stream").map_err(bad_request)?.unwrap_or(false);
         let shows_usage = shows_usage(&body)?;
         let said = body.raw("max_tokens").or(body.raw("max_completion_tokens"));
-        let limited = said.is_some() || wish.endpoint == Endpoint::Embeddings;
+        let limited = said.is_some() || !wish.endpoint.writes();
         Ok(Self {
             resource: wish.stand.resource,
             attested: wish.stand.attested,

@@ -53,6 +53,7 @@ pub(in crate::http) fn all(shared: Arc<Shared>, secure: bool) -> Router {
         .route("/v1/chat/completions", paid(Endpoint::Chat))
         .route("/v1/completions", paid(Endpoint::Completions))
         .route("/v1/embeddings", paid(Endpoint::Embeddings))
+        .route("/v1/moderations", paid(Endpoint::Moderations))
         .route("/v1/models", get(models))
         .route("/health", get(health))
         .fallback(unknown_path)

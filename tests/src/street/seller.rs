@@ -225,7 +225,7 @@ fn config(n: usize, upstream: &MockUpstream) -> Config {
     let step = 1 + n as u64;
     let model = format!(
         r#"id = "{MODEL}"
-endpoints = ["chat", "completions", "embeddings"]
+endpoints = ["chat", "completions", "embeddings", "moderations"]
 context = 8192
 max_output = 1024
 slots = 64

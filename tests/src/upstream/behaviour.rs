@@ -17,6 +17,8 @@ pub struct Behaviour {
     pub usage: bool,
     /// Numbers in an embedding.
     pub embedding_width: usize,
+    /// Whether embeddings come in base64 when a request asks for it. Not every server knows how.
+    pub embedding_base64: bool,
     /// The bearer key it demands, if any.
     pub api_key: Option<String>,
     /// What it makes of an answer that somebody began.
@@ -101,6 +103,7 @@ impl Default for Behaviour {
             stream_usage: StreamUsage::WhenAsked,
             usage: true,
             embedding_width: 8,
+            embedding_base64: true,
             api_key: None,
             prefix: Prefix::Continued,
             fault: None,
@@ -119,6 +122,12 @@ impl Behaviour {
     /// Answer with this many tokens.
     pub fn tokens(mut self, tokens: usize) -> Self {
         self.tokens = tokens;
+        self
+    }
+
+    /// Let embeddings be numbers, whatever a request asks for.
+    pub fn plain_embeddings(mut self) -> Self {
+        self.embedding_base64 = false;
         self
     }
 

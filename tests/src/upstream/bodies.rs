@@ -210,6 +210,34 @@ impl Model {
         )
     }
 
+    /// What it thinks of every text: nothing against it.
+    pub(super) fn moderation(&self) -> String {
+        let categories = [
+            "harassment",
+            "harassment/threatening",
+            "hate",
+            "hate/threatening",
+            "illicit",
+            "illicit/violent",
+            "self-harm",
+            "self-harm/instructions",
+            "self-harm/intent",
+            "sexual",
+            "sexual/minors",
+            "violence",
+            "violence/graphic",
+        ];
+        let all = |value: &str| {
+            let one = |name: &&str| format!("{}:{value}", quote(name));
+            let rows: Vec<String> = categories.iter().map(one).collect();
+            rows.join(",")
+        };
+        let (model, no, never, text) = (&self.quoted, all("false"), all("0.0"), all(r#"["text"]"#));
+        format!(
+            r#"{{"id":"modr-mock","model":{model},"results":[{{"flagged":false,"categories":{{{no}}},"category_scores":{{{never}}},"category_applied_input_types":{{{text}}}}}]}}"#
+        )
+    }
+
     fn chat_head(&self) -> String {
         let model = &self.quoted;
         format!(

@@ -32,6 +32,7 @@ pub(super) async fn serve(door: Door, shared: Arc<Shared>) {
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(embeddings))
+        .route("/v1/moderations", post(moderations))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(shared);
     let service = routes.into_make_service_with_connect_info::<Cord>();
@@ -125,6 +126,15 @@ async fn embeddings(
     answer(shared, Endpoint::Embeddings, cord, headers, body).await
 }
 
+async fn moderations(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(cord): ConnectInfo<Cord>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    answer(shared, Endpoint::Moderations, cord, headers, body).await
+}
+
 /// Note the request, decide its fault, answer.
 async fn answer(
     shared: Arc<Shared>,
@@ -206,7 +216,7 @@ fn read<'a>(
     let (field, given) = match endpoint {
         Endpoint::Chat => ("messages", ask.messages),
         Endpoint::Completions => ("prompt", ask.prompt),
-        Endpoint::Embeddings => ("input", ask.input),
+        Endpoint::Embeddings | Endpoint::Moderations => ("input", ask.input),
     };
     if given.is_none() {
         return Err(bad(&format!("missing required parameter: '{field}'")));
@@ -246,7 +256,7 @@ fn begun(manner: &Manner, endpoint: Endpoint, ask: &Ask<'_>) -> Result<usize, Re
             let prompt = ask.prompt.map_or("null", RawValue::get);
             serde_json::from_str(prompt).ok()
         }
-        Endpoint::Embeddings => None,
+        Endpoint::Embeddings | Endpoint::Moderations => None,
     };
     let text = text.and_then(|text| text.as_str().map(str::to_owned));
     Ok(text.map_or(0, |text| manner.bodies.begun(&text)))
@@ -267,6 +277,10 @@ impl Answer<'_> {
     async fn give(self, visit: Visit) -> Response {
         if self.endpoint == Endpoint::Embeddings {
             let body = self.embeddings();
+            return self.whole(body, Duration::ZERO, visit).await;
+        }
+        if self.endpoint == Endpoint::Moderations {
+            let body = self.model.moderation();
             return self.whole(body, Duration::ZERO, visit).await;
         }
         if self.ask.stream == Some(true) {
@@ -335,6 +349,7 @@ impl Answer<'_> {
         });
         let width = self.manner.behaviour.embedding_width;
         let base64 = self.ask.encoding_format.as_deref() == Some("base64");
+        let base64 = base64 && self.manner.behaviour.embedding_base64;
         let vectors = inputs
             .iter()
             .map(|input| bodies::embedding(input, width, base64));

@@ -19,6 +19,8 @@ pub enum Endpoint {
     Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/moderations`
+    Moderations,
 }
 
 /// How far a request has come.

@@ -81,6 +81,11 @@ pub fn to_seller() -> Vec<FrameVector<ToSeller>> {
         body: Bytes::from_static(br#"{"model":"test/model","prompt":"hi"}"#),
         ..samples::ask(Mode::Plain)
     };
+    let moderations = Ask {
+        endpoint: Endpoint::Moderations,
+        body: Bytes::from_static(br#"{"model":"test/model","input":"hi"}"#),
+        ..samples::ask(Mode::Plain)
+    };
     let with_root = Ask {
         ack: Some(samples::signed_root()),
         ..samples::ask(Mode::Plain)
@@ -91,6 +96,7 @@ pub fn to_seller() -> Vec<FrameVector<ToSeller>> {
         FrameVector::new("ask-chat-streamed", ask(samples::ask(Mode::Stream))),
         FrameVector::new("ask-completions", ask(completions)),
         FrameVector::new("ask-embeddings-without-voucher", ask(bare)),
+        FrameVector::new("ask-moderations", ask(moderations)),
         FrameVector::new("pay", ToSeller::Pay(samples::voucher(1_000_032))),
         FrameVector::new("cancel", ToSeller::Cancel),
     ]

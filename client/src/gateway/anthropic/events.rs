@@ -7,17 +7,15 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::gateway::anthropic::answer::{
-    CALLED, Call, Choice, Completion, ENDED, NotAMessage, Said, Usage, stopped,
-};
+use crate::gateway::anthropic::answer::{CALLED, ENDED, stopped, used};
+use crate::gateway::chat::{Choice, Completion, Page, Piece, Reader, Strange, Usage};
 
 /// What kind of block is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Open {
     Thinking,
     Text,
-    /// The call of this number.
-    Tool(u64),
+    Tool,
 }
 
 /// A message that is being told.
@@ -28,24 +26,9 @@ pub struct Telling {
     open: Option<Open>,
     /// Blocks opened so far.
     blocks: u64,
-    /// The highest number of a call so far.
-    called: Option<u64>,
-    /// The name of the newest call, and how many had the number of the one before.
-    call: Option<String>,
-    uncounted: u64,
+    reader: Reader,
     usage: Usage,
     stop: Option<(&'static str, Option<String>)>,
-}
-
-/// Events as bytes, growing.
-#[derive(Default)]
-struct Page(Vec<u8>);
-
-impl Page {
-    fn event(&mut self, name: &str, data: &Value) {
-        let line = format!("event: {name}\ndata: {data}\n\n");
-        self.0.extend_from_slice(line.as_bytes());
-    }
 }
 
 /// Nothing new, but still there.
@@ -67,10 +50,9 @@ impl Telling {
     /// The events that say what this chunk says; often none or one.
     ///
     /// # Errors
-    /// [`NotAMessage`].
-    pub fn chunk(&mut self, json: &[u8]) -> Result<Bytes, NotAMessage> {
-        let strange = |error: serde_json::Error| NotAMessage(error.to_string());
-        let chunk: Completion = serde_json::from_slice(json).map_err(strange)?;
+    /// [`Strange`].
+    pub fn chunk(&mut self, json: &[u8]) -> Result<Bytes, Strange> {
+        let chunk = Completion::read(json)?;
         let mut page = Page::default();
         self.begin(chunk.model.as_deref(), &mut page);
         if let Some(usage) = chunk.usage {
@@ -79,7 +61,7 @@ impl Telling {
         if let Some(choice) = chunk.choices.into_iter().next() {
             self.choice(choice, &mut page)?;
         }
-        Ok(page.0.into())
+        Ok(page.into())
     }
 
     /// The last events: what all of it was, and that this was all.
@@ -89,18 +71,18 @@ impl Telling {
         self.begin(None, &mut page);
         self.close(&mut page);
         let (mut reason, sequence) = self.stop.take().unwrap_or((ENDED, None));
-        if self.called.is_some() && reason == ENDED {
+        if self.reader.has_called() && reason == ENDED {
             // Some servers stop as if nothing had been called.
             reason = CALLED;
         }
         let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
-        let usage = self.usage.value();
+        let usage = used(self.usage);
         page.event(
             "message_delta",
             &json!({ "type": "message_delta", "delta": delta, "usage": usage }),
         );
         page.event("message_stop", &json!({ "type": "message_stop" }));
-        page.0.into()
+        page.into()
     }
 
     /// How many tokens the prompt has is known only at the end: the last event says it.
@@ -111,7 +93,7 @@ impl Telling {
         let message = json!({
             "id": self.id, "type": "message", "role": "assistant",
             "model": model.unwrap_or_default(), "content": [],
-            "stop_reason": null, "stop_sequence": null, "usage": Usage::default().value(),
+            "stop_reason": null, "stop_sequence": null, "usage": used(Usage::default()),
         });
         page.event(
             "message_start",
@@ -119,7 +101,7 @@ impl Telling {
         );
     }
 
-    fn choice(&mut self, choice: Choice, page: &mut Page) -> Result<(), NotAMessage> {
+    fn choice(&mut self, choice: Choice, page: &mut Page) -> Result<(), Strange> {
         if choice.finish_reason.is_some() {
             let (reason, sequence) = stopped(&choice);
             self.stop = Some((reason, sequence.map(str::to_owned)));
@@ -127,63 +109,41 @@ impl Telling {
         let Some(said) = choice.delta else {
             return Ok(());
         };
-        let refused = said.refusal.as_deref().is_some_and(|text| !text.is_empty());
-        self.said(said, page)?;
-        if refused {
-            self.stop = Some(("refusal", None));
+        for piece in self.reader.read(said)? {
+            self.piece(piece, page);
         }
         Ok(())
     }
 
-    fn said(&mut self, said: Said, page: &mut Page) -> Result<(), NotAMessage> {
-        if let Some(thinking) = said.thought() {
-            let empty = json!({ "type": "thinking", "thinking": "", "signature": "" });
-            self.turn_to(Open::Thinking, &empty, page);
-            self.delta(
-                &json!({ "type": "thinking_delta", "thinking": thinking }),
-                page,
-            );
-        }
-        for text in [said.content, said.refusal].into_iter().flatten() {
-            if !text.is_empty() {
-                let empty = json!({ "type": "text", "text": "", "citations": null });
-                self.turn_to(Open::Text, &empty, page);
-                self.delta(&json!({ "type": "text_delta", "text": text }), page);
+    fn piece(&mut self, piece: Piece, page: &mut Page) {
+        match piece {
+            Piece::Thought(thinking) => {
+                let empty = json!({ "type": "thinking", "thinking": "", "signature": "" });
+                self.turn_to(Open::Thinking, &empty, page);
+                let delta = json!({ "type": "thinking_delta", "thinking": thinking });
+                self.delta(&delta, page);
+            }
+            Piece::Text(text) => self.text(&text, page),
+            Piece::Refusal(text) => {
+                self.text(&text, page);
+                self.stop = Some(("refusal", None));
+            }
+            Piece::Call { id, name } => {
+                self.close(page);
+                let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
+                self.turn_to(Open::Tool, &empty, page);
+            }
+            Piece::Arguments(part) => {
+                let delta = json!({ "type": "input_json_delta", "partial_json": part });
+                self.delta(&delta, page);
             }
         }
-        for call in said.tool_calls.into_iter().flatten() {
-            self.call(call, page)?;
-        }
-        Ok(())
     }
 
-    fn call(&mut self, call: Call, page: &mut Page) -> Result<(), NotAMessage> {
-        let mut number = call.index.saturating_add(self.uncounted);
-        // Some servers do not count: another id is another call.
-        let another = call.id.is_some() && call.id != self.call;
-        if another && self.open == Some(Open::Tool(number)) {
-            self.uncounted += 1;
-            number = number.saturating_add(1);
-        }
-        if self.open != Some(Open::Tool(number)) {
-            if self.called.is_some_and(|called| number <= called) {
-                let late = "a call goes on after another has begun";
-                return Err(NotAMessage(late.to_owned()));
-            }
-            self.called = Some(number);
-            let name = call.function.name.unwrap_or_default();
-            self.call.clone_from(&call.id);
-            let id = call.id.unwrap_or_else(|| format!("call_{number}"));
-            let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
-            self.turn_to(Open::Tool(number), &empty, page);
-        }
-        if let Some(part) = call.function.arguments.filter(|part| !part.is_empty()) {
-            self.delta(
-                &json!({ "type": "input_json_delta", "partial_json": part }),
-                page,
-            );
-        }
-        Ok(())
+    fn text(&mut self, text: &str, page: &mut Page) {
+        let empty = json!({ "type": "text", "text": "", "citations": null });
+        self.turn_to(Open::Text, &empty, page);
+        self.delta(&json!({ "type": "text_delta", "text": text }), page);
     }
 
     fn turn_to(&mut self, kind: Open, empty: &Value, page: &mut Page) {

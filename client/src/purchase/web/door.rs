@@ -150,12 +150,7 @@ impl Body {
 
 /// Where an endpoint is below a base such as `https://seller.example/v1`.
 pub(in crate::purchase) fn url(base: &Url, endpoint: Endpoint) -> Result<Url, PurchaseError> {
-    let path = match endpoint {
-        Endpoint::Chat => "chat/completions",
-        Endpoint::Completions => "completions",
-        Endpoint::Embeddings => "embeddings",
-    };
     let base = base.as_str().trim_end_matches('/');
-    Url::parse(&format!("{base}/{path}"))
+    Url::parse(&format!("{base}{}", endpoint.path()))
         .map_err(|_| PurchaseError::Protocol("its address is no URL"))
 }

@@ -130,11 +130,7 @@ pub(super) async fn asked(
     let name = "door";
     let model = config.models.first();
     let endpoint = model.and_then(|model| model.endpoints.first().copied());
-    let path = match endpoint.unwrap_or(Endpoint::Chat) {
-        Endpoint::Chat => "/v1/chat/completions",
-        Endpoint::Completions => "/v1/completions",
-        Endpoint::Embeddings => "/v1/embeddings",
-    };
+    let path = format!("/v1{}", endpoint.unwrap_or(Endpoint::Chat).path());
     let body = json!({
         "model": model.map_or("none", |model| model.id.as_str()),
         "messages": [{ "role": "user", "content": "What does it cost?" }],
@@ -142,7 +138,7 @@ pub(super) async fn asked(
     });
     for (method, body) in [("GET", None), ("POST", Some(&body))] {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let asking = knock::ask(listen, certificate.clone(), (method, path, &body));
+        let asking = knock::ask(listen, certificate.clone(), (method, &path, &body));
         let answered = timeout(ANSWER, asking).await;
         let answered = answered.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let found = answered.and_then(|reply| price(&reply, config, claim));
