@@ -10,16 +10,15 @@ use axum::body::{Body as HttpBody, Bytes};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
 use futures::Stream;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Answer, Bill, Event, InferError};
+use crate::client::{Answer, Event, InferError};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
-use crate::gateway::exchange::{self, Bought};
+use crate::gateway::exchange::{self, Bought, Settled};
 use crate::gateway::inflight::Place;
 
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -49,8 +48,8 @@ pub(in crate::gateway) trait Dialect: Send + 'static {
     /// The end of a stream that broke.
     fn broken(&self, problem: &Problem) -> Bytes;
 
-    /// The end of a whole one, with the bill.
-    fn end(&mut self, bill: &Value) -> Bytes;
+    /// The end of a whole one: the bill as a note, and all that is known of it.
+    fn end(&mut self, note: &Value, settled: &Settled) -> Bytes;
 }
 
 /// OpenAI's words: chunks as they came.
@@ -71,8 +70,8 @@ impl Dialect for Chunks {
         problem.event()
     }
 
-    fn end(&mut self, bill: &Value) -> Bytes {
-        Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
+    fn end(&mut self, note: &Value, _: &Settled) -> Bytes {
+        Bytes::from(format!(": farthing {note}\n\ndata: [DONE]\n\n"))
     }
 }
 
@@ -162,14 +161,8 @@ impl<D: Dialect> Writer<D> {
                     Ok(None) => {}
                     Err(problem) => return Some(self.fail(problem)),
                 },
-                Some(Ok(Event::Paid(charged))) => {
-                    self.ended = true;
-                    return Some(self.end(charged, None));
-                }
-                Some(Ok(Event::End(bill))) => {
-                    self.ended = true;
-                    return Some(self.end(bill.charged, Some(&bill)));
-                }
+                Some(Ok(Event::Paid(charged))) => return Some(self.end(charged.into())),
+                Some(Ok(Event::End(bill))) => return Some(self.end(bill.into())),
                 Some(Err(error)) => return Some(self.fail(error.into())),
                 None => {
                     let error = InferError::Interrupted("it ended without a receipt".into());
@@ -192,25 +185,26 @@ impl<D: Dialect> Writer<D> {
         self.dialect.broken(&problem)
     }
 
-    fn end(&mut self, charged: Amount, bill: Option<&Bill>) -> Bytes {
-        let mut told = json!({
+    fn end(&mut self, settled: Settled) -> Bytes {
+        self.ended = true;
+        let bill = settled.bill.as_deref();
+        let mut note = json!({
             "request": self.answer.request.to_string(),
             "seller": self.answer.seller,
-            "charged": charged,
+            "charged": settled.charged,
             "receipt_seq": bill.map(|bill| bill.receipt.receipt.seq),
         });
-        if let Some(bill) = bill.filter(|bill| !bill.earlier.is_empty()) {
+        if bill.is_some_and(|bill| !bill.earlier.is_empty()) {
             // It broke off, and others went on: those that were paid for it, in order.
-            let receipts = bill.earlier.iter().chain([&bill.receipt]);
-            told["sellers"] = receipts.map(|receipt| json!(receipt.seller)).collect();
+            note["sellers"] = settled.sellers().map(|seller| json!(seller)).collect();
         }
-        self.dialect.end(&told)
+        self.dialect.end(&note, &settled)
     }
 }
 
 /// One event. A line break within the JSON begins a new `data:` line, so that a seller's bytes
 /// stay within their event.
-fn event_of(json: &[u8]) -> Bytes {
+pub(in crate::gateway) fn event_of(json: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(json.len() + 8);
     let lines = json.split(|byte| matches!(byte, b'\n' | b'\r'));
     for line in lines.filter(|line| !line.is_empty()) {
@@ -223,7 +217,7 @@ fn event_of(json: &[u8]) -> Bytes {
 }
 
 /// Whether a chunk has no choices, only the usage.
-fn only_usage(json: &[u8]) -> bool {
+pub(in crate::gateway) fn only_usage(json: &[u8]) -> bool {
     let Ok(body) = Body::parse(json) else {
         return false;
     };
