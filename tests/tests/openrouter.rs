@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 
 use farthing_client::client::Client;
+use farthing_client::config::Strategy;
 use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::body::Body;
+use farthing_protocol::offer::ASSISTANT_PREFIX;
 use farthing_protocol::receipt::Receipt;
 use farthing_tests::street::{MODEL, PATIENCE, RunningGateway, Street, TestNet, WEALTH};
 use farthing_tests::upstream::{Behaviour, Fault, Prefix, StreamUsage};
@@ -258,6 +260,54 @@ async fn a_stream_that_nobody_can_go_on_with_ends_in_an_error_chunk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_of_two_sellers_is_one_generation_at_the_cost_of_both() {
+    let net = TestNet::new()
+        .sellers(2)
+        .upstreams(Behaviour::default().tokens(60))
+        .seller_config(|_, config| {
+            config.models[0].features = vec![ASSISTANT_PREFIX.to_owned()];
+        })
+        .buyer_config(|_, config| {
+            config.router.strategy = Strategy::Cheapest;
+            config.router.hedge = 0;
+        });
+    let shop = Shop::open(net).await;
+    let first = &shop.street.sellers[0].upstream;
+    first.fail(1, Fault::CutAfter(20));
+    let body = chat(json!({"stream": true, "max_tokens": 60}));
+    let told = shop.post("/chat/completions", &body).await;
+    assert_eq!((told.status, told.done()), (200, 1), "{told:?}");
+    shop.street.settled().await.expect("agrees");
+    let receipts = shop.street.buyers[0].receipts().await;
+    assert_eq!(receipts.len(), 2);
+    let cost = shop.units(shop.street.buyers[0].charged());
+    let last = told.chunks().pop().expect("chunks");
+    assert_eq!(written(last, "cost"), cost);
+    assert_eq!(written(last, "completion_tokens"), "60");
+    let id = told.header("x-generation-id");
+    let generation = shop.get(&format!("/generation?id={id}")).await;
+    assert!(
+        generation.text.contains(&format!("\"total_cost\":{cost},")),
+        "{generation:?}"
+    );
+    let generation = &generation.json()["data"];
+    assert_eq!(generation["tokens_completion"], 60);
+    let parts = generation["provider_responses"]
+        .as_array()
+        .expect("a list")
+        .iter();
+    let parts: Vec<_> = parts
+        .map(|it| (it["provider_name"].clone(), it["status"].clone()))
+        .collect();
+    let expected = [(shop.seller(0), 502), (shop.seller(1), 200)];
+    assert_eq!(
+        parts,
+        expected.map(|(seller, status)| (json!(seller), json!(status)))
+    );
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_books_tell_the_generation_the_credits_the_key_and_the_activity() {
     let shop = Shop::open(TestNet::new()).await;
     let before = shop.data("/credits").await;
@@ -456,12 +506,13 @@ async fn a_report_of_the_routing_is_in_the_answer_for_those_who_ask() {
         };
         assert_eq!(report["requested"], model, "{told:?}");
         assert_eq!(report["strategy"], "direct");
-        assert_eq!(report["endpoints"]["total"], 2);
         assert_eq!(report["summary"], told.header("x-farthing-why"));
         let attempts = report["attempts"].as_array().expect("a list");
         let won = json!({"provider": shop.seller(1), "model": MODEL, "status": 200});
         assert_eq!(attempts.last(), Some(&won));
         if !stream {
+            // The next one knows that the first has failed.
+            assert_eq!(report["endpoints"]["total"], 2);
             assert_eq!(attempts.len(), 2, "{report}");
             assert_eq!(attempts[0]["provider"], shop.seller(0));
             assert_ne!(attempts[0]["status"], 200);

@@ -101,9 +101,7 @@ async fn providers(State(shared): Gateway) -> Response {
 }
 
 async fn generation(State(shared): Gateway, uri: Uri) -> Response {
-    let pairs = pairs(&uri).into_iter();
-    let id = pairs.filter(|(name, _)| name == "id").map(|(_, id)| id);
-    let one = match id.last() {
+    let one = match pair(&uri, "id") {
         Some(id) => account::generation(&shared.client, &id).await,
         None => Err(bad("`id` is missing: the generation's".to_owned())),
     };
@@ -121,11 +119,8 @@ async fn key(State(shared): Gateway) -> Response {
 }
 
 async fn activity(State(shared): Gateway, uri: Uri) -> Response {
-    let pairs = pairs(&uri).into_iter();
-    let date = pairs
-        .filter(|(name, _)| name == "date")
-        .map(|(_, date)| date);
-    let activity = account::activity(&shared.client, date.last().as_deref()).await;
+    let date = pair(&uri, "date");
+    let activity = account::activity(&shared.client, date.as_deref()).await;
     shared.answered("/api/v1/activity", openrouter::told(activity))
 }
 
@@ -141,4 +136,10 @@ fn pairs(uri: &Uri) -> Vec<(String, String)> {
     pairs
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect()
+}
+
+/// What one name is set to there.
+fn pair(uri: &Uri, wanted: &str) -> Option<String> {
+    let mut pairs = pairs(uri).into_iter();
+    pairs.find_map(|(name, value)| (name == wanted).then_some(value))
 }
