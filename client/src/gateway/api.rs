@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::Uri;
 use axum::response::Response;
@@ -16,6 +17,8 @@ use crate::gateway::{Shared, anthropic};
 
 /// What every handler of this file takes.
 type Gateway = State<Arc<Shared>>;
+/// Both parts of a model's id, if they can be read.
+type Named = Result<Path<(String, String)>, PathRejection>;
 
 pub(in crate::gateway) fn routes() -> Router<Arc<Shared>> {
     Router::new()
@@ -81,18 +84,23 @@ async fn count(State(shared): Gateway) -> Response {
     shared.answered("/api/v1/models/count", openrouter::told(Ok(count)))
 }
 
-async fn endpoints(
-    State(shared): Gateway,
-    Path((author, slug)): Path<(String, String)>,
-) -> Response {
-    let one = openrouter::endpoints(&shared, &format!("{author}/{slug}"));
+async fn endpoints(State(shared): Gateway, named: Named) -> Response {
+    let one = id(named).and_then(|id| openrouter::endpoints(&shared, &id));
     let route = "/api/v1/models/{author}/{slug}/endpoints";
     shared.answered(route, openrouter::told(one))
 }
 
-async fn model(State(shared): Gateway, Path((author, slug)): Path<(String, String)>) -> Response {
-    let one = openrouter::model(&shared, &format!("{author}/{slug}"));
+async fn model(State(shared): Gateway, named: Named) -> Response {
+    let one = id(named).and_then(|id| openrouter::model(&shared, &id));
     shared.answered("/api/v1/model/{author}/{slug}", openrouter::told(one))
+}
+
+/// The id of the model that a path names.
+fn id(named: Named) -> Result<String, Problem> {
+    match named {
+        Ok(Path((author, slug))) => Ok(format!("{author}/{slug}")),
+        Err(unreadable) => Err(bad(unreadable.body_text())),
+    }
 }
 
 async fn providers(State(shared): Gateway) -> Response {

@@ -583,6 +583,16 @@ async fn every_answer_has_a_name_and_no_two_the_same() {
     assert!(names.iter().all(|name| name.starts_with("req_")));
 }
 
+#[tokio::test]
+async fn a_path_that_is_no_text_is_told_so_in_the_shape_of_its_dialect() {
+    let gateway = start(|_| Ok(answer().1)).await;
+    for path in ["/api/v1/model/%FF/x", "/api/v1/models/x/%FF/endpoints"] {
+        let reply = gateway.get(path).await;
+        assert_eq!(reply.status, 400, "{path}");
+        assert_eq!(reply.json()["error"]["code"], 400);
+    }
+}
+
 /// Everything that is logged, as text.
 #[derive(Clone, Default)]
 struct Logged(Arc<std::sync::Mutex<Vec<u8>>>);
