@@ -80,7 +80,7 @@ impl Sketch {
 
     fn sorted(&self) -> Vec<f32> {
         let mut sorted = self.ring.clone();
-        sorted.sort_by(f32::total_cmp);
+        sorted.sort_unstable_by(f32::total_cmp);
         sorted
     }
 
