@@ -55,13 +55,16 @@ mod parts;
 #[cfg(test)]
 pub(crate) mod scripted;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use alloy::primitives::B256;
+use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::Chain;
-use farthing_protocol::clock::Clock;
+use farthing_protocol::clock::{Clock, Timestamp};
 use farthing_protocol::evidence::Evidence;
+use farthing_protocol::identity::NodeId;
 use farthing_protocol::keystore::Passphrase;
 use farthing_protocol::purchase::RequestId;
 use farthing_protocol::roll::Roll;
@@ -73,12 +76,13 @@ use crate::client::parts::Parts;
 pub use crate::client::parts::{Keys, OpenError, Outside, network, schema};
 use crate::config::Config;
 use crate::ledger::Ledger;
-use crate::market::Market;
+use crate::ledger::joint::Joint;
+use crate::market::{Market, Ware};
 use crate::report::{
     ActionError, ActionReport, ApprovalReport, ChannelAction, ChannelReport, DepositWish,
     DraftReport, HealthReport, InitReport, ModelListing, OfferReport, PaymentReport, Permit2Report,
     Permit2Wish, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport, RouteReport, RouteWish,
-    SellerReport, Standing, WalletReport, Word,
+    SellerReport, Standing, Token, WalletReport, Word,
 };
 use crate::reputation::Reputation;
 
@@ -179,6 +183,46 @@ impl Client {
     #[must_use]
     pub fn offers(&self) -> Vec<OfferReport> {
         inside!(self, it => it.market.offers(), it.offers())
+    }
+
+    /// Who sells what, by model and price: of one model, or of all.
+    #[must_use]
+    pub fn wares(&self, model: Option<&str>) -> Vec<Ware> {
+        inside!(self, it => it.market.wares(model), it.wares(model))
+    }
+
+    /// How requests may name a seller: its id, or the host of one met over plain HTTP.
+    #[must_use]
+    pub fn name_of(&self, seller: NodeId) -> String {
+        inside!(self, it => it.market.name_of(seller), { let _ = it; seller.to_string() })
+    }
+
+    /// The payment token.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        inside!(self, it => it.token(), { let _ = it; scripted::wallet().token })
+    }
+
+    /// The time of day.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        inside!(self, it => it.clock.now(), { let _ = it; scripted::NOW })
+    }
+
+    /// What was charged on each day (UTC, days since the epoch) from `from` on.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub fn charged_by_day(&self, from: u64) -> Result<BTreeMap<u64, Amount>, ActionError> {
+        inside!(self, it => Ok(it.ledger.charged_by_day(from)?), { let _ = (it, from); Ok(BTreeMap::new()) })
+    }
+
+    /// What an answer came to, if several sellers had a part in it.
+    ///
+    /// # Errors
+    /// [`ActionError`].
+    pub fn joint(&self, named: RequestId) -> Result<Option<Joint>, ActionError> {
+        inside!(self, it => Ok(it.ledger.joint(named)?), { let _ = (it, named); Ok(None) })
     }
 
     /// What is believed of every seller that anything is known of, and why.

@@ -1,5 +1,5 @@
-//! The gateway: an OpenAI-compatible endpoint on the buyer's own machine. Path → handler,
-//! nothing else; what a request means is decided behind [`Client::infer`].
+//! The gateway: OpenAI's, Anthropic's and OpenRouter's endpoints on the buyer's own machine. Path →
+//! handler, nothing else; what a request means is decided behind [`Client::infer`].
 //!
 //! Content is never logged. A listener ends when its token is cancelled; answers under way have
 //! [`GRACE`] to finish.
@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Uri};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
@@ -22,11 +22,12 @@ use farthing_protocol::purchase::Endpoint;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Client;
+use crate::client::{Client, InferError};
 use crate::config;
 use crate::gateway::error::Problem;
 use crate::gateway::inflight::InFlight;
 use crate::gateway::keys::Keys;
+use crate::gateway::responses::Named;
 use crate::gateway::responses::store::{Bounds, Store};
 use crate::metrics::{Answered, Metrics};
 
@@ -35,14 +36,21 @@ pub mod keys;
 pub mod inflight;
 pub mod exchange;
 pub mod chat;
+mod effort;
 pub mod sse;
 pub mod openai;
 pub mod anthropic;
 pub mod responses;
+pub mod openrouter;
+mod requests;
+mod api;
 pub mod control;
 
 /// How long answers under way may go on after the gateway is told to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
+
+/// What all paths take and give, as an OpenAPI document.
+pub const DESCRIPTION: &str = include_str!("gateway/openapi.json");
 
 /// Why the gateway does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +210,8 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(description))
+        .merge(api::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&shared), admit));
@@ -209,6 +219,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/health", get(health))
         .method_not_allowed_fallback(wrong_method)
         .merge(guarded)
+        .layer(from_fn(requests::named))
         .with_state(shared)
 }
 
@@ -217,13 +228,21 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     match shared.keys.admit(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(denied) => {
-            let problem = Problem::Denied(denied);
-            let response = match anthropic::is_spoken(request.uri().path(), request.headers()) {
-                true => anthropic::refused(&problem),
-                false => problem.into_response(),
-            };
+            let response = refused(Problem::Denied(denied), &request);
             shared.answered("denied", response)
         }
+    }
+}
+
+/// A problem in the dialect that the request is made in.
+fn refused(problem: Problem, request: &Request) -> Response {
+    let path = request.uri().path();
+    if anthropic::is_spoken(path, request.headers()) {
+        anthropic::refused(&problem)
+    } else if openrouter::is_spoken(path) {
+        openrouter::refused(&problem)
+    } else {
+        problem.into_response()
     }
 }
 
@@ -272,31 +291,23 @@ async fn compact_response(State(shared): State<Arc<Shared>>) -> Response {
     shared.answered("/v1/responses/compact", answer)
 }
 
-async fn retrieve_response(
-    State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
-    uri: Uri,
-) -> Response {
-    let answer = responses::retrieve(&shared, &id, &uri).await;
+async fn retrieve_response(State(shared): State<Arc<Shared>>, id: Named, uri: Uri) -> Response {
+    let answer = responses::retrieve(&shared, id, &uri).await;
     shared.answered("/v1/responses/{id}", answer.into_response())
 }
 
-async fn remove_response(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let answer = responses::remove(&shared, &id).await;
+async fn remove_response(State(shared): State<Arc<Shared>>, id: Named) -> Response {
+    let answer = responses::remove(&shared, id).await;
     shared.answered("/v1/responses/{id}", answer.into_response())
 }
 
-async fn cancel_response(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let answer = responses::cancel(&shared, &id).await;
+async fn cancel_response(State(shared): State<Arc<Shared>>, id: Named) -> Response {
+    let answer = responses::cancel(&shared, id).await;
     shared.answered("/v1/responses/{id}/cancel", answer.into_response())
 }
 
-async fn input_items(
-    State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
-    uri: Uri,
-) -> Response {
-    let answer = responses::input_items(&shared, &id, &uri).await;
+async fn input_items(State(shared): State<Arc<Shared>>, id: Named, uri: Uri) -> Response {
+    let answer = responses::input_items(&shared, id, &uri).await;
     shared.answered("/v1/responses/{id}/input_items", answer.into_response())
 }
 
@@ -308,11 +319,11 @@ async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Response
     shared.answered("/v1/models", list)
 }
 
-async fn model(
-    State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+async fn model(State(shared): State<Arc<Shared>>, id: Named, headers: HeaderMap) -> Response {
+    let Ok(Path(id)) = id else {
+        let unreadable = InferError::BadRequest("the model's id is no text".to_owned());
+        return shared.answered("/v1/models/{id}", Problem::from(unreadable).into_response());
+    };
     let one = match anthropic::is_spoken("", &headers) {
         true => anthropic::model(&shared, id),
         false => openai::model(&shared, id),
@@ -338,14 +349,20 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(CONTENT_TYPE, kind)], metrics.text()).into_response()
 }
 
+async fn description() -> Response {
+    ([(CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
+}
+
 async fn unknown_path(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
-    shared.answered("unknown", Problem::UnknownPath { path }.into_response())
+    let response = refused(Problem::UnknownPath { path }, &request);
+    shared.answered("unknown", response)
 }
 
 async fn wrong_method(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let method = request.method().to_string();
-    shared.answered("unknown", Problem::Method { method }.into_response())
+    let response = refused(Problem::Method { method }, &request);
+    shared.answered("unknown", response)
 }
 
 impl Shared {
@@ -354,6 +371,9 @@ impl Shared {
         let status = response.status().as_u16();
         let label = Answered { route, status };
         self.metrics.gateway_requests.get_or_create(&label).inc();
+        if status >= 500 {
+            tracing::info!(route, status, "a request failed");
+        }
         response
     }
 }

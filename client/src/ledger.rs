@@ -15,6 +15,7 @@ mod days;
 mod models;
 mod pruning;
 pub mod payments;
+pub mod joint;
 pub mod once;
 mod books;
 #[cfg(test)]
@@ -44,8 +45,8 @@ pub use crate::ledger::receipts::Gap;
 use crate::ledger::receipts::keep;
 pub use crate::ledger::records::{
     APPROVALS, Account, CHANNELS, CONTRADICTIONS, DAYS, DEPOSITS, DOUBLES, DRAFTS, EXPERIENCES,
-    Kept, MODEL_DAYS, NODES, ONCE, PAYMENTS, PROBE_DAYS, PendingDeposit, RECEIPTS, REQUESTS, ROOTS,
-    SELLER_DAYS, Standing, schema,
+    JOINTS, Kept, MODEL_DAYS, NODES, ONCE, PAYMENTS, PROBE_DAYS, PendingDeposit, RECEIPTS,
+    REQUESTS, ROOTS, SELLER_DAYS, Standing, schema,
 };
 use crate::report::{Approval, Word};
 

@@ -8,7 +8,7 @@
 //! per seller, and in conversations. Measurements outlast a restart: whoever holds the store
 //! writes [`Market::unwritten`] and reads it back by [`Market::load`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,16 +35,19 @@ mod sessions;
 mod shelf;
 
 pub use belief::{Belief, Tally};
-pub use goods::{Candidate, Goods, Source};
+pub use goods::{Candidate, Goods, Source, Ware};
 use memory::Memory;
 pub use memory::{Change, MEASURED, Memo};
 use sessions::Sessions;
 use shelf::{Look, Shelf};
 pub use shelf::{mix, mix_seed};
+pub use sketch::Spread;
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
 pub use web::WebOffer;
 
+/// What was measured longer ago than this is not told as what was measured lately.
+const LATELY: Duration = Duration::from_secs(30 * 60);
 /// When the offers of one that does not end end.
 const NEVER: Timestamp = Timestamp(u64::MAX);
 
@@ -168,7 +171,7 @@ impl Market {
         };
         let here = shelves.get(&endpoint).into_iter();
         let elsewhere = shelves.iter().filter(|(at, _)| **at != endpoint);
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let all = here.chain(elsewhere.map(|(_, shelf)| shelf));
         let goods = all.flat_map(|shelf| shelf.all(now));
         let new = goods.filter(|goods| seen.insert(goods.seller));
@@ -307,6 +310,32 @@ impl Market {
         listing::models(state.book.offers(now), &state.web, now)
     }
 
+    /// Who sells what, by model and price: of one model, or of all.
+    #[must_use]
+    pub fn wares(&self, model: Option<&str>) -> Vec<Ware> {
+        let now = self.clock.now();
+        let state = self.lock();
+        let wanted = state.shelves.iter();
+        let wanted = wanted.filter(|(id, _)| model.is_none_or(|model| model == id.as_str()));
+        let mut wares = Vec::new();
+        for (_, shelves) in wanted {
+            let mut seen = HashSet::new();
+            let all = shelves.values().flat_map(|shelf| shelf.all(now));
+            let new = all.filter(|goods| seen.insert(goods.seller));
+            wares.extend(new.map(|goods| state.ware(goods, now)));
+        }
+        wares.sort_by(|a, b| a.goods.rank().cmp(&b.goods.rank()));
+        wares
+    }
+
+    /// How requests may name a seller: its id, or the host of one met over plain HTTP.
+    #[must_use]
+    pub fn name_of(&self, seller: NodeId) -> String {
+        let web = self.web_offer(seller);
+        let host = web.as_ref().and_then(|offer| offer.base.host_str());
+        host.map_or_else(|| seller.to_string(), str::to_owned)
+    }
+
     /// Every offer of every model, by model and price.
     #[must_use]
     pub fn offers(&self) -> Vec<OfferReport> {
@@ -340,6 +369,17 @@ impl Market {
 }
 
 impl State {
+    fn ware(&self, goods: &Arc<Goods>, now: Timestamp) -> Ware {
+        let (seller, model) = (goods.seller, &goods.model);
+        let known = |endpoint: &Endpoint| self.memory.of(seller, &model.id, *endpoint, now);
+        let measured = model.endpoints.iter().find_map(known);
+        Ware {
+            goods: Arc::clone(goods),
+            measured: measured.filter(|measured| measured.weight > 0.0),
+            first_tokens: self.memory.first_tokens(goods, LATELY, now),
+        }
+    }
+
     /// Puts a seller's goods on their shelves, and takes off what its old offer had there.
     fn put(
         &mut self,

@@ -2,7 +2,7 @@
 //! serves as JSON and the command line shows as tables.
 
 use alloy::primitives::{Address, B256};
-use farthing_protocol::amount::{Amount, Price};
+use farthing_protocol::amount::{Amount, Cost, Price};
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Prices;
@@ -12,6 +12,7 @@ use farthing_protocol::root::{CoSigned, SignedRoot};
 use farthing_protocol::x402::{ChannelConfig, ChannelId, Network};
 use serde::{Deserialize, Serialize};
 
+pub mod calendar;
 mod sellers;
 
 pub use sellers::{SellerReport, WordReport};
@@ -41,6 +42,19 @@ impl Token {
         format!("{whole}{point}{fraction} {}", self.symbol)
     }
 
+    /// An amount in units of the token as a plain decimal number, exactly: `0.001234`, `2`.
+    #[must_use]
+    pub fn number(&self, amount: Amount) -> String {
+        decimal(amount.get(), usize::from(self.decimals))
+    }
+
+    /// A cost in units of the token as a plain decimal number, exactly; and a price, which is the
+    /// cost of one token of text: `0.0000005`.
+    #[must_use]
+    pub fn number_of(&self, cost: Cost) -> String {
+        decimal(cost.get(), usize::from(self.decimals) + MICRO_PLACES)
+    }
+
     /// A price per token of text, as people compare them: per million, `0.50 USDC/M`.
     #[must_use]
     pub fn show_price(&self, price: Price) -> String {
@@ -56,6 +70,18 @@ impl Token {
             format!("{number} {symbol}/M")
         }
     }
+}
+
+/// Digits between an atom and a micro-atom.
+const MICRO_PLACES: usize = 6;
+
+/// A number of which the last `places` digits stand behind the point, without zeros at the end.
+fn decimal(number: u128, places: usize) -> String {
+    let digits = format!("{number:0>width$}", width = places + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - places);
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{whole}{point}{fraction}")
 }
 
 /// A model on offer, over all its sellers.
@@ -543,6 +569,22 @@ mod tests {
         }
         assert_eq!(token(0).show(Amount::atoms(12)), "12 USDC");
         assert!(token(255).show(Amount::MAX).starts_with("0.000"));
+    }
+
+    #[test]
+    fn a_number_is_exact_and_has_no_zeros_at_its_end() {
+        for (atoms, text) in [
+            (0, "0"),
+            (11, "0.000011"),
+            (1_000_000, "1"),
+            (1_200_000, "1.2"),
+            (u128::MAX, "340282366920938463463374607431768.211455"),
+        ] {
+            assert_eq!(token(6).number(Amount::atoms(atoms)), text);
+        }
+        assert_eq!(token(0).number(Amount::atoms(120)), "120");
+        assert_eq!(token(6).number_of(Price(500_000).times(1)), "0.0000005");
+        assert_eq!(token(0).number_of(Price(1).times(1)), "0.000001");
     }
 
     #[test]

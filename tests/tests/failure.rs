@@ -238,7 +238,7 @@ async fn a_busy_seller_is_passed_over_and_when_all_are_busy_the_buyer_hears_how_
     let second = buyer.infer(Buyer::stream(16)).await.expect("begins");
     assert_ne!(first.seller, second.seller);
     let third = buyer.infer(Buyer::stream(16)).await;
-    let Err(InferError::Busy { retry_after_ms }) = third else {
+    let Err(InferError::Busy { retry_after_ms, .. }) = third else {
         panic!("{third:?}");
     };
     assert!(retry_after_ms > 0);

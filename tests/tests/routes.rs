@@ -387,7 +387,7 @@ async fn an_only_seller_that_fails_again_and_again_is_not_asked_by_every_request
     }
     let asked = upstream.count();
     let error = fails(&street).await;
-    let InferError::Busy { retry_after_ms } = error else {
+    let InferError::Busy { retry_after_ms, .. } = error else {
         panic!("{error}");
     };
     assert!((1000..=5000).contains(&retry_after_ms), "{retry_after_ms}");

@@ -1,4 +1,4 @@
-//! The unmodified libraries of OpenAI (Python, Node) and Anthropic (Python) against the gateway:
+//! The unmodified libraries of OpenAI (Python, Node), Anthropic and OpenRouter (Python) against the gateway:
 //! nothing of theirs is patched, and nothing but the base URL is set.
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 #![allow(
@@ -30,6 +30,12 @@ fn python() -> Command {
 fn anthropic() -> Command {
     let mut command = Command::new(root().join(".tools/clients/bin/python"));
     command.arg(root().join("tests/clients/anthropic_python.py"));
+    command
+}
+
+fn openrouter() -> Command {
+    let mut command = Command::new(root().join(".tools/openrouter/bin/python"));
+    command.arg(root().join("tests/clients/openrouter_python.py"));
     command
 }
 
@@ -151,6 +157,25 @@ async fn python_anthropic_finds_everything_as_it_expects() {
     ];
     assert_content(&run(anthropic(), &gateway, &settings).await);
     assert_agreed(&street);
+    gateway.stop().await;
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_openrouter_finds_everything_as_it_expects() {
+    assert_installed("openrouter");
+    let street = TestNet::new().sellers(2).start().await.expect("starts");
+    let gateway = locked(&street).await;
+    let base = gateway.base_url().replace("/v1", "/api/v1");
+    let settings = [
+        ("BASE_URL", base.as_str()),
+        ("MODEL", MODEL),
+        ("API_KEY", KEY),
+        ("API_KEY_EXPECTED", "1"),
+    ];
+    assert_content(&run(openrouter(), &gateway, &settings).await);
+    let charged = street.settled().await.expect("agrees");
+    assert!(!charged.is_zero());
     gateway.stop().await;
     street.stop().await;
 }

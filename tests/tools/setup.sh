@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Put the pinned real parts of the tests into .tools/ at the repository root.
 #
-#   tests/tools/setup.sh                      all of: anvil model clients suites x402
+#   tests/tools/setup.sh                      all of: anvil model clients suites openrouter schemathesis x402
 #   tests/tools/setup.sh anvil model          only these
 #
 #   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
 #   model    llama.cpp's server and a small language model (a Python environment)
-#   clients  the stock Python client (a Python environment)
+#   clients  the stock Python clients (a Python environment)
 #   suites   the tests that the makers of the stock Python clients run, and what these need
+#   openrouter, schemathesis   OpenRouter's Python client, and a fuzzer of APIs (likewise)
 #   slither  the contracts' linter (a Python environment)
 #   x402     the stock x402 clients (npm, and a Python environment)
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
@@ -150,10 +151,14 @@ setup() {
             "$({ cat "$here/x402/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
             install_python "$tools/x402-python" "$here/x402/requirements.txt"
         ;;
-    model | clients)
+    model | clients | openrouter | schemathesis)
         python=$(find_python)
-        what="llama.cpp server and SmolLM2-135M (about 130 MB)"
-        [ "$1" = model ] || what="the stock Python client"
+        case $1 in
+        model) what="llama.cpp server and SmolLM2-135M (about 130 MB)" ;;
+        clients) what="the stock Python clients" ;;
+        openrouter) what="OpenRouter's stock Python client" ;;
+        schemathesis) what="schemathesis" ;;
+        esac
         wanted=$({ cat "$here/requirements-$1.txt" && "$python" --version && echo "$tools"; } | digest)
         part "$1" "$what" "$wanted" install_python "$tools/$1" "$here/requirements-$1.txt"
         ;;
@@ -176,7 +181,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients suites slither x402 deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 deny fuzz" ;;
     esac
 }
 
@@ -184,5 +189,5 @@ mkdir -p "$tools/stamps"
 # Environments remember where they are; a .tools that is a link (of a second worktree) is the place
 # it points to, or each worktree would install it anew under the others.
 tools=$(cd "$tools" && pwd -P)
-[ $# -gt 0 ] || set -- anvil model clients suites x402
+[ $# -gt 0 ] || set -- anvil model clients suites openrouter schemathesis x402
 for each in "$@"; do setup "$each"; done

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError};
 use crate::receipts::Receipts;
 use crate::receipts::audit::{Audit, Checked, payment_fault};
+use crate::report::calendar::Date;
 use crate::report::{
     ActionError, PaymentReport, ReceiptBook, ReceiptPage, ReceiptQuery, ReceiptReport,
 };
@@ -560,19 +561,13 @@ fn when(text: &str) -> Result<When, String> {
     if !(1970..=9999).contains(year) || second > 59 || rest.len() > 1 {
         return Err(wrong());
     }
-    let seconds = (days(*year, *month, *day) * 24 + hour) * 3600 + minute * 60 + second;
-    Ok(When::At(Timestamp(seconds * 1000)))
-}
-
-/// Days since the epoch, of the Gregorian calendar; years end with February here.
-const fn days(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
+    let date = Date {
+        year: *year,
+        month: *month,
+        day: *day,
     };
-    let leap = year / 4 - year / 100 + year / 400;
-    year * 365 + leap + (month * 153 + 2) / 5 + day - 719_469
+    let seconds = (date.days() * 24 + hour) * 3600 + minute * 60 + second;
+    Ok(When::At(Timestamp(seconds * 1000)))
 }
 
 #[cfg(test)]

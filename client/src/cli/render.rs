@@ -8,12 +8,12 @@ mod route;
 use std::path::Path;
 
 use farthing_protocol::amount::Amount;
-use farthing_protocol::clock::Timestamp;
 use serde::Serialize;
 
 use crate::cli::chat::Bill;
 pub use crate::cli::render::receipts::{CSV_HEAD, csv_line, csv_payment, json_line};
 use crate::config::Chain;
+use crate::report::calendar::moment;
 use crate::report::{
     ActionReport, ApprovalReport, ChannelPhase, ChannelReport, DraftReport, InitReport,
     ModelListing, OfferReport, Permit2Report, Spending, Token, WalletReport,
@@ -103,27 +103,6 @@ pub fn json(report: &impl Serialize) -> String {
 
 fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
-}
-
-/// A moment as people write it: `2026-07-30 18:26:41Z`.
-#[must_use]
-pub fn moment(time: Timestamp) -> String {
-    let seconds = time.seconds() % 86_400;
-    // Days since 1 March of the year 0, in eras of 400 years (Hinnant's civil_from_days).
-    let days = time.day() + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day + 2) / 153;
-    let date = day - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 impl View {

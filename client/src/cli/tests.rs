@@ -233,18 +233,6 @@ fn tables_align_and_hide_control_characters() {
     assert_eq!(render::safe("a\u{1b}[2Jb\r\n"), "a[2Jb\n");
 }
 
-#[test]
-fn a_moment_reads_as_a_date() {
-    for (millis, text) in [
-        (0, "1970-01-01 00:00:00Z"),
-        (951_782_400_000, "2000-02-29 00:00:00Z"),
-        (1_753_900_000_999, "2025-07-30 18:26:40Z"),
-        (4_102_444_799_000, "2099-12-31 23:59:59Z"),
-    ] {
-        assert_eq!(render::moment(Timestamp(millis)), text);
-    }
-}
-
 fn passphrase() -> Passphrase {
     Passphrase::new("a long enough secret".to_owned()).expect("long enough")
 }

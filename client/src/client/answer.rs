@@ -1,6 +1,7 @@
 //! What goes into a purchase and comes out of it, as applications see it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
@@ -8,6 +9,8 @@ use farthing_protocol::identity::NodeId;
 use farthing_protocol::purchase::{Endpoint, Refusal, RequestId};
 use farthing_protocol::receipt::SignedReceipt;
 use tokio::sync::mpsc;
+
+use crate::market::Goods;
 
 /// What an application wants answered.
 #[derive(Debug, Clone)]
@@ -53,6 +56,10 @@ pub struct Answer {
     pub model: String,
     /// Why this seller: one line for people.
     pub why: String,
+    /// The sellers that were tried in vain before, in order.
+    pub tried: Vec<Attempt>,
+    /// All that would have been asked, in order, with what they offer.
+    pub plan: Vec<Arc<Goods>>,
     pub(crate) events: mpsc::Receiver<Result<Event, InferError>>,
 }
 
@@ -61,6 +68,14 @@ impl Answer {
     pub async fn next(&mut self) -> Option<Result<Event, InferError>> {
         self.events.recv().await
     }
+
+    /// What its seller offers of the model.
+    #[must_use]
+    pub fn goods(&self) -> Option<&Goods> {
+        let mut plan = self.plan.iter();
+        let its = |goods: &&Arc<Goods>| goods.seller == self.seller && goods.model.id == self.model;
+        plan.find(its).map(|goods| &**goods)
+    }
 }
 
 /// One seller that was tried in vain.
@@ -68,6 +83,10 @@ impl Answer {
 pub struct Attempt {
     /// The seller.
     pub seller: NodeId,
+    /// The model it was asked for.
+    pub model: String,
+    /// What went wrong, as an HTTP status says it.
+    pub status: u16,
     /// What went wrong.
     pub reason: String,
 }
@@ -142,6 +161,8 @@ pub enum InferError {
     Busy {
         /// The shortest wait any of them named.
         retry_after_ms: u64,
+        /// Those that were asked and said so; none when their last word still counted.
+        attempts: Vec<Attempt>,
     },
     /// All sellers that were tried failed before the first token.
     #[error("{} tried in vain: {}", .attempts.len(), describe(.attempts))]
@@ -191,6 +212,16 @@ fn describe(attempts: &[Attempt]) -> String {
 }
 
 impl InferError {
+    /// The sellers that were tried in vain, or broke off, in order.
+    #[must_use]
+    pub fn attempts(&self) -> &[Attempt] {
+        match self {
+            Self::Busy { attempts, .. } | Self::Failed { attempts } => attempts,
+            Self::Interrupted(broken) => &broken.attempts,
+            _ => &[],
+        }
+    }
+
     /// Whether another model may still take the request: this one refused what it says.
     #[must_use]
     pub const fn is_about_the_request(&self) -> bool {
@@ -209,7 +240,10 @@ impl From<Refusal> for InferError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Upstream { status, body } => Self::Upstream { status, body },
-            Refusal::Busy { retry_after_ms } => Self::Busy { retry_after_ms },
+            Refusal::Busy { retry_after_ms } => Self::Busy {
+                retry_after_ms,
+                attempts: Vec::new(),
+            },
             Refusal::BadRequest(reason) => Self::BadRequest(reason),
             other => Self::Interrupted(other.to_string().into()),
         }

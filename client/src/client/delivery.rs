@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
-use farthing_protocol::purchase::Usage;
+use farthing_protocol::purchase::{RequestId, Usage};
+use farthing_protocol::receipt::SignedReceipt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -21,7 +22,8 @@ use crate::client::rescue::Rescue;
 use crate::client::running::{Close, Closed, Closing, Piece, Running};
 use crate::client::splice::Splice;
 use crate::ledger::experience::Deed;
-use crate::market::Outcome;
+use crate::ledger::joint::Joint;
+use crate::market::{Goods, Outcome};
 use crate::policy::Terms;
 
 /// Events that wait for a slow reader before the seller is slowed down too.
@@ -35,10 +37,14 @@ pub(in crate::client) struct Order {
     pub(in crate::client) until: Instant,
     /// Those that were tried in vain.
     pub(in crate::client) tried: Vec<Attempt>,
+    /// All that would have been asked.
+    pub(in crate::client) plan: Vec<Arc<Goods>>,
 }
 
 pub(in crate::client) struct Delivery {
     pub(in crate::client) parts: Arc<Parts>,
+    /// What the answer is named after: its first seller's purchase.
+    named: RequestId,
     pub(in crate::client) terms: Terms,
     pub(in crate::client) until: Instant,
     pub(in crate::client) splice: Splice,
@@ -81,15 +87,17 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
         why,
         until,
         tried,
+        plan,
     } = order;
     let model = terms.model.clone();
     let used = tried.iter().map(|one| one.seller).chain([seller]).collect();
     let delivery = Delivery {
         parts,
+        named: request,
         splice: opened.splice.clone(),
         terms,
         until,
-        tried,
+        tried: tried.clone(),
         used,
         spent: Amount::ZERO,
         broken: Vec::new(),
@@ -101,6 +109,8 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
         seller,
         model,
         why,
+        tried,
+        plan,
         events: receiver,
     }
 }
@@ -216,7 +226,7 @@ impl Delivery {
             let reputation = &self.parts.repute.reputation;
             reputation.note(seller, &self.terms.model, Deed::Broken);
         }
-        self.tried.push(failure.of(seller));
+        self.tried.push(failure.of(seller, &self.terms.model));
         let mut used = running.used();
         // A seller that does not count has sent at least so many.
         let pieces = u32::try_from(self.splice.pieces()).unwrap_or(u32::MAX);
@@ -241,15 +251,11 @@ impl Delivery {
     }
 
     /// The bill, over all sellers that had a part in the answer.
-    async fn end(self, last: Closed) {
-        let mut charged = last.charged;
-        let mut receipts = Vec::new();
-        for closing in self.broken {
-            let closed = closing.closed().await;
-            charged = charged.saturating_add(closed.charged);
-            receipts.extend(closed.receipt.map(|receipt| *receipt));
-        }
+    async fn end(mut self, last: Closed) {
+        let (mut charged, mut receipts) = self.broken_off().await;
+        charged = charged.saturating_add(last.charged);
         receipts.extend(last.receipt.map(|receipt| *receipt));
+        self.join(charged, &receipts).await;
         let event = match (last.broken, receipts.pop()) {
             (Some(error), _) => Err(error),
             (None, Some(receipt)) => Ok(Event::End(Box::new(Bill {
@@ -263,11 +269,36 @@ impl Delivery {
         self.events.send(event).await.ok();
     }
 
-    /// The error, once it is known what is charged, or left in doubt.
-    async fn fail(self, error: InferError) {
-        for closing in self.broken {
-            closing.closed().await;
+    /// What those came to that broke off.
+    async fn broken_off(&mut self) -> (Amount, Vec<SignedReceipt>) {
+        let (mut charged, mut receipts) = (Amount::ZERO, Vec::new());
+        for closing in std::mem::take(&mut self.broken) {
+            let closed = closing.closed().await;
+            charged = charged.saturating_add(closed.charged);
+            receipts.extend(closed.receipt.map(|receipt| *receipt));
         }
+        (charged, receipts)
+    }
+
+    /// Keeps together what several sellers had a part in.
+    async fn join(&self, charged: Amount, receipts: &[SignedReceipt]) {
+        let purchases = receipts.iter().map(|receipt| receipt.receipt.request);
+        let joint = Joint {
+            charged,
+            purchases: purchases.collect(),
+        };
+        if joint.purchases.len() < 2 {
+            return;
+        }
+        if let Err(error) = self.parts.ledger.join(self.named, &joint).await {
+            tracing::warn!(%error, "what several sellers had a part in is not kept together");
+        }
+    }
+
+    /// The error, once it is known what is charged, or left in doubt.
+    async fn fail(mut self, error: InferError) {
+        let (charged, receipts) = self.broken_off().await;
+        self.join(charged, &receipts).await;
         // Whoever asked may have gone.
         self.events.send(Err(error)).await.ok();
     }

@@ -95,11 +95,35 @@ impl Failure {
         text.chars().filter(printable).take(REASON).collect()
     }
 
-    /// This failure in the history of an answer.
-    pub(in crate::client) fn of(&self, seller: NodeId) -> Attempt {
+    /// This failure of a seller, asked for a model, in the history of an answer.
+    pub(in crate::client) fn of(&self, seller: NodeId, model: &str) -> Attempt {
         Attempt {
             seller,
+            model: model.to_owned(),
+            status: self.status(),
             reason: self.reason(),
+        }
+    }
+
+    /// What went wrong, as an HTTP status says it.
+    const fn status(&self) -> u16 {
+        match self {
+            Self::Purchase(error) => match error {
+                PurchaseError::Refused(refusal) => match refusal {
+                    Refusal::Upstream { status, .. } => *status,
+                    Refusal::BadRequest(_) => 400,
+                    Refusal::TooLarge { .. } => 413,
+                    Refusal::Busy { .. } => 429,
+                    _ => 503,
+                },
+                PurchaseError::Late(_) => 504,
+                PurchaseError::Unpayable(_)
+                | PurchaseError::Channel(_)
+                | PurchaseError::Ledger(_) => 402,
+                _ => 502,
+            },
+            Self::Channel(_) | Self::Ledger(_) => 402,
+            Self::Nonsense(_) | Self::Ended(_) | Self::Differs => 502,
         }
     }
 }
@@ -180,7 +204,10 @@ pub(in crate::client) fn verdict(attempts: Vec<Attempt>, causes: Vec<Failure>) -
         }
     }
     match shortest {
-        Some(retry_after_ms) if busy == causes.len() => InferError::Busy { retry_after_ms },
+        Some(retry_after_ms) if busy == causes.len() => InferError::Busy {
+            retry_after_ms,
+            attempts,
+        },
         _ => InferError::Failed { attempts },
     }
 }

@@ -51,6 +51,10 @@ impl Parts {
             terms,
             until,
             tried: won.attempts,
+            plan: choices
+                .iter()
+                .map(|choice| Arc::clone(&choice.candidate.goods))
+                .collect(),
         };
         Ok(delivery::deliver(Arc::clone(self), won.opened, order))
     }

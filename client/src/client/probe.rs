@@ -147,29 +147,17 @@ fn is_private(body: &Body<'_>) -> bool {
 
 impl Watch {
     /// Hands the answer on as it comes, and looks at it when it is whole.
-    fn over(self, parts: Arc<Parts>, answer: Answer) -> Answer {
+    fn over(self, parts: Arc<Parts>, mut answer: Answer) -> Answer {
         let (past, events) = mpsc::channel(EVENTS);
-        let Answer {
-            request,
-            seller,
-            model,
-            why,
-            events: inner,
-        } = answer;
+        let inner = std::mem::replace(&mut answer.events, events);
         let seen = Seen {
             parts,
-            seller,
-            model: model.clone(),
+            seller: answer.seller,
+            model: answer.model.clone(),
             spoken: Spoken::default(),
         };
         tokio::spawn(self.run(inner, past, seen));
-        Answer {
-            request,
-            seller,
-            model,
-            why,
-            events,
-        }
+        answer
     }
 
     async fn run(

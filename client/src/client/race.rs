@@ -211,7 +211,7 @@ impl<'a> Race<'a> {
         }
         let tried_before = self.attempts.iter().any(|one| one.seller == seller);
         tracing::info!(seller = %seller.short(), %failure, "a seller was tried in vain");
-        self.attempts.push(failure.of(seller));
+        self.attempts.push(failure.of(seller, self.model(place)));
         // One that does not go on with another's answer says nothing of the request.
         let is_declined = self.splice.goes_on() && failure.is_refusal();
         if let Some(error) = terminal(&failure).filter(|_| !is_declined) {

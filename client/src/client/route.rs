@@ -163,7 +163,10 @@ fn sold_out(terms: &Terms, plan: Plan) -> Result<Plan, InferError> {
     }
     if let Some(wait) = plan.retry_after() {
         let retry_after_ms = millis(wait);
-        return Err(InferError::Busy { retry_after_ms });
+        return Err(InferError::Busy {
+            retry_after_ms,
+            attempts: Vec::new(),
+        });
     }
     if plan.choices.is_empty() {
         return Err(InferError::NoSeller {

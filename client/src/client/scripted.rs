@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use alloy::primitives::{Address, B256};
 use bytes::Bytes;
-use farthing_protocol::amount::Amount;
-use farthing_protocol::clock::Timestamp;
 use farthing_protocol::offer::OfferHash;
 use farthing_protocol::purchase::{Ending, Endpoint, RequestId, Usage};
 use farthing_protocol::receipt::{Receipt, model_hash};
@@ -15,7 +13,10 @@ use farthing_protocol::x402::ChannelId;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::report::{ChannelPhase, Spending, Token};
+use crate::report::{ChannelPhase, Spending};
+
+/// The time of day in a script.
+pub(crate) const NOW: Timestamp = Timestamp(1_753_900_002_000);
 
 /// Answers one request.
 type Infer = dyn Fn(Request) -> Result<Answer, InferError> + Send + Sync;
@@ -50,6 +51,12 @@ pub(crate) fn answer() -> (Events, Answer) {
         seller: testing::node_key(1).id(),
         model: "test/model".into(),
         why: "the only one".into(),
+        tried: Vec::new(),
+        plan: market()
+            .wares(None)
+            .into_iter()
+            .map(|it| it.goods)
+            .collect(),
         events,
     };
     (sender, answer)
@@ -213,6 +220,10 @@ impl Script {
 
     pub(crate) fn offers(&self) -> Vec<OfferReport> {
         market().offers()
+    }
+
+    pub(crate) fn wares(&self, model: Option<&str>) -> Vec<Ware> {
+        market().wares(model)
     }
 
     pub(crate) async fn health(&self) -> HealthReport {

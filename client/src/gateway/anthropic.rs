@@ -17,7 +17,7 @@ use crate::gateway::Shared;
 use crate::gateway::anthropic::events::Telling;
 use crate::gateway::chat::{self, Strange};
 use crate::gateway::error::Problem;
-use crate::gateway::exchange;
+use crate::gateway::exchange::{self, Settled};
 use crate::gateway::sse::{self, Dialect, json_of};
 use crate::report::ModelListing;
 
@@ -25,14 +25,14 @@ pub mod request;
 pub mod answer;
 pub mod events;
 
-/// The paths that are Anthropic's alone.
-const PATHS: &str = "/v1/messages";
+/// The paths that are Anthropic's alone, also below OpenRouter's base.
+const PATHS: [&str; 2] = ["/v1/messages", "/api/v1/messages"];
 /// The header by which Anthropic's libraries name their dialect.
 const VERSION: &str = "anthropic-version";
 
 /// Whether a request is made in this dialect.
 pub(in crate::gateway) fn is_spoken(path: &str, headers: &HeaderMap) -> bool {
-    path.starts_with(PATHS) || headers.contains_key(VERSION)
+    PATHS.iter().any(|own| path.starts_with(own)) || headers.contains_key(VERSION)
 }
 
 /// `POST /v1/messages`.
@@ -122,18 +122,7 @@ pub(in crate::gateway) fn refused(problem: &Problem) -> Response {
 }
 
 fn shape(problem: &Problem) -> Value {
-    let kind = match problem.status() {
-        401 => "authentication_error",
-        402 => "billing_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        408 | 504 => "timeout_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        503 | 529 => "overloaded_error",
-        500.. => "api_error",
-        _ => "invalid_request_error",
-    };
+    let kind = problem.anthropic();
     json!({ "type": "error", "error": { "type": kind, "message": problem.message() } })
 }
 
@@ -155,8 +144,8 @@ impl Dialect for Told {
         Bytes::from(format!("event: error\ndata: {error}\n\n"))
     }
 
-    fn end(&mut self, bill: &Value) -> Bytes {
-        let mut page = format!(": farthing {bill}\n\n").into_bytes();
+    fn end(&mut self, note: &Value, _: &Settled) -> Bytes {
+        let mut page = format!(": farthing {note}\n\n").into_bytes();
         page.extend_from_slice(&self.0.end());
         page.into()
     }

@@ -2,6 +2,7 @@
 //! nobody's here.
 
 use bytes::Bytes;
+use farthing_protocol::purchase::Usage as Counted;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -85,6 +86,19 @@ struct CompletionDetails {
 }
 
 impl Usage {
+    /// With the tokens that a receipt counts.
+    pub(in crate::gateway) fn counted(self, counted: Counted) -> Self {
+        let details = PromptDetails {
+            cached_tokens: Some(counted.cached.into()),
+        };
+        Self {
+            prompt_tokens: counted.prompt.into(),
+            completion_tokens: counted.completion.into(),
+            prompt_tokens_details: Some(details),
+            ..self
+        }
+    }
+
     /// Tokens of the prompt that came from a cache.
     pub(in crate::gateway) fn cached(self) -> u64 {
         let details = self.prompt_tokens_details.unwrap_or_default();

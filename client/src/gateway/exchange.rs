@@ -9,15 +9,18 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use farthing_protocol::amount::Amount;
+use farthing_protocol::identity::NodeId;
+use farthing_protocol::purchase::Usage;
+use farthing_protocol::receipt::{Receipt, SignedReceipt};
 use futures::StreamExt;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Answer, Event, InferError, Request};
+use crate::client::{Answer, Bill, Event, InferError, Request};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
 use crate::gateway::inflight::Place;
 
-/// The purchase's id.
+/// The name of the request: its purchase's id, where there is one.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Who sells.
 pub const SELLER: HeaderName = HeaderName::from_static("x-farthing-seller");
@@ -43,12 +46,70 @@ pub(in crate::gateway) struct Bought {
     pub(in crate::gateway) place: Option<Place>,
 }
 
+/// What an answer came to.
+#[derive(Debug)]
+pub struct Settled {
+    /// What all of it cost, in atoms.
+    pub charged: Amount,
+    /// The receipts; none for one bought over plain HTTP.
+    pub bill: Option<Box<Bill>>,
+}
+
+impl From<Box<Bill>> for Settled {
+    fn from(bill: Box<Bill>) -> Self {
+        Self {
+            charged: bill.charged,
+            bill: Some(bill),
+        }
+    }
+}
+
+impl From<Amount> for Settled {
+    fn from(charged: Amount) -> Self {
+        Self {
+            charged,
+            bill: None,
+        }
+    }
+}
+
+impl Settled {
+    /// The receipts of all that had a part in it, in order.
+    fn receipts(&self) -> impl Iterator<Item = &SignedReceipt> {
+        let bill = self.bill.as_deref().into_iter();
+        bill.flat_map(|bill| bill.earlier.iter().chain([&bill.receipt]))
+    }
+
+    /// Those that have signed a receipt for a part of it, in order.
+    pub fn sellers(&self) -> impl Iterator<Item = NodeId> {
+        self.receipts().map(|receipt| receipt.seller)
+    }
+
+    /// The receipt that is about all of it, if there is one.
+    #[must_use]
+    pub fn sole(&self) -> Option<&Receipt> {
+        let bill = self.bill.as_deref()?;
+        let receipt = &bill.receipt.receipt;
+        (bill.earlier.is_empty() && receipt.charged == self.charged).then_some(receipt)
+    }
+
+    /// What all sellers counted: the prompt once, the answer piece by piece.
+    #[must_use]
+    pub fn used(&self) -> Option<Usage> {
+        let used = self.receipts().map(|receipt| receipt.receipt.usage);
+        used.reduce(|all, more| Usage {
+            completion: all.completion.saturating_add(more.completion),
+            ..all
+        })
+    }
+}
+
 /// A plain answer, paid.
 #[derive(Debug)]
 pub(in crate::gateway) struct Whole {
     answer: Answer,
     pub(in crate::gateway) document: Bytes,
-    charged: Amount,
+    pub(in crate::gateway) settled: Settled,
 }
 
 impl Whole {
@@ -56,7 +117,7 @@ impl Whole {
     pub(in crate::gateway) fn respond(&self, document: Bytes) -> Response {
         let mut headers = about(&self.answer);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        insert(&mut headers, CHARGED, &self.charged.to_string());
+        insert(&mut headers, CHARGED, &self.settled.charged.to_string());
         (headers, document).into_response()
     }
 }
@@ -82,6 +143,7 @@ pub(in crate::gateway) async fn buy(
     let (answer, first) = timeout(shared.settings.deadline, first)
         .await
         .map_err(|_| Problem::Deadline)??;
+    tracing::debug!(purchase = %answer.request.short(), "an answer begins");
     let head = arrived.elapsed().as_secs_f64();
     shared.metrics.gateway_head_seconds.observe(head);
     Ok(Bought {
@@ -100,15 +162,15 @@ pub(in crate::gateway) async fn whole(shared: &Shared, bought: Bought) -> Result
     } = bought;
     let mut document = Vec::new();
     let mut next = first;
-    let charged = loop {
+    let settled: Settled = loop {
         match next {
             Event::Data(bytes) if document.is_empty() => document.push(bytes),
             Event::Data(_) => {
                 let error = "the seller sent more than one document";
                 return Err(InferError::Interrupted(error.into()).into());
             }
-            Event::End(bill) => break bill.charged,
-            Event::Paid(charged) => break charged,
+            Event::End(bill) => break bill.into(),
+            Event::Paid(charged) => break charged.into(),
         }
         next = timeout(shared.settings.deadline, event(&mut answer))
             .await
@@ -120,7 +182,7 @@ pub(in crate::gateway) async fn whole(shared: &Shared, bought: Bought) -> Result
     Ok(Whole {
         answer,
         document,
-        charged,
+        settled,
     })
 }
 
@@ -180,7 +242,7 @@ pub(in crate::gateway) fn about(answer: &Answer) -> HeaderMap {
 }
 
 /// Sets a header unless a seller chose a text that cannot be one.
-fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+pub(in crate::gateway) fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
     }

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Query, Request as HttpRequest};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Query, Request as HttpRequest};
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use farthing_protocol::purchase::{Endpoint, RequestId};
@@ -19,7 +20,7 @@ use crate::client::{InferError, Request};
 use crate::gateway::Shared;
 use crate::gateway::chat::{self, Strange};
 use crate::gateway::error::Problem;
-use crate::gateway::exchange;
+use crate::gateway::exchange::{self, Settled};
 use crate::gateway::responses::answer::Head;
 use crate::gateway::responses::events::Telling;
 use crate::gateway::responses::items::Untranslatable;
@@ -74,7 +75,8 @@ pub(in crate::gateway) async fn create(
         return Ok(sse::respond(shared, bought, Told { telling, record }));
     }
     let whole = exchange::whole(shared, bought).await?;
-    let response = telling.whole(&whole.document).map_err(interrupted)?;
+    let response = telling.whole(&whole.document, whole.settled.used());
+    let response = response.map_err(interrupted)?;
     if let Some(record) = record {
         record.keep(response.clone()).await;
     }
@@ -102,6 +104,9 @@ pub(in crate::gateway) fn compact() -> Problem {
     bad(&Untranslatable::Theirs("compact".to_owned()))
 }
 
+/// The id in a path, if it can be read.
+pub(in crate::gateway) type Named = Result<Path<String>, PathRejection>;
+
 /// How a kept response is wanted.
 #[derive(Deserialize)]
 struct Again {
@@ -116,11 +121,11 @@ struct Again {
 /// Any [`Problem`].
 pub(in crate::gateway) async fn retrieve(
     shared: &Shared,
-    id: &str,
+    named: Named,
     uri: &Uri,
 ) -> Result<Response, Problem> {
     let wish: Again = queried(uri)?;
-    let response = kept(shared, id).await?.response;
+    let response = kept(shared, &id_of(named)?).await?.response;
     if !wish.stream {
         return Ok(json_of(&response));
     }
@@ -135,12 +140,13 @@ pub(in crate::gateway) async fn retrieve(
 ///
 /// # Errors
 /// Any [`Problem`].
-pub(in crate::gateway) async fn remove(shared: &Shared, id: &str) -> Result<Response, Problem> {
-    match shared.responses.remove(id).await.map_err(unreadable)? {
+pub(in crate::gateway) async fn remove(shared: &Shared, named: Named) -> Result<Response, Problem> {
+    let id = id_of(named)?;
+    match shared.responses.remove(&id).await.map_err(unreadable)? {
         true => Ok(json_of(
             &json!({ "id": id, "object": "response", "deleted": true }),
         )),
-        false => Err(not_here(id)),
+        false => Err(not_here(&id)),
     }
 }
 
@@ -149,8 +155,8 @@ pub(in crate::gateway) async fn remove(shared: &Shared, id: &str) -> Result<Resp
 ///
 /// # Errors
 /// Any [`Problem`].
-pub(in crate::gateway) async fn cancel(shared: &Shared, id: &str) -> Result<Response, Problem> {
-    Ok(json_of(&kept(shared, id).await?.response))
+pub(in crate::gateway) async fn cancel(shared: &Shared, named: Named) -> Result<Response, Problem> {
+    Ok(json_of(&kept(shared, &id_of(named)?).await?.response))
 }
 
 /// Which items of a response's request are wanted.
@@ -174,11 +180,11 @@ enum Order {
 /// Any [`Problem`].
 pub(in crate::gateway) async fn input_items(
     shared: &Shared,
-    id: &str,
+    named: Named,
     uri: &Uri,
 ) -> Result<Response, Problem> {
     let paging: Paging = queried(uri)?;
-    let mut items = kept(shared, id).await?.input;
+    let mut items = kept(shared, &id_of(named)?).await?.input;
     if paging.order != Some(Order::Asc) {
         items.reverse();
     }
@@ -268,6 +274,11 @@ fn stem(request: RequestId) -> String {
     hex.get(..STEM).unwrap_or(hex).to_owned()
 }
 
+fn id_of(named: Named) -> Result<String, Problem> {
+    let id = named.map_err(|error| bad(&error.body_text()))?;
+    Ok(id.0)
+}
+
 fn queried<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     let query = Query::try_from_uri(uri).map_err(|error| bad(&error.body_text()))?;
     Ok(query.0)
@@ -326,8 +337,9 @@ impl Dialect for Told {
         self.telling.broken(&problem.detail())
     }
 
-    fn end(&mut self, bill: &Value) -> Bytes {
-        let mut page = format!(": farthing {bill}\n\n").into_bytes();
+    fn end(&mut self, note: &Value, settled: &Settled) -> Bytes {
+        self.telling.counted(settled.used());
+        let mut page = format!(": farthing {note}\n\n").into_bytes();
         page.extend_from_slice(&self.telling.end());
         page.into()
     }

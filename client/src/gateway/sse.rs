@@ -10,16 +10,15 @@ use axum::body::{Body as HttpBody, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use farthing_protocol::amount::Amount;
 use farthing_protocol::body::Body;
 use futures::Stream;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Answer, Bill, Event, InferError};
+use crate::client::{Answer, Event, InferError};
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
-use crate::gateway::exchange::{self, Bought};
+use crate::gateway::exchange::{self, Bought, Settled};
 use crate::gateway::inflight::Place;
 
 /// Nothing new, but still there: a comment.
@@ -50,8 +49,8 @@ pub(in crate::gateway) trait Dialect: Send + 'static {
     /// The end of a stream that broke.
     fn broken(&self, problem: &Problem) -> Bytes;
 
-    /// The end of a whole one, with the bill.
-    fn end(&mut self, bill: &Value) -> Bytes;
+    /// The end of a whole one: the bill as a note, and all that is known of it.
+    fn end(&mut self, note: &Value, settled: &Settled) -> Bytes;
 
     /// What is to be done after the end was worded, or what broke it, and before anybody reads it.
     fn keep(&mut self, broken: Option<&Problem>) -> impl Future<Output = ()> + Send {
@@ -78,8 +77,8 @@ impl Dialect for Chunks {
         problem.event()
     }
 
-    fn end(&mut self, bill: &Value) -> Bytes {
-        Bytes::from(format!(": farthing {bill}\n\ndata: [DONE]\n\n"))
+    fn end(&mut self, note: &Value, _: &Settled) -> Bytes {
+        Bytes::from(format!(": farthing {note}\n\ndata: [DONE]\n\n"))
     }
 }
 
@@ -174,12 +173,8 @@ impl<D: Dialect> Writer<D> {
                     Ok(None) => {}
                     Err(problem) => return Some(self.fail(problem).await),
                 },
-                Some(Ok(Event::Paid(charged))) => {
-                    return Some(self.end(charged, None).await);
-                }
-                Some(Ok(Event::End(bill))) => {
-                    return Some(self.end(bill.charged, Some(&bill)).await);
-                }
+                Some(Ok(Event::Paid(charged))) => return Some(self.end(charged.into()).await),
+                Some(Ok(Event::End(bill))) => return Some(self.end(bill.into()).await),
                 Some(Err(error)) => return Some(self.fail(error.into()).await),
                 None => {
                     let error = InferError::Interrupted("it ended without a receipt".into());
@@ -204,20 +199,20 @@ impl<D: Dialect> Writer<D> {
         end
     }
 
-    async fn end(&mut self, charged: Amount, bill: Option<&Bill>) -> Bytes {
+    async fn end(&mut self, settled: Settled) -> Bytes {
         self.ended = true;
-        let mut told = json!({
+        let bill = settled.bill.as_deref();
+        let mut note = json!({
             "request": self.answer.request.to_string(),
             "seller": self.answer.seller,
-            "charged": charged,
+            "charged": settled.charged,
             "receipt_seq": bill.map(|bill| bill.receipt.receipt.seq),
         });
-        if let Some(bill) = bill.filter(|bill| !bill.earlier.is_empty()) {
+        if bill.is_some_and(|bill| !bill.earlier.is_empty()) {
             // It broke off, and others went on: those that were paid for it, in order.
-            let receipts = bill.earlier.iter().chain([&bill.receipt]);
-            told["sellers"] = receipts.map(|receipt| json!(receipt.seller)).collect();
+            note["sellers"] = settled.sellers().map(|seller| json!(seller)).collect();
         }
-        let end = self.dialect.end(&told);
+        let end = self.dialect.end(&note, &settled);
         self.dialect.keep(None).await;
         end
     }
@@ -231,7 +226,7 @@ pub(in crate::gateway) fn json_of(value: &Value) -> Response {
 
 /// One event. A line break within the JSON begins a new `data:` line, so that a seller's bytes
 /// stay within their event.
-fn event_of(json: &[u8]) -> Bytes {
+pub(in crate::gateway) fn event_of(json: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(json.len() + 8);
     let lines = json.split(|byte| matches!(byte, b'\n' | b'\r'));
     for line in lines.filter(|line| !line.is_empty()) {
@@ -244,7 +239,7 @@ fn event_of(json: &[u8]) -> Bytes {
 }
 
 /// Whether a chunk has no choices, only the usage.
-fn only_usage(json: &[u8]) -> bool {
+pub(in crate::gateway) fn only_usage(json: &[u8]) -> bool {
     let Ok(body) = Body::parse(json) else {
         return false;
     };

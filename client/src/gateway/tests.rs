@@ -113,6 +113,11 @@ impl Running {
             .await
     }
 
+    async fn delete(&self, path: &str) -> Reply {
+        self.send(reqwest::Client::new().delete(self.url(path)))
+            .await
+    }
+
     async fn get(&self, path: &str) -> Reply {
         self.send(reqwest::Client::new().get(self.url(path))).await
     }
@@ -231,6 +236,8 @@ fn table() -> Vec<(InferError, u16, &'static str, &'static str)> {
     };
     let attempts = vec![Attempt {
         seller: seller(),
+        model: model(),
+        status: 502,
         reason: reason(),
     }];
     let theirs = r#"{"error":{"message":"m","param":null,"type":"t","code":"c"}}"#;
@@ -243,7 +250,10 @@ fn table() -> Vec<(InferError, u16, &'static str, &'static str)> {
         model: model(),
         reason: reason(),
     };
-    let busy = InferError::Busy { retry_after_ms: 1 };
+    let busy = InferError::Busy {
+        retry_after_ms: 1,
+        attempts: Vec::new(),
+    };
     vec![
         (
             InferError::BadRequest(reason()),
@@ -320,6 +330,7 @@ async fn a_busy_market_says_when_to_come_back() {
     let gateway = start(|_| {
         Err(InferError::Busy {
             retry_after_ms: 1500,
+            attempts: Vec::new(),
         })
     })
     .await;
@@ -528,6 +539,148 @@ async fn each_event_is_sent_at_once_and_silence_is_bridged() {
     read_until(&mut stream, ": keep-alive\n\n").await;
     events.send(end()).await.expect("is taken");
     read_until(&mut stream, "data: [DONE]\n\n").await;
+}
+
+#[tokio::test]
+async fn silence_is_bridged_in_the_words_of_the_dialect() {
+    let settings = config::Gateway {
+        keep_alive: Duration::from_millis(20),
+        ..config::Gateway::default()
+    };
+    let (gateway, mut feeds) = fed(settings).await;
+    let mut stream = ask_at(&gateway, "/api/v1/chat/completions", STREAM).await;
+    let events = feeds.recv().await.expect("is asked");
+    events.send(data(CHUNK)).await.expect("is taken");
+    read_until(&mut stream, ": OPENROUTER PROCESSING\n\n").await;
+    events.send(end()).await.expect("is taken");
+    read_until(&mut stream, "data: [DONE]\n\n").await;
+}
+
+#[tokio::test]
+async fn every_answer_has_a_name_and_no_two_the_same() {
+    let gateway = start(|_| Err(InferError::SpendLimit("none left".into()))).await;
+    let mut names = std::collections::HashSet::new();
+    for path in [
+        "/health",
+        "/metrics",
+        "/nothing",
+        "/v1/models",
+        "/api/v1/models",
+        "/",
+    ] {
+        let reply = gateway.get(path).await;
+        names.insert(reply.header("x-request-id").expect("a name").to_owned());
+    }
+    for path in [
+        CHAT,
+        "/api/v1/chat/completions",
+        "/v1/messages",
+        "/api/v1/messages",
+    ] {
+        let reply = gateway
+            .post(path, r#"{"model":"a/b","max_tokens":1,"messages":[]}"#)
+            .await;
+        assert_eq!(reply.status, 402, "{path}");
+        let name = reply.header("x-request-id").expect("a name");
+        let anthropic = path.ends_with("/messages").then_some(name);
+        assert_eq!(reply.header("request-id"), anthropic, "{path}");
+        names.insert(name.to_owned());
+    }
+    assert_eq!(names.len(), 10);
+    assert!(names.iter().all(|name| name.starts_with("req_")));
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_told_so_in_the_shape_of_its_dialect() {
+    let gateway = start(|_| Ok(answer().1)).await;
+    for path in ["/api/v1/model/%FF/x", "/api/v1/models/x/%FF/endpoints"] {
+        let reply = gateway.get(path).await;
+        assert_eq!(reply.status, 400, "{path}");
+        assert_eq!(reply.json()["error"]["code"], 400);
+    }
+    for path in ["/v1/models/%FF", "/v1/responses/%FF"] {
+        assert_eq!(gateway.get(path).await.error().0, 400, "{path}");
+    }
+}
+
+/// Everything that is logged, as text.
+#[derive(Clone, Default)]
+struct Logged(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_logged_meanwhile_names_the_request_and_not_what_it_says() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let log = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(log);
+    let gateway = start(|_| Err(InferError::Internal("the disk is full".into()))).await;
+    let body = r#"{"model":"a/b","messages":[{"role":"user","content":"a secret"}]}"#;
+    let reply = gateway.post(CHAT, body).await;
+    assert_eq!(reply.status, 500);
+    let name = reply.header("x-request-id").expect("a name").to_owned();
+    let text = String::from_utf8(logged.0.lock().expect("whole").clone()).expect("text");
+    let line = text.lines().find(|line| line.contains("a request failed"));
+    assert!(
+        line.is_some_and(|line| line.contains(&name)),
+        "{name}: {text}"
+    );
+    assert!(!text.contains("a secret"), "{text}");
+}
+
+/// The paths that handlers are set to in these sources, as OpenAPI writes them.
+fn routed(sources: &[&str]) -> Vec<String> {
+    let calls = sources.iter().flat_map(|source| source.split(".route("));
+    let paths = calls.filter_map(|call| call.trim_start().strip_prefix('"')?.split('"').next());
+    let paths = paths.filter(|path| path.starts_with('/'));
+    let mut paths: Vec<_> = paths.map(|path| path.replace("{*", "{")).collect();
+    paths.sort();
+    paths
+}
+
+#[tokio::test]
+async fn the_description_names_every_path_and_no_other() {
+    let document: Value = serde_json::from_str(DESCRIPTION).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let mut described: Vec<_> = paths.keys().cloned().collect();
+    described.sort();
+    let sources = [include_str!("../gateway.rs"), include_str!("api.rs")];
+    assert_eq!(described, routed(&sources));
+    let gateway = start(|_| Err(InferError::SpendLimit("none left".into()))).await;
+    for (path, methods) in paths {
+        let path = path.replace("{author}", "test").replace("{slug}", "model");
+        let is_response = path.contains("/responses/");
+        let id = if is_response { "resp_1" } else { "test/model" };
+        let path = path.replace("{id}", id);
+        for method in methods.as_object().expect("methods").keys() {
+            let reply = match method.as_str() {
+                "get" => gateway.get(&path).await,
+                "delete" => gateway.delete(&path).await,
+                _ => gateway.post(&path, PLAIN).await,
+            };
+            // No response is kept here under any name; but somebody looks.
+            let is_looked_for = reply.status == 404 && reply.error().2 == "not_found";
+            assert!(
+                ![404, 405].contains(&reply.status) || is_looked_for,
+                "{method} {path}: {}",
+                reply.text
+            );
+        }
+    }
+    assert_eq!(gateway.get("/openapi.json").await.json(), document);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use farthing_protocol::retention::{Archive, Reach, Retention};
 use farthing_protocol::store::Batch;
 use farthing_protocol::x402::ChannelId;
 
-use crate::ledger::{Kept, Ledger, LedgerError, RECEIPTS, REQUESTS, Standing};
+use crate::ledger::{JOINTS, Kept, Ledger, LedgerError, RECEIPTS, REQUESTS, Standing};
 
 /// Channels looked at between two rests.
 const STRIDE: usize = 64;
@@ -94,7 +94,8 @@ impl Ledger {
             let receipt = &kept.receipt.receipt;
             batch = batch
                 .delete(&RECEIPTS, &(receipt.channel.0, receipt.seq))
-                .delete(&REQUESTS, &receipt.request.0);
+                .delete(&REQUESTS, &receipt.request.0)
+                .delete(&JOINTS, &receipt.request.0);
         }
         Ok(self.store.commit(batch).await?)
     }

@@ -3,7 +3,10 @@
 //! Mirrors the seller's. The tree grows by the receipts that are booked without a gap; those that
 //! parallel purchases brought ahead of their turn wait for it in memory.
 
+use std::collections::BTreeMap;
+
 use alloy::primitives::B256;
+use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Timestamp;
 use farthing_protocol::history::{BLOCK, BLOCK_LEVEL, History, leaf_of};
 use farthing_protocol::merkle::{Node, Peaks, Proof};
@@ -14,8 +17,8 @@ use farthing_protocol::store::{Batch, BatchError, Order, ReadError};
 use farthing_protocol::x402::ChannelId;
 
 use crate::ledger::{
-    CHANNELS, CONTRADICTIONS, DOUBLES, Fate, Kept, Ledger, LedgerError, NODES, RECEIPTS, REQUESTS,
-    ROOTS, Standing,
+    CHANNELS, CONTRADICTIONS, DOUBLES, Fate, Kept, Ledger, LedgerError, MODEL_DAYS, NODES,
+    RECEIPTS, REQUESTS, ROOTS, Standing,
 };
 
 /// The tree over a channel's receipts, as far as it is in memory.
@@ -89,6 +92,21 @@ impl Ledger {
             .store
             .scan(&RECEIPTS, (id.0, 0)..(id.0, end), Order::Down, limit)?;
         Ok(rows.into_iter().map(|(_, kept)| kept).collect())
+    }
+
+    /// What was charged on each day (UTC, days since the epoch) from `from` on.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn charged_by_day(&self, from: u64) -> Result<BTreeMap<u64, Amount>, LedgerError> {
+        let range = (from, B256::ZERO)..;
+        let rows = self.store.scan(&MODEL_DAYS, range, Order::Up, usize::MAX)?;
+        let mut days: BTreeMap<u64, Amount> = BTreeMap::new();
+        for ((day, _), charged) in rows {
+            let sum = days.entry(day).or_default();
+            *sum = sum.saturating_add(charged);
+        }
+        Ok(days)
     }
 
     /// The receipts of a channel from `from` on.

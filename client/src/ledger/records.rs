@@ -13,6 +13,7 @@ use farthing_protocol::x402::{ChannelConfig, ChannelId, Deposit};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::experience::Experience;
+use crate::ledger::joint::Joint;
 use crate::ledger::once::CountedOnce;
 use crate::ledger::payments::Payment;
 use crate::report::Approval;
@@ -52,6 +53,8 @@ pub const DRAFTS: Table<B256, PendingDeposit> = Table::new("drafts", 1);
 pub const DEPOSITS: Table<(B256, B256), PendingDeposit> = Table::new("deposits", 1);
 /// What became of purchases, by seller and the hash of the model's id.
 pub const EXPERIENCES: Table<(B256, B256), Experience> = Table::new("experiences", 1);
+/// What answers came to in which several sellers had a part, by the first one's purchase.
+pub const JOINTS: Table<B256, Joint> = Table::new("joints", 1);
 /// Atoms that probes may have cost per day (UTC, days since the epoch).
 pub const PROBE_DAYS: Table<u64, Amount> = Table::new("probe-days", 1);
 
@@ -75,6 +78,7 @@ pub fn schema() -> Schema {
         .table(&DRAFTS, &[])
         .table(&DEPOSITS, &[])
         .table(&EXPERIENCES, &[])
+        .table(&JOINTS, &[])
         .table(&PROBE_DAYS, &[])
 }
 

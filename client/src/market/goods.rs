@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use farthing_protocol::amount::Price;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
 use serde::{Deserialize, Serialize};
 
+use crate::market::sketch::Spread;
 use crate::market::stats::Measured;
 use crate::market::web::WebOffer;
 
@@ -95,6 +97,34 @@ pub struct Candidate {
     pub goods: Arc<Goods>,
     /// What was measured.
     pub measured: Measured,
+}
+
+/// One seller's goods, with what is told of them to people.
+#[derive(Debug, Clone)]
+pub struct Ware {
+    /// What it offers.
+    pub goods: Arc<Goods>,
+    /// What was measured, if it was tried.
+    pub measured: Option<Measured>,
+    /// Milliseconds to the first token of its last purchases, if it was asked lately.
+    pub first_tokens: Option<Spread>,
+}
+
+impl Goods {
+    /// Its place among all: by model, then the cheapest first.
+    pub(super) fn rank(&self) -> (&str, Price, Price, NodeId) {
+        let prices = self.model.prices;
+        (&self.model.id, prices.output, prices.input, self.seller)
+    }
+
+    /// Whether its prices are its own words: those of one met over plain HTTP may be reckoned.
+    #[must_use]
+    pub fn is_priced(&self) -> bool {
+        match &self.source {
+            Source::Web(offer) => offer.priced,
+            Source::Peer(_) | Source::Record => true,
+        }
+    }
 }
 
 impl Candidate {

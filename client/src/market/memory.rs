@@ -2,6 +2,7 @@
 //! yet.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use alloy::primitives::{B256, keccak256};
 use farthing_protocol::clock::Timestamp;
@@ -11,6 +12,8 @@ use farthing_protocol::store::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::market::belief::Beliefs;
+use crate::market::goods::Goods;
+use crate::market::sketch::Spread;
 use crate::market::stats::{Measured, Stats};
 
 /// The most sellers whose measurements are kept.
@@ -68,6 +71,18 @@ impl Memory {
             at_seller,
             ..measured
         })
+    }
+
+    /// The times to the first token of a seller's last purchases, unless the last one is `idle` ago.
+    pub(super) fn first_tokens(
+        &self,
+        goods: &Goods,
+        idle: Duration,
+        now: Timestamp,
+    ) -> Option<Spread> {
+        let mut kept = self.sellers.get(&goods.seller)?.iter();
+        let (_, _, stats) = kept.find(|(model, _, _)| *model == goods.model.id)?;
+        stats.first_tokens(idle, now)
     }
 
     /// Of a seller that was never measured, and that nothing is believed of.

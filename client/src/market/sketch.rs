@@ -30,6 +30,19 @@ pub(super) struct Quantiles {
     pub(super) p99: Option<f64>,
 }
 
+/// Milliseconds that so many of a hundred samples do not exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// Half of them.
+    pub p50: f64,
+    /// Three of four.
+    pub p75: f64,
+    /// Nine of ten.
+    pub p90: f64,
+    /// All but one in a hundred.
+    pub p99: f64,
+}
+
 impl Sketch {
     /// Takes a sample; the oldest makes room.
     pub(super) fn add(&mut self, millis: f64) {
@@ -53,24 +66,43 @@ impl Sketch {
         self.known
     }
 
+    /// All four that are told together, once there are samples enough for the rarest.
+    pub(super) fn spread(&self) -> Option<Spread> {
+        let sorted = self.sorted();
+        let of = |percent| at(&sorted, percent, FOR_P99);
+        Some(Spread {
+            p50: of(50)?,
+            p75: of(75)?,
+            p90: of(90)?,
+            p99: of(99)?,
+        })
+    }
+
+    fn sorted(&self) -> Vec<f32> {
+        let mut sorted = self.ring.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        sorted
+    }
+
     /// Finds the quantiles anew: after a sample, and when read back from the disk. What no ring
     /// of ours holds is dropped.
     pub(super) fn know(&mut self) {
         self.ring.retain(|sample| sample.is_finite());
         self.ring.truncate(SAMPLES);
-        let mut sorted = self.ring.clone();
-        sorted.sort_by(f32::total_cmp);
-        let at = |percent: usize, least: usize| {
-            let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-            let sample = sorted.get(place).filter(|_| sorted.len() >= least);
-            sample.map(|sample| f64::from(*sample))
-        };
+        let sorted = self.sorted();
         self.known = Quantiles {
-            p50: at(50, FOR_P50),
-            p95: at(95, FOR_P95),
-            p99: at(99, FOR_P99),
+            p50: at(&sorted, 50, FOR_P50),
+            p95: at(&sorted, 95, FOR_P95),
+            p99: at(&sorted, 99, FOR_P99),
         };
     }
+}
+
+/// What so many of a hundred do not exceed, where there are at least so many samples.
+fn at(sorted: &[f32], percent: usize, least: usize) -> Option<f64> {
+    let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    let sample = sorted.get(place).filter(|_| sorted.len() >= least);
+    sample.map(|sample| f64::from(*sample))
 }
 
 #[cfg(test)]
@@ -101,6 +133,16 @@ mod tests {
             (all.p50, all.p95, all.p99),
             (Some(32.0), Some(61.0), Some(64.0))
         );
+        let mut sketch = Sketch::default();
+        (1..=64).for_each(|n| sketch.add(f64::from(n)));
+        let spread = Spread {
+            p50: 32.0,
+            p75: 48.0,
+            p90: 58.0,
+            p99: 64.0,
+        };
+        assert_eq!(sketch.spread(), Some(spread));
+        assert_eq!(Sketch::default().spread(), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use farthing_protocol::purchase::Load;
 use serde::{Deserialize, Serialize};
 
 use crate::market::belief::Belief;
-use crate::market::sketch::Sketch;
+use crate::market::sketch::{Sketch, Spread};
 
 /// Time in which an outcome's weight halves.
 const HALF_LIFE: Duration = Duration::from_secs(600);
@@ -339,6 +339,11 @@ impl Stats {
         self.used = self.used.min(now);
         self.cool_until = self.cool_until.min(now.plus(LONGEST_PAUSE));
         self.busy_until = self.busy_until.min(now.plus(LONGEST_BUSY));
+    }
+
+    /// The times to the first token of its last purchases, unless the last one is `idle` ago.
+    pub(super) fn first_tokens(&self, idle: Duration, now: Timestamp) -> Option<Spread> {
+        (now.since(self.used) < idle).then(|| self.first_tokens.spread())?
     }
 
     /// When something last happened.

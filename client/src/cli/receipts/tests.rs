@@ -3,6 +3,7 @@ use farthing_protocol::amount::Amount;
 use super::*;
 use crate::client::scripted;
 use crate::ledger::{Payment, Scheme};
+use crate::report::calendar::moment;
 
 #[test]
 fn a_moment_is_read_as_people_write_it() {
@@ -46,7 +47,7 @@ fn what_is_written_as_a_day_is_shown_as_that_day() {
         let Ok(When::At(at)) = when(text) else {
             panic!("{text} is a day");
         };
-        assert_eq!(render::moment(at), format!("{text} 00:00:00Z"));
+        assert_eq!(moment(at), format!("{text} 00:00:00Z"));
     }
 }
 

@@ -3,9 +3,10 @@
 use farthing_protocol::identity::NodeId;
 use serde::Serialize;
 
-use crate::cli::render::{Left, Right, View, json, moment, safe, sheet, table};
+use crate::cli::render::{Left, Right, View, json, safe, sheet, table};
 use crate::ledger::Scheme;
 use crate::receipts::audit::{Checked, PaymentFault, Verdict};
+use crate::report::calendar::moment;
 use crate::report::{PaymentReport, ReceiptPage, ReceiptReport};
 
 impl View {

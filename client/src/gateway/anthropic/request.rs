@@ -6,10 +6,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// Thinking up to so many tokens is little.
-const LITTLE: u64 = 2_048;
-/// Thinking up to so many tokens is neither little nor much.
-const SOME: u64 = 8_192;
+use crate::gateway::effort;
+
 /// Fields that mean something to Anthropic's servers alone and nothing for the answer.
 const OWN: [&str; 3] = ["service_tier", "cache_control", "inference_geo"];
 /// Fields whose work is done by Anthropic's servers.
@@ -394,11 +392,7 @@ fn effort(
     output: Option<Output>,
 ) -> Result<(), Untranslatable> {
     let budget = thinking.filter(|thinking| thinking.r#type != "disabled");
-    let by_budget = budget.map(|thinking| match thinking.budget_tokens {
-        Some(tokens) if tokens <= LITTLE => "low",
-        Some(tokens) if tokens > SOME => "high",
-        _ => "medium",
-    });
+    let by_budget = budget.map(|thinking| effort::of(thinking.budget_tokens));
     let output = output.unwrap_or(Output {
         effort: None,
         format: None,

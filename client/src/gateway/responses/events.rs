@@ -6,6 +6,7 @@
 //! thing than the open item closes it and opens the next.
 
 use bytes::Bytes;
+use farthing_protocol::purchase::Usage as Counted;
 use serde_json::{Map, Value, json};
 
 use crate::gateway::chat::{Choice, Completion, Page, Piece, Reader, Said, Strange, Usage};
@@ -232,19 +233,27 @@ impl Telling {
     ///
     /// # Errors
     /// [`Strange`].
-    pub fn whole(mut self, document: &[u8]) -> Result<Value, Strange> {
+    pub fn whole(mut self, document: &[u8], counted: Option<Counted>) -> Result<Value, Strange> {
         let whole = Completion::read(document)?;
         let none = || Strange("it has no choice".to_owned());
         let mut choice = whole.choices.into_iter().next().ok_or_else(none)?;
         let said: Said = choice.message.take().ok_or_else(none)?;
         let pieces = self.reader.read_whole(said)?;
         self.usage = whole.usage;
+        self.counted(counted);
         self.told(|telling, told| {
             telling.choice(&mut choice, pieces, told);
             Ok(())
         })?;
         self.end();
         Ok(self.response())
+    }
+
+    /// What was paid for, where a receipt says it: it goes before what the answer says of itself.
+    pub fn counted(&mut self, counted: Option<Counted>) {
+        if let Some(counted) = counted {
+            self.usage = Some(self.usage.unwrap_or_default().counted(counted));
+        }
     }
 
     /// The last events: what all of it was.

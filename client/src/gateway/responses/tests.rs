@@ -1,3 +1,4 @@
+use farthing_protocol::purchase::Usage as Counted;
 use proptest::prelude::*;
 
 use super::*;
@@ -71,7 +72,7 @@ fn what_has_no_counterpart_is_refused_by_name() {
 #[test]
 fn every_golden_completion_becomes_its_response() {
     for pair in golden()["answers"].as_array().expect("a list") {
-        let response = telling().whole(&bytes(&pair["completion"]));
+        let response = telling().whole(&bytes(&pair["completion"]), None);
         let response = response.expect("translates");
         for (field, value) in pair["said"].as_object().expect("an object") {
             assert_eq!(&response[field], value, "{}: {field}", pair["name"]);
@@ -82,7 +83,7 @@ fn every_golden_completion_becomes_its_response() {
 #[test]
 fn a_response_repeats_what_holds_for_it() {
     let said = br#"{"choices":[{"message":{"content":"x"}}]}"#;
-    let response = telling().whole(said).expect("translates");
+    let response = telling().whole(said, None).expect("translates");
     let expected = json!({
         "id": "resp_ff", "object": "response", "created_at": 7, "model": "a/b",
         "temperature": 0.5, "store": false, "tools": [], "tool_choice": "auto",
@@ -92,6 +93,25 @@ fn a_response_repeats_what_holds_for_it() {
     for (field, value) in expected.as_object().expect("an object") {
         assert_eq!(&response[field], value, "{field}");
     }
+}
+
+#[test]
+fn what_a_receipt_counts_goes_before_what_the_answer_says_of_itself() {
+    let said = br#"{"choices":[{"message":{"content":"x"}}],
+        "usage":{"prompt_tokens":1,"completion_tokens":5,"total_tokens":6,
+                 "completion_tokens_details":{"reasoning_tokens":3}}}"#;
+    let counted = Counted {
+        prompt: 7,
+        cached: 2,
+        completion: 4,
+    };
+    let response = telling().whole(said, Some(counted)).expect("translates");
+    let expected = json!({
+        "input_tokens": 7, "output_tokens": 4, "total_tokens": 11,
+        "input_tokens_details": { "cached_tokens": 2, "cache_write_tokens": 0 },
+        "output_tokens_details": { "reasoning_tokens": 3 },
+    });
+    assert_eq!(response["usage"], expected);
 }
 
 #[test]
@@ -143,7 +163,7 @@ fn a_stream_that_breaks_tells_what_there_was_and_that_it_failed() {
 #[test]
 fn a_response_told_again_can_leave_out_its_first_event() {
     let said = br#"{"choices":[{"message":{"content":"x"}}]}"#;
-    let response = telling().whole(said).expect("translates");
+    let response = telling().whole(said, None).expect("translates");
     let whole = events::again(&response, None);
     let rest = events::again(&response, Some(0));
     assert!(whole.ends_with(&rest) && rest.starts_with(b"event: response.in_progress"));
@@ -182,7 +202,7 @@ proptest! {
     #[test]
     fn no_bytes_of_a_stranger_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         Asked::read(&bytes).ok();
-        telling().whole(&bytes).ok();
+        telling().whole(&bytes, None).ok();
         telling().chunk(&bytes).ok();
     }
 
@@ -208,7 +228,7 @@ proptest! {
             calls.push(call);
         }
         let whole = json!({ "choices": [{ "message": { "content": text, "tool_calls": calls } }] });
-        let whole = telling().whole(&bytes(&whole)).expect("translates");
+        let whole = telling().whole(&bytes(&whole), None).expect("translates");
         let (streamed, told) = stream(&chunks.into());
         prop_assert_eq!(streamed.response(), whole);
         let mut open = None;
