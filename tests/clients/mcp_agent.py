@@ -81,9 +81,22 @@ async def looks(client):
     return int(first["at_most"]["atoms"])
 
 
+async def calls_a_tool(client):
+    """The agent's own tools pass through to the model, and its call comes back."""
+    schema = {"type": "object", "properties": {"place": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    asked = {**QUESTION, "prompt": "What is the weather in 'Bath'?", "tools": [tool]}
+    answer = await told(client, "chat", **asked)
+    check(answer["finish_reason"] == "tool_calls" and answer["text"] == "", f"answer {answer}")
+    call = answer["message"]["tool_calls"][0]["function"]
+    check(call["name"] == "get_weather", f"called {call}")
+    check(json.loads(call["arguments"]) == {"place": "Bath"}, f"called {call}")
+    return {"request": answer["request"], "charged": int(answer["charged"]["atoms"])}
+
+
 async def buys(client, at_most):
     """Answers are bought and counted until the session's money is not enough for one more."""
-    bought = []
+    bought = [await calls_a_tool(client)]
     while True:
         answer = await client.call_tool("chat", QUESTION)
         if answer.is_error:
@@ -101,7 +114,7 @@ async def buys(client, at_most):
         check(await spent(client) == sum(one["charged"] for one in bought), "the count is wrong")
         check(len(bought) < 150, "there is no end to it")
     total = sum(one["charged"] for one in bought)
-    check(len(bought) >= 2, f"only {len(bought)} bought")
+    check(len(bought) >= 3, f"only {len(bought)} bought")
     check(150 - at_most < total <= 150, f"{total} spent of 150, and the next may cost {at_most}")
     check(await spent(client) == total, "what was refused was counted")
     return bought
