@@ -18,6 +18,7 @@ use crate::report::ChannelAction;
 
 pub mod chat;
 pub mod local;
+mod mcp;
 pub mod remote;
 pub mod render;
 pub mod wallet;
@@ -92,6 +93,12 @@ enum Command {
         api_key: Option<String>,
         /// The prompt; read from standard input if absent
         prompt: Vec<String>,
+    },
+    /// Gives an agent the market as tools (MCP over standard input and output), within `[mcp]`
+    Mcp {
+        /// A key, for a gateway that asks for one
+        #[arg(long, env = "FARTHING_API_KEY", hide_env_values = true)]
+        api_key: Option<String>,
     },
     /// Shows addresses, balances, and what was spent against the limits
     Wallet {
@@ -170,6 +177,9 @@ pub enum Failure {
     /// Routes.
     #[error(transparent)]
     Route(#[from] route::RouteError),
+    /// An agent's host.
+    #[error("this is the Model Context Protocol, for an agent's host to start: {0}")]
+    Mcp(String),
     /// There is nothing to talk to.
     #[error("nobody offers a model now; `farthing offers` shows what is heard")]
     NoModel,
@@ -235,6 +245,10 @@ pub async fn run_by(clock: Clock, cli: Cli) -> Result<(), Failure> {
             };
             return chat::chat(&config, question, &mut out).await;
         }
+        Command::Mcp { api_key } => {
+            local::start_log(&config.log);
+            return Box::pin(mcp::serve(config, api_key)).await;
+        }
         Command::Receipts(command) => {
             let view = view(&config, global.json);
             return receipts::run(&config, command, &view, &mut out).await;
@@ -285,6 +299,7 @@ async fn ask(config: &Config, command: Command, json: bool) -> Result<String, Fa
         Command::Gateway
         | Command::Init
         | Command::Chat { .. }
+        | Command::Mcp { .. }
         | Command::Receipts(_)
         | Command::Route(_) => String::new(),
     })

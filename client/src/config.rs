@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 pub mod layers;
 mod auto;
+mod mcp;
 mod reputation;
 
 pub use crate::config::auto::{Auto, Task};
+pub use crate::config::mcp::Mcp;
 pub use reputation::{Probes, Reputation};
 
 /// The chain id of a local chain (anvil), the only one with defaults.
@@ -47,6 +49,8 @@ pub struct Config {
     pub wallet: Wallet,
     /// What may be spent.
     pub spend: Spend,
+    /// What an agent may spend that has `farthing mcp`.
+    pub mcp: Mcp,
     /// Sellers that are met over plain HTTP.
     pub x402: Vec<X402>,
     /// How a seller is chosen.
@@ -74,6 +78,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             wallet: Wallet::default(),
             spend: Spend::default(),
+            mcp: Mcp::default(),
             x402: Vec::new(),
             router: Router::default(),
             reputation: Reputation::default(),

@@ -162,6 +162,7 @@ impl Terms {
         let (bound, mode) = Bound::of(&body, &sent, endpoint)?;
         let router = &config.router;
         let least = |a: Option<Price>, b: Option<Price>| a.into_iter().chain(b).min();
+        let per_purchase = config.spend.per_purchase;
         let models = u32::try_from(asked.models.len()).unwrap_or(u32::MAX);
         Ok(Self {
             session: Session::of(&model, &fields)?.filter(|_| !router.sticky.is_zero()),
@@ -175,7 +176,10 @@ impl Terms {
             mode,
             bound,
             expected: bound.expected(body.len()),
-            max_cost: config.spend.per_purchase,
+            max_cost: asked
+                .max_price
+                .cost
+                .map_or(per_purchase, |own| own.min(per_purchase)),
             max_price_input: least(router.max_price_input, asked.max_price.input),
             max_price_output: least(router.max_price_output, asked.max_price.output),
             strategy: asked.strategy,

@@ -7,6 +7,7 @@
 )]
 
 pub mod section;
+pub mod clients;
 pub mod sim;
 pub mod upstream;
 pub mod llama;

@@ -62,6 +62,19 @@ impl Llama {
     /// # Errors
     /// [`LlamaError`].
     pub async fn start(slots: u32, log: &Path) -> Result<Self, LlamaError> {
+        Self::begin(slots, log, &[]).await
+    }
+
+    /// The same with a template that tells the model of tools. It calls one between the marks
+    /// `<tool_call>` and `</tool_call>`, each on a line of its own.
+    ///
+    /// # Errors
+    /// [`LlamaError`].
+    pub async fn start_with_tools(slots: u32, log: &Path) -> Result<Self, LlamaError> {
+        Self::begin(slots, log, &["--tools"]).await
+    }
+
+    async fn begin(slots: u32, log: &Path, more: &[&str]) -> Result<Self, LlamaError> {
         if !Self::is_installed() {
             return Err(LlamaError::Absent(PYTHON.into()));
         }
@@ -69,6 +82,7 @@ impl Llama {
             .arg(SCRIPT)
             .args(["--slots", &slots.to_string()])
             .args(["--context", &CONTEXT.to_string()])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(log)?)

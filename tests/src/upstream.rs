@@ -1,8 +1,9 @@
 //! A model server that is not one: an OpenAI-compatible upstream as a value.
 //!
 //! It answers `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and
-//! `/v1/moderations` with deterministic words at a chosen pace, and fails in named ways when told
-//! to. It is the twin of a real llama.cpp in tests and the upstream of the benches, so it is quick:
+//! `/v1/moderations` with deterministic words at a chosen pace, calls the tools that a prompt names
+//! and keeps to a JSON schema where a request asks for one, and fails in named ways when told to.
+//! It is the twin of a real llama.cpp in tests and the upstream of the benches, so it is quick:
 //! every chunk is prepared when the behaviour is set, and a request only strings prepared chunks
 //! together.
 //!
@@ -24,6 +25,7 @@
 
 mod behaviour;
 mod bodies;
+mod skills;
 mod plan;
 mod record;
 mod socket;

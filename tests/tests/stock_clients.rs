@@ -101,6 +101,7 @@ async fn python_openai_finds_everything_as_it_expects() {
         ("MODEL", MODEL),
         ("EMBED", "1"),
         ("RESPONSES", "1"),
+        ("TOOLS", "1"),
         ("MODERATE", "1"),
     ];
     let output = run(python(), &gateway, &settings).await;

@@ -28,6 +28,38 @@ DEFAULT_ALIAS = "smollm2-135m-instruct"
 # but it fires when the parent's *thread* ends, and async runtimes retire threads at will.
 PARENT_POLL_SECONDS = 0.25
 
+# The model's own template knows no tools, and llama.cpp then leaves them out. This one is ChatML,
+# as the model was trained, with tools before the conversation and calls between marks.
+TOOL_TEMPLATE = r"""
+{%- if tools %}
+{{- '<|im_start|>system\nCall a tool by its name, in these words:\n<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>\n<tools>\n' }}
+{%- for tool in tools %}
+{{- tool | tojson }}
+{{- '\n' }}
+{%- endfor %}
+{{- '</tools><|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message.role == 'tool' %}
+{{- '<|im_start|>user\n<tool_response>\n' + message.content + '\n</tool_response><|im_end|>\n' }}
+{%- else %}
+{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.content %}
+{{- message.content }}
+{%- endif %}
+{%- for call in message.tool_calls or [] %}
+{{- '\n<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}
+{{- '}\n</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' }}
+{%- endif %}
+""".strip()
+
 
 def arguments():
     """Read the command line."""
@@ -40,6 +72,7 @@ def arguments():
     parser.add_argument("--model-file", type=pathlib.Path, help="another GGUF file")
     parser.add_argument("--api-key", help="demand this bearer key")
     parser.add_argument("--no-embeddings", action="store_true", help="chat and completions only")
+    parser.add_argument("--tools", action="store_true", help="tell the model of tools, and how to call one")
     parser.add_argument("--verbose", action="store_true", help="let llama.cpp log to stderr")
     return parser.parse_args()
 
@@ -76,6 +109,8 @@ def start(options):
     params.offline = True
     params.ui = False
     params.verbosity = 3 if options.verbose else 0
+    if options.tools:
+        params.chat_template = TOOL_TEMPLATE
     # No host-memory prompt cache: by default it may grow to 8 GiB.
     params.cache_ram_mib = 0
     if options.api_key:

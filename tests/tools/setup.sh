@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Put the pinned real parts of the tests into .tools/ at the repository root.
 #
-#   tests/tools/setup.sh                      all of: anvil model clients suites openrouter schemathesis x402
+#   tests/tools/setup.sh                      all of: anvil model clients suites openrouter schemathesis x402 agents
 #   tests/tools/setup.sh anvil model          only these
 #
 #   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
@@ -11,6 +11,7 @@
 #   openrouter, schemathesis   OpenRouter's Python client, and a fuzzer of APIs (likewise)
 #   slither  the contracts' linter (a Python environment)
 #   x402     the stock x402 clients (npm, and a Python environment)
+#   agents   what agents' developers use: MCP, LangChain, llm (a Python environment), AI SDK (npm)
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
 #   fuzz     cargo-fuzz, built from source, for `make fuzz`
 #
@@ -151,6 +152,16 @@ setup() {
             "$({ cat "$here/x402/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
             install_python "$tools/x402-python" "$here/x402/requirements.txt"
         ;;
+    agents)
+        need_node
+        python=$(find_python)
+        part agents-npm "the Vercel AI SDK" \
+            "$(cat "$here/agents/package.json" "$here/agents/package-lock.json" | digest)" \
+            install_npm "$tools/agents-npm" "$here/agents"
+        part agents "the stock MCP client, LangChain and llm (about 50 MB)" \
+            "$({ cat "$here/agents/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
+            install_python "$tools/agents" "$here/agents/requirements.txt"
+        ;;
     model | clients | openrouter | schemathesis)
         python=$(find_python)
         case $1 in
@@ -181,7 +192,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents deny fuzz" ;;
     esac
 }
 
@@ -189,5 +200,5 @@ mkdir -p "$tools/stamps"
 # Environments remember where they are; a .tools that is a link (of a second worktree) is the place
 # it points to, or each worktree would install it anew under the others.
 tools=$(cd "$tools" && pwd -P)
-[ $# -gt 0 ] || set -- anvil model clients suites openrouter schemathesis x402
+[ $# -gt 0 ] || set -- anvil model clients suites openrouter schemathesis x402 agents
 for each in "$@"; do setup "$each"; done

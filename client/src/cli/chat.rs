@@ -3,6 +3,7 @@
 
 use farthing_protocol::offer::Endpoint;
 use std::io::Write;
+use std::path::PathBuf;
 
 use futures::StreamExt;
 use serde::Deserialize;
@@ -12,6 +13,7 @@ use crate::cli::remote::{Remote, RemoteError};
 use crate::cli::{Failure, render};
 use crate::config::Config;
 use crate::gateway::exchange::WHY;
+use crate::report::ModelListing;
 
 /// The longest line of a stream that is kept.
 const LONGEST_LINE: usize = 4 * 1024 * 1024;
@@ -53,7 +55,7 @@ pub async fn chat(
 ) -> Result<(), Failure> {
     let model = match question.model {
         Some(model) => model,
-        None => cheapest(config).await?,
+        None => cheapest(&Remote::new(config)?.models().await?).ok_or(Failure::NoModel)?,
     };
     let body = json!({
         "model": model,
@@ -61,7 +63,11 @@ pub async fn chat(
         "max_tokens": question.max_tokens,
         "messages": [{ "role": "user", "content": question.prompt }],
     });
-    let response = send(config, &body, question.api_key).await?;
+    let response = Door::new(config, question.api_key)?.ask(&body).await?;
+    if !response.status().is_success() {
+        let error: Value = response.json().await.map_err(RemoteError::from)?;
+        return Err(refused(&error["error"]));
+    }
     let why = response
         .headers()
         .get(WHY)
@@ -73,44 +79,59 @@ pub async fn chat(
     writeln!(out, "\n\n{}", render::bill(&token, &model, &bill, &why)).map_err(failed)
 }
 
-async fn cheapest(config: &Config) -> Result<String, Failure> {
-    let models = Remote::new(config)?.models().await?;
+/// The cheapest model that chats.
+pub(in crate::cli) fn cheapest(models: &[ModelListing]) -> Option<String> {
     let chats = models
-        .into_iter()
+        .iter()
         .filter(|model| model.endpoints.contains(&Endpoint::Chat));
     let cheapest = chats.min_by_key(|model| model.cheapest.output);
-    cheapest.map(|model| model.id).ok_or(Failure::NoModel)
+    cheapest.map(|model| model.id.clone())
 }
 
-async fn send(
-    config: &Config,
-    body: &Value,
+/// The gateway's own endpoint for chats.
+#[derive(Debug)]
+pub(in crate::cli) struct Door {
+    http: reqwest::Client,
+    url: String,
     key: Option<String>,
-) -> Result<reqwest::Response, Failure> {
-    let builder = reqwest::Client::builder().no_proxy();
-    let http = builder
-        .read_timeout(config.gateway.deadline)
-        .build()
-        .map_err(RemoteError::from)?;
-    let url = format!("http://{}/v1/chat/completions", config.gateway.listen);
-    let mut request = http.post(url).json(body);
-    if let Some(key) = key {
-        request = request.bearer_auth(key);
+    data_dir: PathBuf,
+}
+
+impl Door {
+    /// The endpoint of the gateway that is configured so. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`RemoteError::Broken`].
+    pub(in crate::cli) fn new(config: &Config, key: Option<String>) -> Result<Self, RemoteError> {
+        let builder = reqwest::Client::builder().no_proxy();
+        let http = builder.read_timeout(config.gateway.deadline).build()?;
+        Ok(Self {
+            http,
+            url: format!("http://{}/v1/chat/completions", config.gateway.listen),
+            key,
+            data_dir: config.data_dir.clone(),
+        })
     }
-    let response = request
-        .send()
-        .await
-        .map_err(|error| match error.is_connect() {
-            true => RemoteError::NotRunning {
-                data_dir: config.data_dir.clone(),
-            },
-            false => error.into(),
-        })?;
-    if response.status().is_success() {
-        return Ok(response);
+
+    /// Sends a request and returns its answer's head, whatever it says.
+    ///
+    /// # Errors
+    /// [`RemoteError::NotRunning`] and [`RemoteError::Broken`].
+    pub(in crate::cli) async fn ask(&self, body: &Value) -> Result<reqwest::Response, RemoteError> {
+        let mut request = self.http.post(&self.url).json(body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        request
+            .send()
+            .await
+            .map_err(|error| match error.is_connect() {
+                true => RemoteError::NotRunning {
+                    data_dir: self.data_dir.clone(),
+                },
+                false => error.into(),
+            })
     }
-    let error: Value = response.json().await.map_err(RemoteError::from)?;
-    Err(refused(&error["error"]))
 }
 
 fn refused(error: &Value) -> Failure {

@@ -64,18 +64,18 @@ async fn interruption(until: CancellationToken) -> std::io::Result<()> {
 }
 
 /// What is logged. Below information the store's engine prints its rows, and vouchers and receipts
-/// are in them: that is never logged, whatever is asked for.
+/// are in them; the library of MCP prints messages, and prompts are in them: that is never logged,
+/// whatever is asked for.
 #[must_use]
 pub fn filter(text: &str) -> EnvFilter {
     let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"));
-    match "sled=info".parse() {
-        Ok(quiet) => filter.add_directive(quiet),
-        Err(_) => filter,
-    }
+    let quiet = ["sled=info", "rmcp=warn"];
+    let quiet = quiet.iter().filter_map(|directive| directive.parse().ok());
+    quiet.fold(filter, EnvFilter::add_directive)
 }
 
 /// Logs go to standard error, so that standard output stays the program's own.
-fn start_log(log: &Log) {
+pub(in crate::cli) fn start_log(log: &Log) {
     let filter = filter(&log.filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -157,7 +157,7 @@ fn sold_out(terms: &Terms, plan: Plan) -> Result<Plan, InferError> {
     if let Some(needed) = plan.over_limit() {
         let limit = terms.max_cost;
         let text = format!(
-            "this request may cost {needed} atoms, per_purchase is {limit}; set max_tokens lower or raise [spend] per_purchase"
+            "this request may cost {needed} atoms and the limit is {limit}; set max_tokens lower, or raise [spend] per_purchase and the request's own provider.max_cost"
         );
         return Err(InferError::SpendLimit(text));
     }

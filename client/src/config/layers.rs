@@ -57,6 +57,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("spend.top_up_below", Kind::Text),
     ("spend.deposit_wait", Kind::Text),
     ("spend.approve_above", Kind::Text),
+    ("mcp.per_call", Kind::Text),
+    ("mcp.per_session", Kind::Text),
     ("router.strategy", Kind::Text),
     ("router.max_price_input", Kind::Integer),
     ("router.max_price_output", Kind::Integer),

@@ -1,7 +1,7 @@
 //! What a request wants of its seller: OpenRouter's `provider` object, and the same by
 //! configuration. A request can only tighten what the configuration says. Pure.
 
-use farthing_protocol::amount::Price;
+use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::body::{Body, BodyError};
 use serde::{Deserialize, Serialize};
 
@@ -73,11 +73,12 @@ pub struct Preferences {
     pub max_latency: Percentiles,
 }
 
-/// The dearest tokens that a request allows.
+/// The dearest tokens that a request allows, and the most it may cost as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct MaxPrice {
     pub(super) input: Option<Price>,
     pub(super) output: Option<Price>,
+    pub(super) cost: Option<Amount>,
 }
 
 impl Preferences {
@@ -111,7 +112,10 @@ impl Preferences {
         (wanted.sort, wanted.across) = sort(&provider)?;
         wanted.min_throughput = percentiles(&provider, "provider.preferred_min_throughput")?;
         wanted.max_latency = percentiles(&provider, "provider.preferred_max_latency")?;
-        let max = wanted.max_price(&provider, decimals)?;
+        let max = MaxPrice {
+            cost: read(&provider, "provider.max_cost")?,
+            ..wanted.max_price(&provider, decimals)?
+        };
         Ok((wanted, max))
     }
 
@@ -166,6 +170,7 @@ impl Preferences {
         Ok(MaxPrice {
             input: price("prompt", decimals)?,
             output: price("completion", decimals)?,
+            cost: None,
         })
     }
 
@@ -319,7 +324,7 @@ mod tests {
             "require_parameters":true,"data_collection":"deny","zdr":false,
             "quantizations":["bf16"],"sort":{"by":"latency","partition":"none"},
             "max_price":{"prompt":"0.5","completion":2,"request":1e-3,"image":9},
-            "preferred_min_throughput":50,"preferred_max_latency":{"p50":1.5,"p90":3,"p99":5},
+            "max_cost":"2500","preferred_min_throughput":50,"preferred_max_latency":{"p50":1.5,"p90":3,"p99":5},
             "options":{"x":1}}"#,
         )
         .expect("is read");
@@ -331,6 +336,7 @@ mod tests {
         assert_eq!((wanted.sort, wanted.across), (Some(Sort::Latency), true));
         assert_eq!(max.input, Some(Price(500_000)));
         assert_eq!(max.output, Some(Price(2_000_000)));
+        assert_eq!(max.cost, Some(Amount::atoms(2_500)));
         assert_eq!(wanted.max_price_request, Some(Price(1_000_000_000)));
         assert_eq!(wanted.min_throughput.p50, Some(50_000));
         let latency = wanted.max_latency;
@@ -358,6 +364,8 @@ mod tests {
                 "provider.sort",
             ),
             (r#"{"max_price":1}"#, "provider.max_price"),
+            (r#"{"max_cost":1}"#, "provider.max_cost"),
+            (r#"{"max_cost":"0.5"}"#, "provider.max_cost"),
             (r#"{"max_price":{"prompt":-1}}"#, "provider.max_price"),
             (r#"{"max_price":{"prompt":"cheap"}}"#, "provider.max_price"),
             (

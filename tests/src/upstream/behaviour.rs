@@ -9,6 +9,8 @@ pub struct Behaviour {
     pub models: Vec<String>,
     /// Tokens in an answer; a smaller limit in the request wins.
     pub tokens: usize,
+    /// Bytes of each token, instead of the words.
+    pub token_bytes: Option<usize>,
     /// The time between two tokens. Also stretches an answer that is not streamed.
     pub pace: Duration,
     /// Whether a stream states its usage.
@@ -99,6 +101,7 @@ impl Default for Behaviour {
         Self {
             models: vec!["mock/model".to_owned()],
             tokens: 16,
+            token_bytes: None,
             pace: Duration::ZERO,
             stream_usage: StreamUsage::WhenAsked,
             usage: true,
@@ -128,6 +131,12 @@ impl Behaviour {
     /// Let embeddings be numbers, whatever a request asks for.
     pub fn plain_embeddings(mut self) -> Self {
         self.embedding_base64 = false;
+        self
+    }
+
+    /// Let each token have this many bytes.
+    pub fn token_bytes(mut self, bytes: usize) -> Self {
+        self.token_bytes = Some(bytes);
         self
     }
 

@@ -1,5 +1,6 @@
 //! The words it says and the JSON around them, in OpenAI's shapes, prepared ahead.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
@@ -74,16 +75,18 @@ pub(super) struct Model {
 
 impl Bodies {
     pub(super) fn prepare(behaviour: &Behaviour) -> Self {
+        let long = behaviour.token_bytes.map(|bytes| "x".repeat(bytes));
         let words = WORDS.iter().cycle().take(behaviour.tokens);
+        let words: Vec<&str> = words.map(|word| long.as_deref().unwrap_or(word)).collect();
         let mut text = String::new();
-        let ends = words.clone().map(|word| {
+        let ends = words.iter().map(|word| {
             text.push_str(word);
             text.len()
         });
         let ends = ends.collect();
         let models = behaviour.models.iter();
         let models = models
-            .map(|name| Arc::new(Model::prepare(name, words.clone())))
+            .map(|name| Arc::new(Model::prepare(name, &words)))
             .collect();
         Self { text, ends, models }
     }
@@ -127,7 +130,7 @@ impl Bodies {
 }
 
 impl Model {
-    fn prepare<'a>(name: &str, words: impl Iterator<Item = &'a &'a str> + Clone) -> Self {
+    fn prepare(name: &str, words: &[&str]) -> Self {
         let quoted = quote(name);
         let (name, role) = (name.to_owned(), Bytes::new());
         let (chat, completions) = (Vec::new(), Vec::new());
@@ -139,8 +142,8 @@ impl Model {
             completions,
         };
         model.role = model.chat_event(r#"{"role":"assistant","content":""}"#, None);
-        model.chat = words.clone().map(|word| model.chat_content(word)).collect();
-        model.completions = words.map(|word| model.completion_content(word)).collect();
+        model.chat = each(words, |word| model.chat_content(word));
+        model.completions = each(words, |word| model.completion_content(word));
         model
     }
 
@@ -177,11 +180,22 @@ impl Model {
         ))
     }
 
+    /// A chat chunk with this delta, already JSON.
+    pub(super) fn chat_delta(&self, delta: &str) -> Bytes {
+        self.chat_event(delta, None)
+    }
+
     /// A whole chat answer.
     pub(super) fn chat_answer(&self, text: &str, reason: &str, usage: Option<Usage>) -> String {
-        let (model, text, usage) = (&self.quoted, quote(text), usage_field(usage));
+        let message = format!(r#"{{"role":"assistant","content":{}}}"#, quote(text));
+        self.chat_message(&message, reason, usage)
+    }
+
+    /// A whole chat answer with this message, already JSON.
+    pub(super) fn chat_message(&self, message: &str, reason: &str, usage: Option<Usage>) -> String {
+        let (model, usage) = (&self.quoted, usage_field(usage));
         format!(
-            r#"{{"id":"chatcmpl-mock","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{{"role":"assistant","content":{text}}},"logprobs":null,"finish_reason":"{reason}"}}]{usage}}}"#
+            r#"{{"id":"chatcmpl-mock","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{message},"logprobs":null,"finish_reason":"{reason}"}}]{usage}}}"#
         )
     }
 
@@ -266,6 +280,16 @@ impl Model {
             r#"{{{head},"choices":[{{"index":0,"text":{text},"logprobs":null,"finish_reason":{reason}}}]}}"#
         ))
     }
+}
+
+/// The chunk of each word; words that are the same share theirs.
+fn each(words: &[&str], chunk: impl Fn(&str) -> Bytes) -> Vec<Bytes> {
+    let mut known: HashMap<&str, Bytes> = HashMap::new();
+    let shared = words.iter().map(|word| {
+        let made = known.entry(word).or_insert_with(|| chunk(word));
+        made.clone()
+    });
+    shared.collect()
 }
 
 /// One server-sent event.

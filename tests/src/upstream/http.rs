@@ -19,6 +19,7 @@ use super::behaviour::{Behaviour, Fault, Prefix, StreamUsage};
 use super::bodies::{self, Model, Usage, prompt_tokens};
 use super::plan::{self, Parts};
 use super::record::{Endpoint, Record, Visit};
+use super::skills::{Skill, Wanted};
 use super::socket::{Cord, Door};
 use super::{Manner, Shared};
 
@@ -60,6 +61,13 @@ struct Ask<'a> {
     prompt: Option<&'a RawValue>,
     #[serde(borrow)]
     input: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tools: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_choice: Option<&'a RawValue>,
+    parallel_tool_calls: Option<bool>,
+    #[serde(borrow)]
+    response_format: Option<&'a RawValue>,
     #[serde(default)]
     mock: Wishes,
 }
@@ -73,6 +81,18 @@ struct Wishes {
     pace_us: Option<u64>,
     /// Let each chunk of content say in a field `sent` when it was sent.
     stamp: bool,
+}
+
+impl Ask<'_> {
+    fn skill(&self) -> Option<Skill> {
+        Skill::of(&Wanted {
+            messages: self.messages,
+            tools: self.tools,
+            tool_choice: self.tool_choice,
+            parallel: self.parallel_tool_calls,
+            response_format: self.response_format,
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -176,6 +196,7 @@ async fn answer(
             Answer {
                 manner: &manner,
                 endpoint,
+                skill: ask.skill().filter(|_| endpoint == Endpoint::Chat),
                 ask,
                 model,
                 begun,
@@ -267,6 +288,8 @@ struct Answer<'a> {
     manner: &'a Manner,
     endpoint: Endpoint,
     ask: Ask<'a>,
+    /// What it says instead of its words.
+    skill: Option<Skill>,
     model: Arc<Model>,
     /// Tokens of the answer that somebody has said already.
     begun: usize,
@@ -294,11 +317,17 @@ impl Answer<'_> {
 
     fn tokens(&self) -> usize {
         let limit = self.ask.max_completion_tokens.or(self.ask.max_tokens);
-        let left = self.manner.behaviour.tokens.saturating_sub(self.begun);
+        let left = match &self.skill {
+            Some(skill) => skill.tokens(),
+            None => self.manner.behaviour.tokens.saturating_sub(self.begun),
+        };
         limit.map_or(left, |limit| limit.min(left))
     }
 
     fn reason(&self) -> &'static str {
+        if let Some(skill) = &self.skill {
+            return skill.reason(self.tokens());
+        }
         if self.begun + self.tokens() < self.manner.behaviour.tokens {
             "length"
         } else {
@@ -323,6 +352,10 @@ impl Answer<'_> {
 
     fn text(&self) -> String {
         let usage = self.manner.behaviour.usage.then(|| self.usage());
+        if let Some(skill) = &self.skill {
+            let message = skill.message(self.tokens()).to_string();
+            return self.model.chat_message(&message, self.reason(), usage);
+        }
         let huge = match self.fault {
             Some(Fault::HugeChunk(bytes)) => "x".repeat(bytes),
             _ => String::new(),
@@ -365,7 +398,13 @@ impl Answer<'_> {
             &self.model.completions
         };
         let left = prepared.iter().skip(self.begun);
-        let mut content: Vec<Bytes> = left.take(tokens).cloned().collect();
+        let mut content: Vec<Bytes> = match &self.skill {
+            None => left.take(tokens).cloned().collect(),
+            Some(skill) => {
+                let deltas = skill.deltas(tokens);
+                deltas.map(|delta| self.model.chat_delta(&delta)).collect()
+            }
+        };
         if let (Some(Fault::HugeChunk(bytes)), Some(first)) = (&self.fault, content.first_mut()) {
             let text = "x".repeat(*bytes);
             *first = if is_chat {
