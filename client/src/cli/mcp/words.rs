@@ -7,7 +7,7 @@ use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::cli::render::moment;
+use crate::report::calendar::moment;
 use crate::report::{ModelListing, PaymentReport, ReceiptReport, RouteChoice, RouteDropped, Token};
 
 /// The most rows of one answer.

@@ -172,9 +172,11 @@ impl Entry {
         let cost = token.number(self.charged);
         let told = json!({
             "id": answer::generation(request),
-            "api_type": self.endpoint.map(|endpoint| match endpoint {
-                Endpoint::Chat | Endpoint::Completions => "completions",
-                Endpoint::Embeddings => "embeddings",
+            "api_type": self.endpoint.and_then(|endpoint| match endpoint {
+                Endpoint::Chat | Endpoint::Completions => Some("completions"),
+                Endpoint::Embeddings => Some("embeddings"),
+                // OpenRouter has no word for them.
+                Endpoint::Moderations => None,
             }),
             "app_id": null,
             "cache_discount": null,
