@@ -44,7 +44,7 @@ pub use shelf::{mix, mix_seed};
 pub use sketch::Spread;
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
-pub use web::WebOffer;
+pub use web::{Access, Fee, WebOffer};
 
 /// What was measured longer ago than this is not told as what was measured lately.
 const LATELY: Duration = Duration::from_secs(30 * 60);

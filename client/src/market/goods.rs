@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::market::sketch::Spread;
 use crate::market::stats::Measured;
-use crate::market::web::WebOffer;
+use crate::market::web::{Fee, WebOffer};
 
 /// Where a seller is met.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,8 @@ impl Goods {
             model: model.clone(),
             stated: false,
             region: None,
-            data_policy: None,
+            // What is ours keeps what we let it keep.
+            data_policy: matches!(offer.fee, Fee::None(_)).then(|| "none".to_owned()),
             source: Source::Web(Arc::clone(offer)),
         })
     }
@@ -121,7 +122,7 @@ impl Goods {
     #[must_use]
     pub fn is_priced(&self) -> bool {
         match &self.source {
-            Source::Web(offer) => offer.priced,
+            Source::Web(offer) => offer.fee != Fee::Asked,
             Source::Peer(_) | Source::Record => true,
         }
     }
