@@ -233,6 +233,16 @@ fn a_request_can_lower_the_price_ceilings_but_not_raise_them() {
 }
 
 #[test]
+fn a_request_can_lower_what_it_may_cost_but_not_raise_it() {
+    for (own, most) in [("2500", 2_500), ("99000000", 100_000), ("0", 0)] {
+        let text = format!(r#"{{"model":"m","messages":[],"provider":{{"max_cost":"{own}"}}}}"#);
+        let terms = default(&text);
+        assert_eq!(terms.max_cost, Amount::atoms(most), "{own}");
+        assert!(!String::from_utf8_lossy(&terms.body).contains("max_cost"));
+    }
+}
+
+#[test]
 fn terms_are_the_same_when_written_and_read_but_for_the_body() {
     let text = r#"{"model":"a/b:nitro","models":["c"],"messages":[],"provider":{"order":["x"],"preferred_max_latency":1.5},"session_id":"s"}"#;
     let mut terms = default(text);
