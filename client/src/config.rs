@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 pub mod layers;
 mod auto;
 mod reputation;
+mod upstream;
 
 pub use crate::config::auto::{Auto, Task};
 pub use reputation::{Probes, Reputation};
+pub use upstream::Upstream;
 
 /// The chain id of a local chain (anvil), the only one with defaults.
 pub const LOCAL_CHAIN: u64 = 31337;
@@ -49,6 +51,8 @@ pub struct Config {
     pub spend: Spend,
     /// Sellers that are met over plain HTTP.
     pub x402: Vec<X402>,
+    /// Model servers of one's own.
+    pub upstream: Vec<Upstream>,
     /// How a seller is chosen.
     pub router: Router,
     /// What is believed of sellers, and what others are told.
@@ -75,6 +79,7 @@ impl Default for Config {
             wallet: Wallet::default(),
             spend: Spend::default(),
             x402: Vec::new(),
+            upstream: Vec::new(),
             router: Router::default(),
             reputation: Reputation::default(),
             probes: Probes::default(),
@@ -290,20 +295,18 @@ const fn max_output() -> u32 {
     4096
 }
 
-impl X402 {
-    /// Whether nobody on the way can read or change what is said: TLS, or this machine.
-    fn is_private(&self) -> bool {
-        let Ok(url) = self.url.parse::<reqwest::Url>() else {
-            return false;
-        };
-        let host = url.host_str().unwrap_or_default();
-        let host = host.trim_matches(['[', ']']);
-        let here = host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
-        url.scheme() == "https" || (url.scheme() == "http" && here)
-    }
+/// Whether nobody on the way to an address can read or change what is said: TLS, or this machine.
+fn is_private(url: &str) -> bool {
+    let Ok(url) = url.parse::<reqwest::Url>() else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_matches(['[', ']']);
+    let here = host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback());
+    url.scheme() == "https" || (url.scheme() == "http" && here)
 }
 
 /// What matters most when sellers are compared.
@@ -503,8 +506,11 @@ impl Config {
         if self.spend.deposit > self.spend.max_deposit {
             return invalid("spend.deposit", "must not exceed `spend.max_deposit`");
         }
-        if !self.x402.iter().all(X402::is_private) {
+        if !self.x402.iter().all(|seller| is_private(&seller.url)) {
             return invalid("x402.url", "must be https, or http on this machine");
+        }
+        if let Some((key, reason)) = self.upstream.iter().find_map(Upstream::fault) {
+            return invalid(key, reason);
         }
         if self.spend.top_up_below > self.spend.max_deposit {
             return invalid("spend.top_up_below", "must not exceed `spend.max_deposit`");

@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use farthing_client::cli::{Cli, run};
+use mimalloc::MiMalloc;
+
+/// See docs/decisions/0011.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -43,7 +43,7 @@ use shelf::{Look, Shelf};
 pub use shelf::{mix, mix_seed};
 use stats::Stats;
 pub use stats::{Measured, Outcome, Pause, Served};
-pub use web::WebOffer;
+pub use web::{Access, Fee, WebOffer};
 
 /// When the offers of one that does not end end.
 const NEVER: Timestamp = Timestamp(u64::MAX);

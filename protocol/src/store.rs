@@ -43,7 +43,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
@@ -325,6 +325,7 @@ pub struct Store {
     schema: Arc<Schema>,
     monitor: Arc<Monitor>,
     queue: mpsc::Sender<Message>,
+    committer: Thread,
     ended: watch::Receiver<()>,
 }
 
@@ -366,12 +367,13 @@ impl Store {
             ended: ended_by,
             watcher: (until, watcher),
         };
-        spawn("store-committer", move || committer.run())?;
+        let committer = spawn("store-committer", move || committer.run())?;
         Ok(Self {
             engine,
             schema,
             monitor,
             queue,
+            committer: committer.thread().clone(),
             ended,
         })
     }
@@ -389,7 +391,7 @@ impl Store {
             .reserve_owned()
             .await
             .map_err(|_| CommitError::Stopped)?;
-        Ok(Permit::new(place, self.schema.clone()))
+        Ok(self.permit(place))
     }
 
     /// Takes a place in the queue if there is one now: `Ok(None)` when it is full.
@@ -399,10 +401,14 @@ impl Store {
     pub fn try_reserve(&self) -> Result<Option<Permit>, CommitError> {
         self.writable()?;
         match self.queue.clone().try_reserve_owned() {
-            Ok(place) => Ok(Some(Permit::new(place, self.schema.clone()))),
+            Ok(place) => Ok(Some(self.permit(place))),
             Err(mpsc::error::TrySendError::Full(_)) => Ok(None),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(CommitError::Stopped),
         }
+    }
+
+    fn permit(&self, place: mpsc::OwnedPermit<Message>) -> Permit {
+        Permit::new(place, self.schema.clone(), self.committer.clone())
     }
 
     /// Commits one batch and waits.
@@ -490,6 +496,7 @@ impl Store {
     pub async fn stop(&self) {
         // A queue that is closed already has been told.
         self.queue.send(Message::Stop).await.ok();
+        self.committer.unpark();
         let mut ended = self.ended.clone();
         while ended.changed().await.is_ok() {}
     }
@@ -539,23 +546,5 @@ fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
         }
-    }
-}
-
-/// As [`block_on`], but not beyond `until`.
-#[allow(clippy::disallowed_methods, reason = "paces the disk, decides nothing")]
-fn block_until<F: Future>(future: F, until: Instant) -> Option<F::Output> {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut cx = Context::from_waker(&waker);
-    let mut future = pin!(tokio::task::unconstrained(future));
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            return Some(output);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        thread::park_timeout(left);
     }
 }

@@ -1,6 +1,6 @@
 //! The buyer's parts, assembled in floor order and stopped in reverse. Nothing is set later.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alloy::primitives::{Address, B256};
@@ -152,6 +152,14 @@ pub enum OpenError {
     /// The way to x402 sellers.
     #[error(transparent)]
     Web(PurchaseError),
+    /// The key of a model server of one's own.
+    #[error("cannot read the key in {path} (`upstream.api_key_file`): {reason}")]
+    Upstream {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Every table of a client's store: the books, and what was measured.
@@ -256,6 +264,7 @@ impl Parts {
         };
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
+        web::list_own(&market, &config.upstream)?;
         let mut tasks = living.spawn(&stop);
         tasks.extend([
             tokio::spawn(memory.run(stop.clone())),

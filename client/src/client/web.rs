@@ -1,10 +1,12 @@
 //! Purchases over plain HTTP, from the plan to the first piece; and which models such sellers have.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use farthing_protocol::offer::MAX_MODELS;
 use farthing_protocol::purchase::Mode;
+use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -12,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::attempt::Begun;
 use crate::client::failure::Failure;
-use crate::client::parts::{Parts, request_id};
+use crate::client::parts::{OpenError, Parts, request_id};
 use crate::client::running::{Running, Work};
-use crate::config::X402;
-use crate::market::{Market, WebOffer};
+use crate::config::{Upstream, X402};
+use crate::market::{Fee, Market, WebOffer};
 use crate::policy::Terms;
 use crate::purchase::web::WebDeal;
 use crate::router::Choice;
@@ -48,11 +50,10 @@ impl Parts {
             endpoint: terms.endpoint,
             mode: terms.mode,
             body: terms.body.clone(),
-            reckoned: quote.filter(|_| offer.priced),
-            max_cost: if offer.priced {
-                choice.max_cost
-            } else {
-                terms.max_cost
+            reckoned: quote.filter(|_| offer.fee == Fee::Stated),
+            max_cost: match offer.fee {
+                Fee::Asked => terms.max_cost,
+                Fee::Stated | Fee::None(_) => choice.max_cost,
             },
             first_by,
             idle: terms.deadlines.idle,
@@ -65,6 +66,33 @@ impl Parts {
             .first()
             .await
     }
+}
+
+/// Lists the model servers of one's own, which never change.
+///
+/// # Errors
+/// [`OpenError::Upstream`].
+pub(in crate::client) fn list_own(market: &Market, own: &[Upstream]) -> Result<(), OpenError> {
+    for setting in own {
+        let key = setting.api_key_file.as_deref().map(bearer).transpose()?;
+        if let Some(offer) = WebOffer::own(setting, key) {
+            market.list_web(offer);
+        }
+    }
+    Ok(())
+}
+
+/// The key in a file, as a header that no log shows.
+fn bearer(path: &Path) -> Result<HeaderValue, OpenError> {
+    let fault = |reason: &dyn std::fmt::Display| OpenError::Upstream {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(&error))?;
+    let text = format!("Bearer {}", text.trim());
+    let mut key = HeaderValue::from_str(&text).map_err(|error| fault(&error))?;
+    key.set_sensitive(true);
+    Ok(key)
 }
 
 /// Keeps the market's list of such sellers; ends when its token is cancelled.

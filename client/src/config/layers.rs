@@ -21,7 +21,7 @@ enum Kind {
 }
 
 /// Every key that an environment variable or flag can set: all but the tables `aliases`,
-/// `spend.models`, `x402` and `auto`.
+/// `spend.models`, `x402`, `upstream` and `auto`.
 /// `gateway.listen` is `FARTHING_GATEWAY_LISTEN`.
 const KEYS: &[(&str, Kind)] = &[
     ("data_dir", Kind::Text),

@@ -49,7 +49,7 @@ fn the_example_file_lists_every_key_with_a_comment() {
                 listed.extend(keys.map(|(key, _)| format!("{name}.{key}")));
             }
             Value::Table(_) => {}
-            Value::Array(_) if name == "x402" || name == "auto" => {}
+            Value::Array(_) if ["x402", "upstream", "auto"].contains(&name.as_str()) => {}
             _ => {
                 listed.insert(name.clone());
             }
@@ -100,6 +100,14 @@ fn an_error_names_the_key() {
         ("[chain]\nrpc = []", "chain.rpc"),
         ("[router]\nexplore = 101", "router.explore"),
         ("[[auto]]\ntasks = [\"code\"]", "auto.models"),
+        (
+            "[[upstream]]\nurl = \"http://elsewhere.example/v1\"\nmodels = { \"a/b\" = \"b\" }",
+            "upstream.url",
+        ),
+        (
+            "[[upstream]]\nurl = \"http://127.0.0.1:1/v1\"\nmodels = {}",
+            "upstream.models",
+        ),
         ("[[auto]]\nmodels = [\"m\"]\ntasks = [\"dance\"]", "dance"),
     ] {
         let error = load(text).expect_err(text);

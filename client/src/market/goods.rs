@@ -8,7 +8,7 @@ use farthing_protocol::offer::{ModelOffer, VerifiedOffer};
 use serde::{Deserialize, Serialize};
 
 use crate::market::stats::Measured;
-use crate::market::web::WebOffer;
+use crate::market::web::{Fee, WebOffer};
 
 /// Where a seller is met.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +67,8 @@ impl Goods {
             model: model.clone(),
             stated: false,
             region: None,
-            data_policy: None,
+            // What is ours keeps what we let it keep.
+            data_policy: matches!(offer.fee, Fee::None(_)).then(|| "none".to_owned()),
             source: Source::Web(Arc::clone(offer)),
         })
     }

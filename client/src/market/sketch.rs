@@ -59,7 +59,7 @@ impl Sketch {
         self.ring.retain(|sample| sample.is_finite());
         self.ring.truncate(SAMPLES);
         let mut sorted = self.ring.clone();
-        sorted.sort_by(f32::total_cmp);
+        sorted.sort_unstable_by(f32::total_cmp);
         let at = |percent: usize, least: usize| {
             let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
             let sample = sorted.get(place).filter(|_| sorted.len() >= least);

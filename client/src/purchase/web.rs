@@ -11,6 +11,7 @@ mod door;
 mod events;
 mod money;
 mod once;
+mod own;
 mod refund;
 
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use farthing_protocol::payment::{Fields, SettlementResponse};
 use farthing_protocol::purchase::{Endpoint, Mode, Refusal, RequestId};
 use farthing_protocol::receipt::SignedReceipt;
 use farthing_protocol::x402::ChannelId;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use crate::ledger::payments::MAX_WORDS;
@@ -150,7 +151,16 @@ pub struct WebPurchase {
     over: bool,
     counter: Counter,
     silence: Silence,
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
+}
+
+/// What lets a purchase be under way beside others.
+#[derive(Debug)]
+pub(in crate::purchase) enum Turn {
+    /// Vouchers to one seller follow each other.
+    Alone(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>),
+    /// It has a slot of its own.
+    Slot(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
 }
 
 impl std::fmt::Debug for WebPurchase {
@@ -182,7 +192,7 @@ impl WebPurchase {
         deal: WebDeal,
         paid: Option<Paid>,
         (settlement, body): (Option<SettlementResponse>, Body),
-        turn: OwnedMutexGuard<()>,
+        turn: Turn,
     ) -> Self {
         Self {
             counter: Counter::new(deal.endpoint, deal.mode),

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::store::batch::{Batch, Change, MAX_BATCH};
 use crate::store::journal::Journal;
 use crate::store::schema::Schema;
-use crate::store::{Engine, Fault, block_until, generation};
+use crate::store::{Engine, Fault, generation};
 
 /// How many commits may wait. More callers than this wait in [`crate::store::Store::reserve`],
 /// where they hold no lock.
@@ -121,14 +121,20 @@ pub struct Stats {
 pub struct Permit {
     place: mpsc::OwnedPermit<Message>,
     schema: Arc<Schema>,
+    committer: Thread,
 }
 
 impl Permit {
     pub(in crate::store) const fn new(
         place: mpsc::OwnedPermit<Message>,
         schema: Arc<Schema>,
+        committer: Thread,
     ) -> Self {
-        Self { place, schema }
+        Self {
+            place,
+            schema,
+            committer,
+        }
     }
 
     /// Sends the batch. Batches are written in the order of these calls, so a caller that needs
@@ -143,13 +149,15 @@ impl Permit {
             None => {
                 let answer = Some(answer);
                 self.place.send(Message::Commit { batch, answer });
+                self.committer.unpark();
             }
         }
         Durable { waiting }
     }
 
     /// Sends a batch that nobody waits for, in the order of the others. It is on disk a few
-    /// milliseconds later, or when one after it is; a write that fails stops all others.
+    /// milliseconds later, or when one after it is; a write that fails stops all others. The
+    /// thread is not woken for it if it lingers already.
     ///
     /// # Errors
     /// [`CommitError::TooLarge`], [`CommitError::Unknown`].
@@ -366,9 +374,20 @@ impl Committer {
         group
     }
 
-    /// The next message, if one comes in time.
+    /// The next message: as soon as somebody waits for one, else what has come by then.
+    #[allow(clippy::disallowed_methods, reason = "paces the disk, decides nothing")]
     fn linger(&mut self, until: Instant) -> Option<Message> {
-        block_until(self.inbox.recv(), until).flatten()
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Whoever waits, or wants it to end, wakes it; others do not.
+            thread::park_timeout(left);
+            if let Ok(message) = self.inbox.try_recv() {
+                return Some(message);
+            }
+            if left.is_zero() {
+                return None;
+            }
+        }
     }
 
     fn settle(&mut self, group: Group) {

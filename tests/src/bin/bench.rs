@@ -9,7 +9,12 @@ use farthing_tests::bench::fleet::Transport;
 use farthing_tests::bench::roles::{self, Setting};
 use farthing_tests::bench::{self, BenchError, Effort, Soak};
 use farthing_tests::section::BENCHMARKS;
+use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
+
+/// As in the programs that are measured.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Measures a paid request against the same request straight to the model server.
 #[derive(Debug, Parser)]

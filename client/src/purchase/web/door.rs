@@ -1,4 +1,4 @@
-//! The way to an x402 seller: plain HTTP, bounded and with deadlines, never redirected elsewhere.
+//! The way to an x402 seller, or a model server of one's own: plain HTTP, bounded and with deadlines, never redirected elsewhere.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use farthing_protocol::payment::{
 use farthing_protocol::purchase::Endpoint;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{StatusCode, Url};
+use reqwest::{RequestBuilder, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 
 use crate::purchase::PurchaseError;
@@ -69,7 +70,7 @@ impl Door {
         let mut request = match body {
             Some(body) => {
                 let post = self.0.post(url).body(body);
-                post.header("content-type", "application/json")
+                post.header(CONTENT_TYPE, "application/json")
             }
             None => self.0.get(url),
         };
@@ -78,45 +79,66 @@ impl Door {
                 .map_err(|_| PurchaseError::Protocol("its terms do not fit a header"))?;
             request = request.header(PAYMENT_SIGNATURE, text);
         }
-        let response = timeout_at(deadline, request.send()).await;
-        let response = response.map_err(|_| PurchaseError::Late("word from the seller"))?;
-        let response = response.map_err(|error| match error.is_connect() {
-            true => PurchaseError::Unreached(error.without_url().to_string()),
-            false => PurchaseError::Lost(error.without_url().to_string()),
-        })?;
-        let status = response.status();
-        let header = |name: &str| {
-            response
-                .headers()
-                .get(name)
-                .map(|value| value.as_bytes().to_vec())
-        };
-        if status == StatusCode::PAYMENT_REQUIRED {
-            let bytes = header(PAYMENT_REQUIRED).unwrap_or_default();
-            let asked = payment::decode(&bytes)
-                .map_err(|_| PurchaseError::Protocol("a 402 without terms that can be read"))?;
-            return Ok(Said::Asked(Box::new(asked)));
-        }
-        let settlement = match header(PAYMENT_RESPONSE) {
-            None => None,
-            Some(bytes) => Some(
-                payment::decode(&bytes)
-                    .map_err(|_| PurchaseError::Protocol("a settlement that cannot be read"))?,
-            ),
-        };
-        let after = header("retry-after").and_then(|value| String::from_utf8(value).ok());
-        let after = after.and_then(|seconds| seconds.trim().parse::<u64>().ok());
-        let mut body = Body(response.bytes_stream().boxed());
-        if !status.is_success() {
-            let (status, whole) = (status.as_u16(), body.whole(ERROR_LIMIT, deadline).await);
-            return Ok(Said::Refused(Turned {
-                status,
-                body: whole.unwrap_or_default(),
-                retry_after_ms: after.map(|seconds| seconds.saturating_mul(1_000)),
-            }));
-        }
-        Ok(Said::Sold { settlement, body })
+        answered(request, deadline).await
     }
+
+    /// Sends a request to a model server of one's own, with its key.
+    pub(in crate::purchase) async fn ask_own(
+        &self,
+        url: Url,
+        body: Bytes,
+        key: Option<HeaderValue>,
+        deadline: Instant,
+    ) -> Result<Said, PurchaseError> {
+        let mut request = self.0.post(url).body(body);
+        request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(key) = key {
+            request = request.header(AUTHORIZATION, key);
+        }
+        answered(request, deadline).await
+    }
+}
+
+/// What comes of a request.
+async fn answered(request: RequestBuilder, deadline: Instant) -> Result<Said, PurchaseError> {
+    let response = timeout_at(deadline, request.send()).await;
+    let response = response.map_err(|_| PurchaseError::Late("word from the seller"))?;
+    let response = response.map_err(|error| match error.is_connect() {
+        true => PurchaseError::Unreached(error.without_url().to_string()),
+        false => PurchaseError::Lost(error.without_url().to_string()),
+    })?;
+    let status = response.status();
+    let header = |name: &str| {
+        response
+            .headers()
+            .get(name)
+            .map(|value| value.as_bytes().to_vec())
+    };
+    if status == StatusCode::PAYMENT_REQUIRED {
+        let bytes = header(PAYMENT_REQUIRED).unwrap_or_default();
+        let asked = payment::decode(&bytes)
+            .map_err(|_| PurchaseError::Protocol("a 402 without terms that can be read"))?;
+        return Ok(Said::Asked(Box::new(asked)));
+    }
+    let settlement = match header(PAYMENT_RESPONSE) {
+        None => None,
+        Some(bytes) => Some(
+            payment::decode(&bytes)
+                .map_err(|_| PurchaseError::Protocol("a settlement that cannot be read"))?,
+        ),
+    };
+    let after = header("retry-after").and_then(|value| String::from_utf8(value).ok());
+    let after = after.and_then(|seconds| seconds.trim().parse::<u64>().ok());
+    let mut body = Body(response.bytes_stream().boxed());
+    if !status.is_success() {
+        let (status, whole) = (status.as_u16(), body.whole(ERROR_LIMIT, deadline).await);
+        return Ok(Said::Refused(Turned {
+            status,
+            body: whole.unwrap_or_default(),
+            retry_after_ms: after.map(|seconds| seconds.saturating_mul(1_000)),
+        }));
+    }
+    Ok(Said::Sold { settlement, body })
 }
 
 impl Body {

@@ -16,10 +16,12 @@ use tokio::time::timeout_at;
 
 use crate::channels::{ChannelError, Channels};
 use crate::ledger::{Ledger, PendingDeposit, Want, Wish};
+use crate::market::Fee;
 use crate::purchase::PurchaseError;
 use crate::purchase::web::ask::{Unpayable, Way};
 use crate::purchase::web::once::Single;
-use crate::purchase::web::{Door, Paid, PaidOn, Said, WebDeal, WebPurchase, door, refused};
+use crate::purchase::web::own::Slots;
+use crate::purchase::web::{Door, Paid, PaidOn, Said, Turn, WebDeal, WebPurchase, door, refused};
 use crate::wallet::{Hold, Order, Wallet};
 
 /// How often one purchase is paid anew: after a correction, and after a new price.
@@ -46,6 +48,8 @@ pub struct WebShop {
     /// How each seller was last paid, where its price is the one we reckon: it can be paid
     /// without being asked first.
     known: Mutex<HashMap<NodeId, Way>>,
+    /// The slots of those that are ours.
+    pub(in crate::purchase) slots: Slots,
 }
 
 /// A payment on its way.
@@ -77,6 +81,7 @@ impl WebShop {
             purse,
             door: Door::new(connect)?,
             known: Mutex::default(),
+            slots: Slots::default(),
         })
     }
 
@@ -86,9 +91,13 @@ impl WebShop {
     /// [`PurchaseError`]; nothing is charged for a refusal, but where it has a payment for this
     /// purchase alone ([`PurchaseError::Taken`]).
     pub async fn buy(&self, deal: WebDeal) -> Result<WebPurchase, PurchaseError> {
+        if let Fee::None(access) = &Arc::clone(&deal.offer).fee {
+            return self.ask_own(deal, access).await;
+        }
         let turn = self.purse.channels.turn(deal.offer.id).lock_owned();
         let turn = timeout_at(deal.deadline, turn).await;
         let turn = turn.map_err(|_| PurchaseError::Late("turn with this seller"))?;
+        let turn = Turn::Alone(turn);
         let mut way = self.remembered(&deal);
         let mut corrected = None;
         let mut given: Option<Given> = None;

@@ -14,7 +14,6 @@ use farthing_protocol::payment::{
 };
 use farthing_protocol::x402::{Network, PERMIT2, Permit, Transfer, UPTO_PROXY};
 use serde_json::Value;
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout_at};
 
 use crate::channels::ChannelError;
@@ -22,7 +21,7 @@ use crate::ledger::once::{Once, OpenOnce};
 use crate::ledger::{Scheme, Wish};
 use crate::purchase::PurchaseError;
 use crate::purchase::web::ask::Unpayable;
-use crate::purchase::web::{Paid, Said, WebDeal, WebPurchase, WebShop, door};
+use crate::purchase::web::{Paid, Said, Turn, WebDeal, WebPurchase, WebShop, door};
 use crate::wallet::Order;
 use crate::wallet::once::{OnceHold, SignedOnce};
 
@@ -220,7 +219,7 @@ impl WebShop {
         &self,
         deal: WebDeal,
         singles: Vec<Single>,
-        turn: OwnedMutexGuard<()>,
+        turn: Turn,
     ) -> Result<WebPurchase, PurchaseError> {
         let single = self.choose(&deal, singles).await?;
         let (mut paid, payload) = self.sign(&deal, &single).await?;
