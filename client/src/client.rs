@@ -31,8 +31,6 @@ mod answer;
 mod failure;
 mod splice;
 mod sequel;
-mod patience;
-mod hedge;
 mod running;
 mod attempt;
 mod race;

@@ -392,7 +392,7 @@ impl Default for Router {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(60),
             idle: Duration::from_secs(30),
-            hedge: 5,
+            hedge: 10,
             rescue: true,
         }
     }

@@ -25,6 +25,8 @@ mod filter;
 mod credit;
 mod score;
 mod lineup;
+pub mod patience;
+pub mod hedge;
 pub mod record;
 pub mod explain;
 
@@ -33,6 +35,9 @@ pub use filter::{Dropped, Reason, check};
 use lineup::Tier;
 pub use score::Expected;
 
+/// How many sellers of a plan may say that they are busy before that counts as a try. Where many
+/// buyers want the same few, three refusals are no reason to give up.
+pub const PASSES: u32 = 8;
 /// So many failures in a row, and a seller is not tried even if it is the only one.
 const OPEN: u32 = 3;
 /// When all have failed so often, each is tried again when it has rested so long.
@@ -172,7 +177,11 @@ pub fn look(market: &Market, terms: &Terms, seed: u64) -> Vec<Candidate> {
             names: wishes.names_sellers().then_some(&is_named),
         })
     };
-    terms.models.iter().flat_map(look).collect()
+    let mut found = terms.models.iter().map(look);
+    // Mostly there is one model: its candidates stay where they are.
+    let mut all = found.next().unwrap_or_default();
+    found.for_each(|more| all.extend(more));
+    all
 }
 
 /// Whom to try for this request. `seed` decides between equals and who is explored.
@@ -187,7 +196,7 @@ pub fn plan(terms: &Terms, candidates: Vec<Candidate>, seed: u64) -> Plan {
             Err(reason) => dropped.push(left_out(&goods, reason)),
         }
     }
-    let kept = without_paused(kept, &mut dropped);
+    without_paused(&mut kept, &mut dropped);
     let kept = credit::within_credit(kept, &mut dropped);
     let choices = lined_up(terms, kept, seed);
     dropped.sort_by(|a, b| (a.reason, a.seller, &a.model).cmp(&(b.reason, b.seller, &b.model)));
@@ -232,25 +241,24 @@ fn consider(terms: &Terms, candidate: Candidate) -> Result<Choice, Reason> {
 }
 
 /// Leaves out whoever is paused, unless everybody is: then whoever may be tried all the same.
-fn without_paused(kept: Vec<Choice>, dropped: &mut Vec<Dropped>) -> Vec<Choice> {
+fn without_paused(kept: &mut Vec<Choice>, dropped: &mut Vec<Dropped>) {
     let all_paused = kept
         .iter()
         .all(|choice| choice.candidate.measured.pause.is_some());
-    let mut choices = Vec::with_capacity(kept.len());
-    for mut choice in kept {
+    kept.retain_mut(|choice| {
         let measured = &choice.candidate.measured;
         match measured.pause {
-            None => choices.push(choice),
+            None => true,
             Some(pause) if all_paused && may_be_tried(measured, pause) => {
                 choice.standing = Standing::LastResort(pause);
-                choices.push(choice);
+                true
             }
             Some(pause) => {
                 dropped.push(left_out(&choice.candidate.goods, Reason::Paused(pause)));
+                false
             }
         }
-    }
-    choices
+    });
 }
 
 /// Whether a paused seller may be tried when there is no other.
@@ -272,8 +280,7 @@ fn lined_up(terms: &Terms, kept: Vec<Choice>, seed: u64) -> Vec<Choice> {
     if models <= 1 || terms.preferences.across {
         let mut choices = kept;
         score::score(&mut choices, terms);
-        lineup::order(terms, &mut choices, seed);
-        return choices;
+        return lineup::order(terms, choices, seed);
     }
     let mut groups: Vec<Vec<Choice>> = vec![Vec::new(); models];
     for choice in kept {
@@ -285,7 +292,7 @@ fn lined_up(terms: &Terms, kept: Vec<Choice>, seed: u64) -> Vec<Choice> {
     let (mut choices, mut rest) = (Vec::new(), Vec::new());
     for mut group in groups {
         score::score(&mut group, terms);
-        lineup::order(terms, &mut group, seed);
+        let mut group = lineup::order(terms, group, seed);
         rest.extend(group.split_off(share.min(group.len())));
         choices.extend(group);
     }

@@ -1,7 +1,7 @@
 //! The simulation on a small world: it repeats itself, and the router passes its bars there.
 
 use farthing_tests::sim::figures::Figures;
-use farthing_tests::sim::run::{Rules, Run};
+use farthing_tests::sim::run::Run;
 use farthing_tests::sim::ways::Way;
 use farthing_tests::sim::workload::Demand;
 use farthing_tests::sim::world::{Size, World};
@@ -24,7 +24,7 @@ fn world(seed: u64) -> World {
 }
 
 fn run(world: &World, way: Way) -> Figures {
-    Run::new(world, way, Rules::default()).finish()
+    Run::new(world, way).finish()
 }
 
 #[test]

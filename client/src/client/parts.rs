@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use crate::channels::{self, Channels, Funding};
 use crate::client::decisions::Decisions;
 use crate::client::discovery;
-use crate::client::hedge::Allowance;
 use crate::client::memory::Memory;
 use crate::client::renown::Repute;
 use crate::client::upkeep::Upkeep;
@@ -31,6 +30,7 @@ use crate::market::{MEASURED, Market};
 use crate::purchase::web::{Purse, WebShop};
 use crate::purchase::{Lines, PurchaseError};
 use crate::report::Token;
+use crate::router::hedge::Allowance;
 use crate::wallet::{self, Payer, Wallet};
 
 /// The chain id of the local development network.

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::client::answer::{Attempt, InferError};
 use crate::client::attempt::Opened;
 use crate::client::failure::{Failure, terminal, verdict};
 use crate::client::parts::Parts;
 use crate::client::splice::Splice;
-use crate::client::{hedge, patience};
 use crate::policy::Terms;
-use crate::router::Choice;
+use crate::router::{Choice, PASSES, hedge, patience};
 
 /// One seller being asked: its place in the plan, and what came of it.
 type Run<'a> = Pin<Box<dyn Future<Output = (usize, Result<Opened, Failure>)> + Send + 'a>>;
@@ -39,10 +38,6 @@ pub(in crate::client) struct Lost {
     pub(in crate::client) attempts: Vec<Attempt>,
 }
 
-/// How many sellers may say that they are busy before that counts as a try. Where many buyers want
-/// the same few, three refusals are no reason to give up.
-const PASSES: u32 = 8;
-
 /// A race for one answer.
 pub(in crate::client) struct Race<'a> {
     parts: &'a Arc<Parts>,
@@ -53,6 +48,10 @@ pub(in crate::client) struct Race<'a> {
     running: FuturesUnordered<Run<'a>>,
     /// The first that was not tried.
     next: usize,
+    /// The one that was asked last.
+    latest: usize,
+    /// Whether two are asked at once.
+    beside: bool,
     /// Those that may be tried once more, when there is no other.
     again: VecDeque<usize>,
     /// How many may still be asked.
@@ -86,6 +85,8 @@ impl<'a> Race<'a> {
             splice,
             running: FuturesUnordered::new(),
             next: 0,
+            latest: 0,
+            beside: false,
             again: VecDeque::new(),
             left: terms.attempts,
             passes: PASSES,
@@ -109,22 +110,25 @@ impl<'a> Race<'a> {
     /// [`Lost`].
     pub(in crate::client) async fn run(mut self) -> Result<Won, Lost> {
         self.start();
-        let hedge = self.hedge();
-        let timer = sleep(hedge.unwrap_or_default());
+        let timer = sleep(Duration::ZERO);
         tokio::pin!(timer);
-        let mut armed = hedge.is_some();
+        let mut armed = self.arm(timer.as_mut());
         loop {
             tokio::select! {
                 biased;
                 ended = self.running.next() => match ended {
                     Some((place, Ok(opened))) => return Ok(self.won(place, opened)),
-                    Some((place, Err(failure))) => self.lost(place, failure),
+                    Some((place, Err(failure))) => {
+                        self.lost(place, failure);
+                        armed = self.arm(timer.as_mut());
+                    }
                     None => return Err(self.over()),
                 },
                 () = &mut timer, if armed => {
                     armed = false;
-                    if self.next == 1 && self.parts.hedges().take() {
+                    if self.parts.hedges().take() {
                         tracing::debug!("the first token is late: asking the next seller as well");
+                        self.beside = true;
                         self.start();
                     }
                 }
@@ -146,6 +150,7 @@ impl<'a> Race<'a> {
             return;
         };
         self.left -= 1;
+        self.latest = place;
         self.next = self.next.max(place + 1);
         let choice = &self.choices[place];
         // Nobody comes after it: by the number of tries, or because nobody is left.
@@ -165,13 +170,24 @@ impl<'a> Race<'a> {
         }));
     }
 
-    /// After how long the second seller is asked beside the first, if at all.
+    /// Sets the timer for a seller that was just asked and is asked alone. Whether it is set.
+    fn arm(&self, timer: Pin<&mut Sleep>) -> bool {
+        let wait = self.hedge();
+        if let Some(wait) = wait {
+            timer.reset(Instant::now() + wait);
+        }
+        wait.is_some()
+    }
+
+    /// After how long the next seller is asked beside the one that is asked, if at all.
     fn hedge(&self) -> Option<Duration> {
-        let [first, second, ..] = self.choices else {
+        if self.beside || self.running.len() != 1 || self.left == 0 {
             return None;
-        };
+        }
+        let first = self.choices.get(self.latest)?;
+        let second = self.choices.get(self.next)?;
         let same = first.candidate.model().id == second.candidate.model().id;
-        (same && self.left > 0 && self.parts.config.router.hedge > 0)
+        (same && self.parts.config.router.hedge > 0)
             .then(|| hedge::after(self.terms, first, second))
             .flatten()
     }
@@ -198,7 +214,8 @@ impl<'a> Race<'a> {
 
     fn lost(&mut self, place: usize, failure: Failure) {
         let seller = self.choices[place].candidate.seller();
-        if failure.is_busy() && self.passes > 0 {
+        let is_busy = failure.is_busy();
+        if is_busy && self.passes > 0 {
             self.passes -= 1;
             self.left += 1;
         }
@@ -230,7 +247,9 @@ impl<'a> Race<'a> {
             self.again.push_back(place);
         }
         self.causes.push(failure);
-        if self.running.is_empty() && self.hopeless.is_none() {
+        // Who was to be asked beside another and has no room makes room for somebody else.
+        let goes_on = self.running.is_empty() || (is_busy && self.beside);
+        if goes_on && self.hopeless.is_none() {
             self.start();
         }
     }

@@ -20,9 +20,9 @@ use crate::market::stats::Measured;
 /// Up to so many sellers, all are looked at.
 const FEW: usize = 64;
 /// How many are taken from each order.
-const BEST: [usize; ORDERS] = [24, 12, 8, 12];
+const BEST: [usize; ORDERS] = [36, 8, 12, 12];
 /// How many are taken by lot.
-const LOT: usize = 12;
+const LOT: usize = 6;
 /// How many of those that cannot be tried now are taken, for the case that nobody can.
 const PAUSED: usize = 8;
 /// How many are passed over in one order before it is given up, while others have brought some.
@@ -157,7 +157,7 @@ impl Shelf {
         let mut basket = Basket {
             shelf: self,
             look,
-            seen: Vec::with_capacity(2 * FEW),
+            seen: vec![false; self.items.len()],
             kept: Vec::with_capacity(2 * FEW),
             paused: Vec::new(),
         };
@@ -178,7 +178,8 @@ impl Shelf {
 struct Basket<'a> {
     shelf: &'a Shelf,
     look: &'a Look<'a>,
-    seen: Vec<usize>,
+    /// By place.
+    seen: Vec<bool>,
     kept: Vec<Candidate>,
     paused: Vec<Candidate>,
 }
@@ -224,7 +225,7 @@ impl<'a> Basket<'a> {
         let (mut taken, mut over) = (0, 0);
         let shelf = self.shelf;
         for (_, _, place) in &shelf.orders[order] {
-            if self.seen.contains(place) || self.add(*place) {
+            if self.seen[*place] || self.add(*place) {
                 taken += 1;
             } else {
                 over += 1;
@@ -240,7 +241,7 @@ impl<'a> Basket<'a> {
         let Some(item) = self.current(place) else {
             return false;
         };
-        if !(self.look.admits)(&item.goods) || self.seen.contains(&place) {
+        if self.seen[place] || !(self.look.admits)(&item.goods) {
             return false;
         }
         self.keep(place, &item.goods)
@@ -249,7 +250,7 @@ impl<'a> Basket<'a> {
     /// Adds one, whether it can serve the request or not: the explanation says why not.
     fn add_any(&mut self, place: usize) {
         if let Some(item) = self.current(place)
-            && !self.seen.contains(&place)
+            && !self.seen[place]
         {
             self.keep(place, &item.goods);
         }
@@ -267,12 +268,12 @@ impl<'a> Basket<'a> {
             measured,
         };
         if measured.pause.is_none() {
-            self.seen.push(place);
+            self.seen[place] = true;
             self.kept.push(candidate);
             return true;
         }
         if self.paused.len() < PAUSED || self.shelf.len() <= FEW {
-            self.seen.push(place);
+            self.seen[place] = true;
             self.paused.push(candidate);
         }
         false

@@ -15,7 +15,7 @@ use crate::market::belief::Belief;
 use crate::market::sketch::{Sketch, Spread};
 
 /// Time in which an outcome's weight halves.
-const HALF_LIFE: Duration = Duration::from_secs(600);
+const HALF_LIFE: Duration = Duration::from_secs(1200);
 /// What a new latency weighs against all earlier ones.
 const NEW_SAMPLE: f64 = 0.3;
 /// Time in which what a peak adds halves.
@@ -132,6 +132,8 @@ pub struct Measured {
     pub load: Option<Load>,
     /// The chance that it would say that it is busy, 0 to 1, by what it said before.
     pub full: f64,
+    /// The share of purchases that it turned away for being full, 0 to 1, since this start.
+    pub refusals: f64,
     /// Failures in a row.
     pub failures: u32,
     /// Whether it is left alone.
@@ -170,6 +172,7 @@ impl Measured {
             at_seller: 0,
             load: None,
             full: 0.0,
+            refusals: 0.0,
             failures: 0,
             pause: None,
             paid: Amount::ZERO,
@@ -303,6 +306,11 @@ pub(super) struct Stats {
     /// The chance that it is full, and as of when.
     #[serde(skip)]
     full: (f64, Timestamp),
+    /// Purchases that it turned away for being full, and that it took: the old count less.
+    #[serde(skip)]
+    refused: f64,
+    #[serde(skip)]
+    taken: f64,
 }
 
 impl Stats {
@@ -329,6 +337,8 @@ impl Stats {
             waiting: Vec::new(),
             load: None,
             full: (0.0, now),
+            refused: 0.0,
+            taken: 0.0,
         }
     }
 
@@ -375,6 +385,7 @@ impl Stats {
 
     pub(super) fn load(&mut self, load: Load, now: Timestamp) {
         self.load = Some((load, now));
+        self.taken += 1.0;
         self.full = (self.is_full(now) * NOT_FULL, now);
     }
 
@@ -383,12 +394,19 @@ impl Stats {
         chance * halved(now.since(at), FULL_HALF_LIFE)
     }
 
+    /// The share that it turned away. Once is chance: nobody is left alone for long for it.
+    fn refusals(&self, factor: f64) -> f64 {
+        let (refused, taken) = (self.refused * factor, self.taken * factor);
+        (refused - 1.0).max(0.0) / (refused + taken + 1.0)
+    }
+
     pub(super) fn record(&mut self, outcome: Outcome, now: Timestamp) {
         self.fade(now);
         match outcome {
             Outcome::Served(served) => self.served(served, now),
             Outcome::Busy { retry_after } => {
                 self.busy_until = now.plus(retry_after.min(LONGEST_BUSY));
+                self.refused += 1.0;
                 self.full = (1.0, now);
             }
             Outcome::Failed => {
@@ -409,9 +427,12 @@ impl Stats {
         self.paid = self.paid.saturating_add(served.charged);
         self.tokens = self.tokens.saturating_add(u64::from(served.tokens));
         let first = millis(served.first_token);
-        level(&mut self.first_token, first, now);
+        let prompt = f64::from(served.prompt);
+        self.slope.add(prompt, first);
+        // As it would have been with a prompt as usual.
+        let usual = first - (prompt - self.slope.prompt) * self.slope.per_prompt();
+        level(&mut self.first_token, usual.max(0.0), now);
         self.first_tokens.add(first);
-        self.slope.add(f64::from(served.prompt), first);
         if served.tokens > 1 {
             let flow = served.elapsed.saturating_sub(served.first_token);
             let each = millis(flow) / f64::from(served.tokens - 1);
@@ -435,6 +456,8 @@ impl Stats {
         let factor = halved(now.since(self.used), HALF_LIFE);
         self.good *= factor;
         self.all *= factor;
+        self.refused *= factor;
+        self.taken *= factor;
         self.used = self.used.max(now);
     }
 
@@ -459,6 +482,7 @@ impl Stats {
             at_seller: self.in_flight,
             load: load.map(|(load, _)| load),
             full: rounded(self.is_full(now)),
+            refusals: rounded(self.refusals(factor)),
             failures: self.failures,
             pause: self.pause(now),
             paid: self.paid,
@@ -509,7 +533,7 @@ fn halved(age: Duration, half_life: Duration) -> f64 {
     if age.is_zero() {
         return 1.0;
     }
-    0.5_f64.powf(age.as_secs_f64() / half_life.as_secs_f64())
+    (-age.as_secs_f64() / half_life.as_secs_f64()).exp2()
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -270,6 +270,58 @@ fn busy_is_believed_for_a_moment_and_is_no_failure() {
 }
 
 #[test]
+fn who_often_turns_purchases_away_is_known_for_it_longer_than_it_is_full() {
+    let (market, clock) = market(1);
+    let load = Load {
+        running: 1,
+        slots: 8,
+    };
+    let begin = || market.begin(seller(1), MODEL, Endpoint::Chat);
+    let taken = begin();
+    taken.load(load);
+    taken.record(served(100, 200, 2));
+    for _ in 0..3 {
+        begin().record(Outcome::Busy {
+            retry_after: Duration::ZERO,
+        });
+    }
+    let now = measured(&market, 1);
+    assert_eq!((now.full, now.refusals), (1.0, 0.4));
+    clock.advance(Duration::from_secs(120));
+    let later = measured(&market, 1);
+    assert!(later.full < 0.1 && later.refusals > 0.3, "{later:?}");
+    for _ in 0..5 {
+        begin().load(load);
+    }
+    assert!(measured(&market, 1).refusals < later.refusals);
+}
+
+#[test]
+fn a_long_prompt_is_no_sign_that_a_seller_is_slow() {
+    let (market, _clock) = market(1);
+    let buy = |prompt: u32| {
+        let first_token = Duration::from_millis(u64::from(100 + prompt / 10));
+        let outcome = Outcome::Served(Served {
+            first_token,
+            elapsed: first_token,
+            longest_gap: Duration::ZERO,
+            prompt,
+            tokens: 1,
+            charged: Amount::atoms(1),
+        });
+        let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
+        trial.record(outcome);
+        measured(&market, 1).first_token.expect("was measured")
+    };
+    let mut before = 0.0;
+    for n in 0..40 {
+        before = buy((n % 4) * 1000);
+    }
+    let after = buy(9_000);
+    assert!(after < before + 200.0, "{before} became {after}");
+}
+
+#[test]
 fn a_listing_shows_the_cheapest_price_of_each_kind() {
     let (market, _clock) = market(2);
     let mut offer = testing::offer_of(3, 1, START);

@@ -78,55 +78,173 @@ const fn thousandths(number: u64) -> f64 {
 }
 
 /// Puts the choices in order.
-pub(super) fn order(terms: &Terms, choices: &mut Vec<Choice>, seed: u64) {
-    let paused = |choice: &Choice| match choice.standing {
-        Standing::LastResort(pause) => Some(pause.left()),
-        _ => None,
-    };
-    let tie = |choice: &Choice| mix(seed, choice.candidate.seller());
-    choices.sort_by(|a, b| {
-        let by_score = a.score.total_cmp(&b.score);
-        paused(a)
-            .cmp(&paused(b))
-            .then(a.tier.cmp(&b.tier))
-            .then(by_score)
-            .then_with(|| tie(a).cmp(&tie(b)))
-    });
-    let Some(best) = choices.first() else { return };
+pub(super) fn order(terms: &Terms, choices: Vec<Choice>, seed: u64) -> Vec<Choice> {
+    let mut lineup = Lineup::by_score(choices, seed);
+    if lineup.len() == 0 {
+        return Vec::new();
+    }
+    let best = lineup.at(0);
     let free =
         terms.preferences.sort.is_none() && best.tier.ordered == terms.preferences.order.len();
     if free && best.standing == Standing::Score {
-        back(choices);
-        if !stick(terms, choices) {
-            spread(choices, seed);
-            explore(terms, choices, seed);
+        lineup.back();
+        if !lineup.stick(terms) {
+            lineup.spread(seed);
+            lineup.explore(terms, seed);
         }
     }
+    let mut choices = lineup.done();
     if terms.preferences.no_fallbacks && terms.preferences.order.is_empty() {
         choices.truncate(1);
     }
+    choices
 }
 
-/// Behind the first place, puts those that have shown that they answer before the others of their
-/// tier: who is unknown is not the rescue of somebody else who failed. Of the unknown, those whose
-/// price is below most others' come last: whoever only wants to be asked asks little.
-fn back(choices: &mut [Choice]) {
-    let tier = choices[0].tier;
-    let tier = choices.partition_point(|choice| choice.tier == tier && is_scored(choice));
-    let choices = &mut choices[..tier];
-    let mut costs: Vec<_> = choices.iter().map(|choice| choice.expected.cost).collect();
-    let place = costs.len() * 2 / 3;
-    let (_, middle, _) = costs.select_nth_unstable(place);
-    let middle = *middle;
-    let many = choices.len() >= MANY;
-    // The first place is a gamble, as soon as somebody stands behind it: so is one that failed
-    // asked again when its score allows.
-    let gamble = usize::from(choices.iter().any(is_proven));
-    choices[gamble..].sort_by_key(|choice| {
-        let proven = is_proven(choice);
-        let bait = many && !proven && choice.expected.cost < middle;
-        (!proven, bait)
-    });
+/// Choices and the order they come into. Only the order is moved about: a choice is large, and
+/// there is little time.
+struct Lineup {
+    choices: Vec<Choice>,
+    /// Places in `choices`.
+    order: Vec<usize>,
+}
+
+impl Lineup {
+    fn by_score(choices: Vec<Choice>, seed: u64) -> Self {
+        let paused = |choice: &Choice| match choice.standing {
+            Standing::LastResort(pause) => Some(pause.left()),
+            _ => None,
+        };
+        let tie = |choice: &Choice| mix(seed, choice.candidate.seller());
+        let mut order: Vec<_> = (0..choices.len()).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&choices[*a], &choices[*b]);
+            let by_score = a.score.total_cmp(&b.score);
+            paused(a)
+                .cmp(&paused(b))
+                .then(a.tier.cmp(&b.tier))
+                .then(by_score)
+                .then_with(|| tie(a).cmp(&tie(b)))
+        });
+        Self { choices, order }
+    }
+
+    const fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The choice at a place of the order.
+    fn at(&self, place: usize) -> &Choice {
+        &self.choices[self.order[place]]
+    }
+
+    /// All from a place of the order on.
+    fn rest(&self, place: usize) -> impl Iterator<Item = &Choice> {
+        self.order[place..]
+            .iter()
+            .map(|choice| &self.choices[*choice])
+    }
+
+    /// Puts the one at a place first, and says why.
+    fn lead(&mut self, place: usize, standing: Standing) {
+        let choice = self.order[place];
+        self.choices[choice].standing = standing;
+        self.order[..=place].rotate_right(1);
+    }
+
+    fn done(self) -> Vec<Choice> {
+        let mut choices: Vec<_> = self.choices.into_iter().map(Some).collect();
+        let in_order = self.order.into_iter();
+        in_order.filter_map(|place| choices[place].take()).collect()
+    }
+
+    /// Behind the first place, puts those that have shown that they answer before the others of
+    /// their tier: who is unknown is not the rescue of somebody else who failed. Of the unknown,
+    /// those whose price is below most others' come last: whoever only wants to be asked asks
+    /// little.
+    fn back(&mut self) {
+        let tier = self.at(0).tier;
+        let alike = |choice: &&Choice| choice.tier == tier && is_scored(choice);
+        let alike = self.rest(0).take_while(alike).count();
+        let mut costs: Vec<_> = self
+            .rest(0)
+            .take(alike)
+            .map(|choice| choice.expected.cost)
+            .collect();
+        let place = costs.len() * 2 / 3;
+        let (_, middle, _) = costs.select_nth_unstable(place);
+        let middle = *middle;
+        let many = alike >= MANY;
+        // The first place is a gamble, as soon as somebody stands behind it: so is one that failed
+        // asked again when its score allows.
+        let gamble = usize::from(self.rest(0).take(alike).any(is_proven));
+        let choices = &self.choices;
+        self.order[gamble..alike].sort_by_key(|choice| {
+            let choice = &choices[*choice];
+            let proven = is_proven(choice);
+            let bait = many && !proven && choice.expected.cost < middle;
+            (!proven, bait)
+        });
+    }
+
+    /// Asks the seller again that has the conversation in its cache, unless others are much better.
+    fn stick(&mut self, terms: &Terms) -> bool {
+        let Some(warm) = terms.warm else { return false };
+        let (tier, best) = (self.at(0).tier, self.at(0).score);
+        let is_warm = |choice: &Choice| choice.candidate.seller() == warm.seller;
+        let Some(place) = self.rest(0).position(is_warm) else {
+            return false;
+        };
+        let choice = self.at(place);
+        if choice.tier != tier || choice.score > best * STICKY {
+            return false;
+        }
+        self.lead(place, Standing::Warm);
+        true
+    }
+
+    /// Of those that are as good as the best, takes two by lot, and of these the better one.
+    fn spread(&mut self, seed: u64) {
+        let (tier, best) = (self.at(0).tier, self.at(0).score);
+        let near = |choice: &&Choice| choice.tier == tier && choice.score <= best * NEAR;
+        let near = self.rest(0).take_while(near).count() as u64;
+        if near < 3 {
+            return;
+        }
+        let lot = |n: u64, of: u64| mix_seed(seed ^ mix_seed(n)) % of;
+        let first = lot(1, near);
+        let other = (first + 1 + lot(2, near - 1)) % near;
+        // They are in order: the earlier is the better.
+        let chosen = usize::try_from(first.min(other)).unwrap_or(0);
+        self.lead(chosen, Standing::Score);
+    }
+
+    /// Now and then puts a seller that was never tried in front of one that was.
+    fn explore(&mut self, terms: &Terms, seed: u64) {
+        let untried = |choice: &Choice| choice.candidate.measured.weight == 0.0;
+        let best = self.at(0);
+        // Who knows few yet has more to learn.
+        let proven = self.rest(0).filter(|choice| is_proven(choice)).count() as u64;
+        let share = u64::from(terms.explore) * (1 + EAGER / (1 + proven));
+        if untried(best) || mix_seed(seed) % 100 >= share {
+            return;
+        }
+        let limit = best.expected.cost.get().saturating_mul(EXPLORE_COST);
+        let tier = best.tier;
+        let newcomers = (1..self.len()).filter(|place| {
+            let choice = self.at(*place);
+            let affordable = choice.expected.cost <= Cost::micro_atoms(limit);
+            untried(choice) && affordable && choice.tier == tier
+        });
+        // Two by lot, and of these the one that promises more: they are in order.
+        let lot = |place: &usize| mix(seed, self.at(*place).candidate.seller());
+        let mut newcomers: Vec<_> = newcomers.collect();
+        newcomers.sort_by_key(lot);
+        newcomers.truncate(2);
+        let by_score = |a: &usize, b: &usize| self.at(*a).score.total_cmp(&self.at(*b).score);
+        if let Some(place) = newcomers.into_iter().min_by(by_score) {
+            self.lead(place, Standing::Explored);
+        }
+    }
 }
 
 fn is_scored(choice: &Choice) -> bool {
@@ -137,66 +255,4 @@ fn is_scored(choice: &Choice) -> bool {
 fn is_proven(choice: &Choice) -> bool {
     let measured = &choice.candidate.measured;
     measured.weight > 0.0 && measured.first_token.is_some() && measured.success >= PROVEN
-}
-
-/// Asks the seller again that has the conversation in its cache, unless others are much better.
-fn stick(terms: &Terms, choices: &mut [Choice]) -> bool {
-    let Some(warm) = terms.warm else { return false };
-    let (tier, best) = (choices[0].tier, choices[0].score);
-    let place = choices
-        .iter()
-        .position(|choice| choice.candidate.seller() == warm.seller);
-    let Some(place) = place else { return false };
-    if choices[place].tier != tier || choices[place].score > best * STICKY {
-        return false;
-    }
-    choices[place].standing = Standing::Warm;
-    choices[..=place].rotate_right(1);
-    true
-}
-
-/// Of those that are as good as the best, takes two by lot, and of these the better one.
-fn spread(choices: &mut [Choice], seed: u64) {
-    let (tier, best) = (choices[0].tier, choices[0].score);
-    let near = |choice: &&Choice| choice.tier == tier && choice.score <= best * NEAR;
-    let near = choices.iter().take_while(near).count() as u64;
-    if near < 3 {
-        return;
-    }
-    let lot = |n: u64, of: u64| mix_seed(seed ^ mix_seed(n)) % of;
-    let first = lot(1, near);
-    let other = (first + 1 + lot(2, near - 1)) % near;
-    // They are in order: the earlier is the better.
-    let chosen = usize::try_from(first.min(other)).unwrap_or(0);
-    choices[..=chosen].rotate_right(1);
-}
-
-/// Now and then puts a seller that was never tried in front of one that was.
-fn explore(terms: &Terms, choices: &mut [Choice], seed: u64) {
-    let untried = |choice: &Choice| choice.candidate.measured.weight == 0.0;
-    let best = &choices[0];
-    // Who knows few yet has more to learn.
-    let proven = choices.iter().filter(|choice| is_proven(choice)).count() as u64;
-    let share = u64::from(terms.explore) * (1 + EAGER / (1 + proven));
-    if untried(best) || mix_seed(seed) % 100 >= share {
-        return;
-    }
-    let limit = best.expected.cost.get().saturating_mul(EXPLORE_COST);
-    let tier = best.tier;
-    let newcomers = (1..choices.len()).filter(|place| {
-        let choice = &choices[*place];
-        let affordable = choice.expected.cost <= Cost::micro_atoms(limit);
-        untried(choice) && affordable && choice.tier == tier
-    });
-    // Two by lot, and of these the one that promises more: they are in order.
-    let lot = |place: &usize| mix(seed, choices[*place].candidate.seller());
-    let mut newcomers: Vec<_> = newcomers.collect();
-    newcomers.sort_by_key(lot);
-    newcomers.truncate(2);
-    let by_score = |a: &usize, b: &usize| choices[*a].score.total_cmp(&choices[*b].score);
-    let Some(place) = newcomers.into_iter().min_by(by_score) else {
-        return;
-    };
-    choices[place].standing = Standing::Explored;
-    choices[..=place].rotate_right(1);
 }

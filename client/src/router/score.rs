@@ -24,8 +24,12 @@ const LEAST_SUCCESS: f64 = 0.01;
 /// What is expected of an unknown seller weighs as much as so many purchases: what was measured
 /// counts less as it grows old.
 const PRIOR: f64 = 0.5;
-/// What it adds to a score, in times, to be turned away almost surely.
-const FULL: f64 = 4.0;
+/// What it adds to a score, in times, to be turned away almost surely, because that happened just
+/// now; and to be turned away as a rule.
+const FULL: f64 = 3.0;
+const OFTEN: f64 = 2.0;
+/// The wait for the first token counts so many times more than the rest: nobody can read yet.
+const BLANK: f64 = 12.0;
 /// A failure costs at least so many milliseconds.
 const RETRY: f64 = 1_000.0;
 
@@ -64,7 +68,7 @@ struct Weights {
 impl Weights {
     const fn of(strategy: Strategy) -> Self {
         let (price, time, risk) = match strategy {
-            Strategy::Balanced => (1.0, 0.5, 1.0),
+            Strategy::Balanced => (1.0, 0.6, 1.0),
             Strategy::Cheapest => (1.0, 0.0, 0.5),
             Strategy::Fastest => (0.0, 1.0, 0.5),
             Strategy::Reliable => (0.25, 0.25, 8.0),
@@ -99,8 +103,9 @@ pub(super) fn score(choices: &mut [Choice], terms: &Terms) {
             Some(Sort::Quality) => 1.0 / success,
             None => {
                 let dear = power(price(choice) / success, weights.price);
-                let slow = power(choice.expected.millis.max(1.0), weights.time);
-                let full = 1.0 + measured.full * FULL;
+                let millis = choice.expected.millis + times.first * BLANK;
+                let slow = power(millis.max(1.0), weights.time);
+                let full = 1.0 + measured.full * FULL + measured.refusals * OFTEN;
                 dear * slow * full * power(1.0 / success, weights.risk)
             }
         };

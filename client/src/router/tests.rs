@@ -190,6 +190,20 @@ fn a_full_seller_falls_behind_an_idle_one() {
     assert_eq!(order(&made), [seller(2), seller(1)]);
 }
 
+#[test]
+fn one_that_often_turns_purchases_away_falls_behind_one_that_takes_them() {
+    let often = Measured {
+        refusals: 0.5,
+        ..measured(0.9, 100.0)
+    };
+    let sellers = vec![
+        candidate(1, 500_000, often),
+        candidate(2, 600_000, measured(0.9, 100.0)),
+    ];
+    let made = plan(&terms(Strategy::Balanced), sellers, 1);
+    assert_eq!(order(&made), [seller(2), seller(1)]);
+}
+
 fn strategies() -> impl proptest::strategy::Strategy<Value = Strategy> {
     prop_oneof![
         Just(Strategy::Balanced),

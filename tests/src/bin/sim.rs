@@ -2,11 +2,15 @@
 //! choosing and an oracle. Writes docs/simulation.md.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use clap::Parser;
+use farthing_tests::sim::figures::Figures;
 use farthing_tests::sim::pace;
 use farthing_tests::sim::report::{PAGE, Report};
-use farthing_tests::sim::run::{Rules, Run};
+use farthing_tests::sim::run::Run;
 use farthing_tests::sim::ways::Way;
 use farthing_tests::sim::workload::Demand;
 use farthing_tests::sim::world::{Size, World};
@@ -17,6 +21,9 @@ struct Options {
     /// Where chance begins.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Other seeds, of which only the bars are told.
+    #[arg(long, num_args = 0.., value_delimiter = ',', default_value = "2,3")]
+    also: Vec<u64>,
     /// Sellers.
     #[arg(long, default_value_t = 1000)]
     sellers: usize,
@@ -32,11 +39,11 @@ struct Options {
     /// Seconds of virtual time.
     #[arg(long, default_value_t = 2400)]
     seconds: u64,
-    /// Only ways whose name begins so; the oracle and ours are always among them.
+    /// Only ways of these names.
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
     /// Measure a choice among so many sellers.
-    #[arg(long, default_values_t = [100, 1000, 10_000])]
+    #[arg(long, num_args = 0.., value_delimiter = ',', default_value = "100,1000,10000")]
     pace: Vec<usize>,
     /// Write the figures into docs/simulation.md.
     #[arg(long)]
@@ -54,16 +61,23 @@ fn main() -> io::Result<()> {
             seconds: options.seconds,
         },
     };
-    let world = World::new(options.seed, size);
-    let only = options.only.as_deref().unwrap_or_default();
-    let always = |way: &Way| matches!(way, Way::Oracle | Way::Farthing);
-    let ways = Way::ALL.into_iter();
-    let ways = ways.filter(|way| always(way) || way.to_string().starts_with(only));
-    let mut runs = Vec::new();
-    for way in ways {
-        say(&format!("{way}: {} requests", world.requests.len()));
-        runs.push(Run::new(&world, way, Rules::default()).finish());
-    }
+    let wanted = |way: &Way| {
+        let name = way.to_string();
+        options.only.is_empty() || options.only.contains(&name)
+    };
+    let ways: Vec<_> = Way::ALL.into_iter().filter(wanted).collect();
+    let report = |seed| Report {
+        seed,
+        size,
+        runs: runs(&World::new(seed, size), &ways),
+        paces: Vec::new(),
+        others: Vec::new(),
+    };
+    let others = options
+        .also
+        .iter()
+        .map(|seed| (*seed, report(*seed).bars()));
+    let others = others.collect();
     let mut paces = Vec::new();
     for sellers in options.pace {
         say(&format!("choices among {sellers} sellers"));
@@ -71,10 +85,9 @@ fn main() -> io::Result<()> {
         paces.push(pace::measure(&world, 20_000));
     }
     let report = Report {
-        seed: options.seed,
-        size,
-        runs,
         paces,
+        others,
+        ..report(options.seed)
     };
     writeln!(io::stdout(), "{report}")?;
     if options.write {
@@ -82,6 +95,31 @@ fn main() -> io::Result<()> {
         say("written to docs/simulation.md");
     }
     Ok(())
+}
+
+/// The runs of a world, as many at once as there are processors.
+fn runs(world: &World, ways: &[Way]) -> Vec<Figures> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(way) = ways.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let requests = world.requests.len();
+            say(&format!("seed {}, {way}: {requests} requests", world.seed));
+            let run = Run::new(world, *way).finish();
+            done.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(run);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let mut runs = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    runs.sort_by_key(|run| run.way);
+    runs
 }
 
 fn say(line: &str) {

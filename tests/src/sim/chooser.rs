@@ -1,5 +1,6 @@
 //! A way of choosing sellers, as one buyer does it: what it sees, and what it learns.
 
+use farthing_client::policy::Terms;
 use farthing_protocol::offer::Prices;
 use farthing_protocol::purchase::Load;
 
@@ -69,17 +70,25 @@ pub enum Word {
     Failed,
     /// A deadline passed.
     Late,
-    /// Nobody waits for it any more.
-    Unwanted,
+    /// Another was first, and nobody waits for it any more; so many milliseconds were waited.
+    Overtaken(f64),
 }
 
 /// One buyer's way of choosing.
 pub trait Chooser {
-    /// A request is at hand: what must be read of it before sellers are compared.
-    fn prepare(&mut self, _request: &Request) {}
-
     /// Whom to try for a request, the first first; at most `most`.
     fn choose(&mut self, ask: &Ask<'_>, dice: &mut Dice) -> Vec<usize>;
+
+    /// After how many microseconds the next of the last choice is asked beside each; none, or no
+    /// place, where one is asked after the other.
+    fn hedge(&mut self, _terms: &Terms) -> Vec<Option<u64>> {
+        Vec::new()
+    }
+
+    /// That time has come: whether the next is asked.
+    fn hedges(&mut self) -> bool {
+        false
+    }
 
     /// An attempt begins at a seller.
     fn began(&mut self, _place: usize, _at: u64) {}
@@ -96,6 +105,8 @@ pub trait Chooser {
 pub struct Ask<'a> {
     /// The request.
     pub request: &'a Request,
+    /// The same as a client sees it.
+    pub terms: &'a Terms,
     /// The board.
     pub board: &'a Board,
     /// When.

@@ -29,8 +29,12 @@ pub struct Answer {
     pub reckoned: f64,
     /// The objective; only where the whole answer came.
     pub value: f64,
-    /// Sellers tried before the first token.
+    /// Sellers that failed before the first token, and the one that did not.
     pub tried: u32,
+    /// Sellers that said before the first token that they are busy.
+    pub busy: u32,
+    /// Whether a second seller was asked beside the first.
+    pub hedged: bool,
     /// How often the stream was continued elsewhere.
     pub rescued: u32,
 }
@@ -69,6 +73,10 @@ pub struct Summary {
     pub objective: f64,
     /// Tries a request before the first token.
     pub tries: f64,
+    /// Times a request was turned away before the first token by a seller that was busy.
+    pub busy: f64,
+    /// The share of requests for which a second seller was asked beside the first.
+    pub hedged: f64,
     /// The share of requests whose stream was continued elsewhere.
     pub rescued: f64,
 }
@@ -119,6 +127,8 @@ impl Figures {
         let reckoned: f64 = whole.iter().map(|answer| answer.reckoned).sum();
         let value = |answer: &&Answer| if answer.whole { answer.value } else { FAILURE };
         let tries: u32 = answers.iter().map(|answer| answer.tried).sum();
+        let busy: u32 = answers.iter().map(|answer| answer.busy).sum();
+        let hedged = answers.iter().filter(|answer| answer.hedged).count();
         let rescued = answers.iter().filter(|answer| answer.rescued > 0).count();
         Summary {
             requests: answers.len(),
@@ -129,6 +139,8 @@ impl Figures {
             cost: paid / reckoned.max(1.0),
             objective: answers.iter().map(value).sum::<f64>() / all,
             tries: f64::from(tries) / all,
+            busy: f64::from(busy) / all,
+            hedged: hedged as f64 / all,
             rescued: rescued as f64 / all,
         }
     }
@@ -205,6 +217,8 @@ mod tests {
             reckoned: 2.0,
             value: 1.0,
             tried: 1,
+            busy: 0,
+            hedged: false,
             rescued: 0,
         };
         for whole in [true, true, true, false] {

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use farthing_client::config::Config;
 use farthing_protocol::clock::Clock;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::sim::chooser::{Ask, Board, Chooser, Word};
 use crate::sim::dice::Dice;
 use crate::sim::report::Pace;
-use crate::sim::router::{Router, Stall, places};
+use crate::sim::router::{Router, Stall, places, terms};
 use crate::sim::seller::SECOND;
 use crate::sim::world::{World, date};
 
@@ -49,13 +50,14 @@ pub fn measure(world: &World, choices: usize) -> Pace {
         stall.begin(world.id(place)).ended(word, 600, 1e8);
     }
     let mut router = Router::new(&stall, &places(world));
-    let board = Board::new(world);
+    let (board, config) = (Board::new(world), Config::default());
     let mut took = Vec::with_capacity(choices);
     for request in world.requests.iter().cycle().take(choices) {
         clock.advance(Duration::from_millis(20));
-        router.prepare(request);
+        let terms = terms(request, &config);
         let ask = Ask {
             request,
+            terms: &terms,
             board: &board,
             at: 100 * SECOND,
             most: 3,

@@ -55,6 +55,8 @@ pub struct Report {
     pub runs: Vec<Figures>,
     /// How long the router's choices take, in real time.
     pub paces: Vec<Pace>,
+    /// The bars in worlds of other seeds.
+    pub others: Vec<(u64, Vec<Bar>)>,
 }
 
 /// One promise and what was found.
@@ -264,6 +266,7 @@ impl fmt::Display for Report {
             self.warm(),
         )?;
         table(f, &self.bars())?;
+        self.elsewhere(f)?;
         writeln!(f, "\n### Once the buyers know their sellers\n")?;
         self.summaries(f, self.warm(), demand.seconds)?;
         writeln!(f, "\n### While they learn\n")?;
@@ -286,12 +289,24 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    fn elsewhere(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (seed, bars) in &self.others {
+            let found = |bar: &Bar| match bar.held {
+                true => format!("{} {}", bar.what, bar.got),
+                false => format!("{} **{}, missed**", bar.what, bar.got),
+            };
+            let found: Vec<_> = bars.iter().map(found).collect();
+            writeln!(f, "\nSeed {seed}: {}.", found.join("; "))?;
+        }
+        Ok(())
+    }
+
     fn summaries(&self, f: &mut fmt::Formatter<'_>, from: u64, until: u64) -> fmt::Result {
         let oracle = self.runs.iter().find(|run| run.way == Way::Oracle);
         let least = oracle.map(|run| run.summary(from, until).objective);
         writeln!(
             f,
-            "| way | answered | first token p50 | p99 | end p50 | cost | objective | regret | tries | continued |\n|---|---|---|---|---|---|---|---|---|---|"
+            "| way | answered | first token p50 | p99 | end p50 | cost | objective | regret | tries | turned away | hedged | continued |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for run in &self.runs {
             let s = run.summary(from, until);
@@ -300,7 +315,7 @@ impl Report {
             });
             writeln!(
                 f,
-                "| {} | {:.2} % | {:.0} ms | {:.0} ms | {:.0} ms | {:.3} | {:.3} | {regret} | {:.2} | {:.2} % |",
+                "| {} | {:.2} % | {:.0} ms | {:.0} ms | {:.0} ms | {:.3} | {:.3} | {regret} | {:.2} | {:.2} | {:.1} % | {:.2} % |",
                 run.way,
                 s.success * 100.0,
                 s.first_p50,
@@ -309,6 +324,8 @@ impl Report {
                 s.cost,
                 s.objective,
                 s.tries,
+                s.busy,
+                s.hedged * 100.0,
                 s.rescued * 100.0,
             )?;
         }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_client::config::Config;
-use farthing_client::market::{Market, Outcome, Served, Trial};
+use farthing_client::market::{Goods, Market, Outcome, Served, Trial, Wanted};
 use farthing_client::policy::{Deadlines, Terms};
-use farthing_client::router;
+use farthing_client::router::hedge::{self, Allowance};
+use farthing_client::router::{self, Choice, patience};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::clock::Clock;
 use farthing_protocol::identity::NodeId;
@@ -33,24 +34,6 @@ pub type Places = Arc<HashMap<NodeId, usize>>;
 pub fn places(world: &World) -> Places {
     let named = |place| (world.id(place), place);
     Arc::new((0..world.sellers.len()).map(named).collect())
-}
-
-/// The client's deadlines as they are set by default.
-#[must_use]
-pub fn deadlines() -> Deadlines {
-    let config = Config::default();
-    Deadlines {
-        connect: config.router.connect,
-        first_token: config.router.first_token,
-        idle: config.router.idle,
-        total: config.gateway.deadline,
-    }
-}
-
-/// How many sellers the client tries by default before the first token.
-#[must_use]
-pub fn attempts() -> u32 {
-    Config::default().router.attempts
 }
 
 /// A request as a client sees it: a body to send, and its terms.
@@ -84,6 +67,23 @@ impl Stall {
     /// Hears an offer.
     pub fn hear(&self, offer: &Arc<VerifiedOffer>) {
         self.market.take(Arc::clone(offer));
+    }
+
+    /// How long a seller is waited for, by what this buyer has measured of it: the client's rule.
+    #[must_use]
+    pub fn patience(&self, terms: &Terms, seller: NodeId, is_last: bool) -> Deadlines {
+        let only = |goods: &Goods| goods.seller == seller;
+        let found = self.market.look(&Wanted {
+            model: MODEL,
+            endpoint: terms.endpoint,
+            seed: 0,
+            warm: Some(seller),
+            admits: &only,
+            names: None,
+        });
+        let mut found = found.iter().filter(|found| found.seller() == seller);
+        let measured = found.next().map(|found| found.measured).unwrap_or_default();
+        patience::of(terms, &measured, is_last)
     }
 
     /// Begins a purchase.
@@ -129,8 +129,9 @@ impl Purchase {
                 retry_after: Duration::from_millis(wait.unwrap_or(0)),
             },
             Word::Failed | Word::Late => Outcome::Failed,
-            // A trial that is dropped says nothing.
-            Word::Unwanted => return,
+            Word::Overtaken(waited) => Outcome::Overtaken {
+                waited: millis(waited),
+            },
         };
         self.0.record(outcome);
     }
@@ -140,9 +141,12 @@ impl Purchase {
 #[derive(Debug)]
 pub struct Router {
     market: Market,
-    config: Config,
     places: Places,
-    terms: Option<Terms>,
+    /// Hedges for a hundred requests.
+    share: u8,
+    allowance: Allowance,
+    /// Those of the last plan.
+    choices: Vec<Choice>,
 }
 
 impl Router {
@@ -151,28 +155,42 @@ impl Router {
     pub fn new(stall: &Stall, places: &Places) -> Self {
         Self {
             market: stall.market.clone(),
-            config: Config::default(),
             places: Arc::clone(places),
-            terms: None,
+            share: Config::default().router.hedge,
+            allowance: Allowance::default(),
+            choices: Vec::new(),
         }
+    }
+
+    /// The same, but for hedges: one seller after the other.
+    #[must_use]
+    pub fn one_by_one(self) -> Self {
+        Self { share: 0, ..self }
     }
 }
 
 impl Chooser for Router {
-    fn prepare(&mut self, request: &Request) {
-        self.terms = Some(terms(request, &self.config));
-    }
-
     fn choose(&mut self, ask: &Ask<'_>, dice: &mut Dice) -> Vec<usize> {
-        let prepared = self.terms.take();
-        let terms = prepared.unwrap_or_else(|| terms(ask.request, &self.config));
         let seed = dice.any();
-        let candidates = router::look(&self.market, &terms, seed);
-        let plan = router::plan(&terms, candidates, seed);
-        let sellers = plan.choices.iter().take(ask.most);
+        let candidates = router::look(&self.market, ask.terms, seed);
+        let plan = router::plan(ask.terms, candidates, seed);
+        self.choices = plan.choices;
+        let sellers = self.choices.iter().take(ask.most);
         let sellers = sellers.map(|choice| choice.candidate.seller());
         sellers
             .filter_map(|seller| self.places.get(&seller).copied())
             .collect()
+    }
+
+    fn hedge(&mut self, terms: &Terms) -> Vec<Option<u64>> {
+        self.allowance.earn(self.share);
+        let micros = |wait: Duration| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let after = |pair: &[Choice]| hedge::after(terms, &pair[0], &pair[1]).map(micros);
+        let pairs = self.choices.windows(2).filter(|_| self.share > 0);
+        pairs.map(after).collect()
+    }
+
+    fn hedges(&mut self) -> bool {
+        self.allowance.take()
     }
 }

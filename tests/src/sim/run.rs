@@ -1,13 +1,18 @@
 //! One run of a world: every request of every buyer, under one way of choosing.
 //!
 //! Virtual time: events in order, nothing waits. What a client does around the choice is the same
-//! for every way: so many sellers before the first token, the same deadlines, and a broken stream
-//! is continued by the next seller.
+//! for every way: so many sellers before the first token, each waited for as long as the client's
+//! own rule says, and a broken stream is continued by the next seller. Only hedges are a matter of
+//! the way. As with the client, the first token wins a race, and the others are told to stop and
+//! paid for what was under way.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use farthing_client::config::Config;
+use farthing_client::policy::{Deadlines, Terms};
+use farthing_client::router::PASSES;
 use farthing_protocol::clock::Clock;
 use tokio::time::Instant;
 
@@ -21,38 +26,8 @@ use crate::sim::shop::{Door, Shop};
 use crate::sim::ways::Way;
 use crate::sim::world::{World, cost, date};
 
-/// How often a broken stream is continued.
-const RESCUES: u32 = 2;
-
-/// How many sellers may say that they are busy before that counts as a try. It costs one way there
-/// and back.
-const PASSES: u32 = 8;
-
-/// What a client does around a choice.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Sellers tried before the first token.
-    pub attempts: u32,
-    /// Microseconds for a connection.
-    pub connect: u64,
-    /// Microseconds to the first token.
-    pub first_token: u64,
-    /// Microseconds between two tokens.
-    pub idle: u64,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        let deadlines = router::deadlines();
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Self {
-            attempts: router::attempts(),
-            connect: micros(deadlines.connect),
-            first_token: micros(deadlines.first_token),
-            idle: micros(deadlines.idle),
-        }
-    }
-}
+/// Sellers of a plan: for a race to the first token, and as many again to continue what breaks.
+const MOST: usize = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -60,6 +35,7 @@ enum Event {
     First(usize),
     End(usize),
     Late(usize),
+    Hedge(usize),
     Arrive(usize),
 }
 
@@ -80,9 +56,21 @@ struct Buyer {
 struct Order {
     plan: Vec<usize>,
     next: usize,
+    /// After how long the next is asked beside each.
+    hedges: Vec<Option<u64>>,
+    terms: Option<Terms>,
+    /// Those that are being asked.
+    running: Vec<usize>,
+    /// Of the present race: tries, and those who said that they are busy.
     tried: u32,
     passed: u32,
-    rescued: u32,
+    /// The same before the first token.
+    tries: u32,
+    busy: u32,
+    /// Whether two are asked at once, in this race and in any.
+    beside: bool,
+    hedged: bool,
+    broken: u32,
     delivered: u32,
     first: Option<u64>,
     paid: f64,
@@ -95,6 +83,10 @@ struct Attempt {
     asked: u64,
     door: Door,
     fate: Option<Fate>,
+    /// When its first token must be there.
+    late: u64,
+    /// Microseconds that it may be silent.
+    idle: u64,
     answered: bool,
     over: bool,
     trial: Option<Purchase>,
@@ -105,7 +97,7 @@ struct Attempt {
 /// The state of a run.
 pub struct Run<'a> {
     world: &'a World,
-    rules: Rules,
+    config: Config,
     way: Way,
     clock: Clock,
     now: u64,
@@ -122,13 +114,13 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run that is about to begin.
     #[must_use]
-    pub fn new(world: &'a World, way: Way, rules: Rules) -> Self {
+    pub fn new(world: &'a World, way: Way) -> Self {
         let clock = Clock::manual(date(0));
         let places = router::places(world);
         let buyers = 0..world.size.demand.buyers;
         let mut run = Self {
             world,
-            rules,
+            config: Config::default(),
             way,
             now: 0,
             events: BinaryHeap::new(),
@@ -167,6 +159,7 @@ impl<'a> Run<'a> {
                 Event::First(attempt) => self.first(attempt),
                 Event::End(attempt) => self.end(attempt),
                 Event::Late(attempt) => self.late(attempt),
+                Event::Hedge(attempt) => self.hedge(attempt),
             }
         }
         for (seller, shop) in self.world.sellers.iter().zip(&self.shops) {
@@ -182,7 +175,7 @@ impl<'a> Run<'a> {
 
     fn announce(&mut self, place: usize) {
         self.board.prices[place] = self.world.sellers[place].prices_at(self.now);
-        if self.way != Way::Farthing {
+        if self.way.oracle().is_some() {
             return;
         }
         let offer = self.world.offer(place, self.now);
@@ -194,50 +187,94 @@ impl<'a> Run<'a> {
     fn arrive(&mut self, order: usize) {
         let request = &self.world.requests[order];
         let buyer = &mut self.buyers[request.buyer];
-        // Who fails before the first token, and who breaks off after it.
-        let most = (self.rules.attempts + PASSES + RESCUES) as usize;
+        let terms = router::terms(request, &self.config);
         let ask = Ask {
             request,
+            terms: &terms,
             board: &self.board,
             at: self.now,
-            most,
+            most: MOST,
         };
+        let mut hedges = Vec::new();
         let plan = match &mut buyer.mind {
             Mind::Blind(chooser) => {
-                chooser.prepare(request);
                 let began = Instant::now();
                 let plan = chooser.choose(&ask, &mut buyer.dice);
                 self.figures.decided(began.elapsed());
+                hedges = chooser.hedge(&terms);
                 plan
             }
-            Mind::Seer(sight) => oracle::choose(*sight, self.world, &self.shops, request, most),
+            Mind::Seer(sight) => oracle::choose(*sight, self.world, &self.shops, request, MOST),
         };
-        self.orders[order].plan = plan;
+        let state = &mut self.orders[order];
+        (state.plan, state.hedges, state.terms) = (plan, hedges, Some(terms));
         self.next(order);
     }
 
-    /// Tries the next seller, if one is left.
-    fn next(&mut self, order: usize) {
-        let state = &mut self.orders[order];
-        let spent = match state.first {
-            None => state.tried >= self.rules.attempts,
-            Some(_) => state.rescued >= RESCUES,
-        };
-        let Some(place) = state.plan.get(state.next).copied().filter(|_| !spent) else {
-            return self.close(order, false);
-        };
-        state.next += 1;
-        if state.first.is_some() {
-            state.rescued += 1;
-        } else {
-            state.tried += 1;
+    /// The first token of an attempt is late: the next seller is asked as well, if the way does so.
+    fn hedge(&mut self, attempt: usize) {
+        let Attempt {
+            order,
+            answered,
+            over,
+            ..
+        } = self.attempts[attempt];
+        let state = &self.orders[order];
+        if answered || over || state.beside || state.running.len() != 1 {
+            return;
         }
-        self.ask(order, place);
+        let buyer = &mut self.buyers[self.world.requests[order].buyer];
+        if let Mind::Blind(chooser) = &mut buyer.mind
+            && chooser.hedges()
+        {
+            let started = self.start(order);
+            let state = &mut self.orders[order];
+            (state.beside, state.hedged) = (started, state.hedged || started);
+        }
     }
 
-    fn ask(&mut self, order: usize, place: usize) {
+    /// Asks the next seller; where none is left, the request has failed.
+    fn next(&mut self, order: usize) {
+        if !self.start(order) {
+            self.close(order, false);
+        }
+    }
+
+    /// Asks the next seller, if one is left.
+    fn start(&mut self, order: usize) -> bool {
+        let state = &mut self.orders[order];
+        let Some(terms) = &state.terms else {
+            return false;
+        };
+        let Some(place) = state.plan.get(state.next).copied() else {
+            return false;
+        };
+        if state.tried >= terms.attempts {
+            return false;
+        }
+        let hedge = state.hedges.get(state.next).copied().flatten();
+        let is_alone = state.running.is_empty() && !state.beside;
+        state.next += 1;
+        state.tried += 1;
+        let is_last = state.tried == terms.attempts || state.next == state.plan.len();
         let request = &self.world.requests[order];
-        let delivered = self.orders[order].delivered;
+        let stall = &self.buyers[request.buyer].stall;
+        let waits = match self.way.oracle() {
+            Some(_) => terms.deadlines,
+            None => stall.patience(terms, self.world.id(place), is_last),
+        };
+        let attempt = self.ask(order, place, waits);
+        if let Some(wait) = hedge.filter(|_| is_alone) {
+            self.at(self.now.saturating_add(wait), Event::Hedge(attempt));
+        }
+        true
+    }
+
+    fn ask(&mut self, order: usize, place: usize, waits: Deadlines) -> usize {
+        let request = &self.world.requests[order];
+        let state = &mut self.orders[order];
+        let attempt = self.attempts.len();
+        state.running.push(attempt);
         let seller = &self.world.sellers[place];
         let door = self.shops[place].door(seller, self.now);
         let buyer = &mut self.buyers[request.buyer];
@@ -245,32 +282,36 @@ impl<'a> Run<'a> {
         if let Mind::Blind(chooser) = &mut buyer.mind {
             chooser.began(place, self.now);
         }
-        let attempt = self.attempts.len();
         self.attempts.push(Attempt {
             order,
             place,
             asked: self.now,
             door,
             fate: None,
+            late: self.now.saturating_add(length(waits.first_token)),
+            idle: length(waits.idle),
             answered: false,
             over: false,
             trial: Some(trial),
-            prompt: request.prompt + delivered,
-            tokens: request.output - delivered,
+            prompt: request.prompt + state.delivered,
+            tokens: request.output - state.delivered,
         });
-        let there_and_back = (seller.rtt * MILLI as f64) as u64;
         match door {
             Door::Refused | Door::Busy(_) => {
-                self.at(self.now + there_and_back, Event::End(attempt))
+                let there_and_back = (seller.rtt * MILLI as f64) as u64;
+                self.at(self.now + there_and_back, Event::End(attempt));
             }
-            Door::Silent => self.at(self.now + self.rules.connect, Event::End(attempt)),
+            Door::Silent => self.at(self.now + length(waits.connect), Event::End(attempt)),
             Door::Free | Door::Queue => self.enter(attempt, door),
         }
+        attempt
     }
 
     fn enter(&mut self, attempt: usize, door: Door) {
-        let Attempt { place, order, .. } = self.attempts[attempt];
-        self.at(self.now + self.rules.first_token, Event::Late(attempt));
+        let Attempt {
+            place, order, late, ..
+        } = self.attempts[attempt];
+        self.at(late, Event::Late(attempt));
         self.shops[place].enter(self.now);
         if door == Door::Free {
             self.work(attempt);
@@ -301,11 +342,10 @@ impl<'a> Run<'a> {
         let beside = shop.running() as u32;
         let fate = self.world.sellers[state.place].fate(&work, self.now, beside);
         state.fate = Some(fate);
-        let late = state.asked + self.rules.first_token;
         // What falls silent is noticed only after a while.
         let end = match (fate.how, fate.first) {
-            (How::Silent, None) => late,
-            (How::Silent, Some(_)) => fate.end.saturating_add(self.rules.idle),
+            (How::Silent, None) => state.late,
+            (How::Silent, Some(_)) => fate.end.saturating_add(state.idle),
             _ => fate.end,
         };
         shop.begin(attempt, end);
@@ -326,7 +366,14 @@ impl<'a> Run<'a> {
         if let Some(trial) = &state.trial {
             trial.answered();
         }
-        self.orders[state.order].first.get_or_insert(self.now);
+        let order = &mut self.orders[state.order];
+        order.first.get_or_insert(self.now);
+        for other in std::mem::replace(&mut order.running, vec![attempt]) {
+            if other != attempt {
+                let waited = (self.now - self.attempts[other].asked) as f64 / MILLI as f64;
+                self.release(other, Word::Overtaken(waited));
+            }
+        }
     }
 
     fn late(&mut self, attempt: usize) {
@@ -368,14 +415,35 @@ impl<'a> Run<'a> {
         if self.attempts[attempt].over {
             return;
         }
-        let order = self.attempts[attempt].order;
+        let Attempt {
+            order, answered, ..
+        } = self.attempts[attempt];
         self.release(attempt, word);
         let state = &mut self.orders[order];
-        if matches!(word, Word::Busy(_)) && state.first.is_none() && state.passed < PASSES {
+        state.running.retain(|running| *running != attempt);
+        let is_busy = matches!(word, Word::Busy(_));
+        if state.first.is_none() {
+            state.tries += u32::from(!is_busy);
+            state.busy += u32::from(is_busy);
+        }
+        if answered {
+            // What it broke off is a race of its own.
+            state.broken += 1;
+            (state.tried, state.passed, state.beside) = (0, 0, false);
+        }
+        if is_busy && state.passed < PASSES {
             state.passed += 1;
             state.tried -= 1;
         }
-        self.next(order);
+        let most = state.terms.as_ref().map_or(0, |terms| terms.attempts);
+        if state.broken > most {
+            self.close(order, false);
+        } else if state.running.is_empty() {
+            self.next(order);
+        } else if is_busy {
+            // Whoever was to be asked beside another has no room: somebody else is.
+            self.start(order);
+        }
     }
 
     /// An attempt is over: it is paid for what it delivered, its slot is free, and whoever chose
@@ -385,16 +453,22 @@ impl<'a> Run<'a> {
         state.over = true;
         let place = state.place;
         let seller = &self.world.sellers[place];
-        let fate = state.fate.filter(|_| state.answered);
-        let delivered = fate.map_or(0, |fate| fate.tokens);
+        // Whoever is told to stop hears of it half a way later, and what it sent until then is
+        // half a way behind.
+        let way = (seller.rtt * MILLI as f64) as u64;
+        let sent = match (state.fate, word) {
+            (Some(fate), Word::Overtaken(_)) => fate.delivered(self.now + way),
+            (Some(fate), _) if state.answered => fate.tokens,
+            _ => 0,
+        };
         let mut paid = 0.0;
-        if delivered > 0 {
+        if sent > 0 {
             let prices = seller.prices_at(state.asked);
-            paid = cost(state.prompt, delivered, &prices) * seller.surcharge();
+            paid = cost(state.prompt, sent, &prices) * seller.surcharge();
         }
         let order = &mut self.orders[state.order];
         order.paid += paid;
-        order.delivered += delivered;
+        order.delivered += if state.answered { sent } else { 0 };
         if let Some(trial) = state.trial.take() {
             trial.ended(word, state.prompt, paid);
         }
@@ -403,7 +477,7 @@ impl<'a> Run<'a> {
             chooser.ended(place, word, self.now);
         }
         let shop = &mut self.shops[place];
-        shop.tokens += u64::from(delivered);
+        shop.tokens += u64::from(sent);
         shop.served += u64::from(matches!(word, Word::Served { .. }));
         if let Some(next) = shop.leave(attempt) {
             self.work(next);
@@ -425,11 +499,17 @@ impl<'a> Run<'a> {
             paid: state.paid,
             reckoned: self.world.yardstick.cost(request),
             value: oracle::objective(self.world, request, state.paid, elapsed),
-            tried: state.tried,
-            rescued: state.rescued,
+            tried: state.tries + u32::from(whole),
+            busy: state.busy,
+            hedged: state.hedged,
+            rescued: state.broken,
         });
-        state.plan = Vec::new();
+        (state.plan, state.hedges, state.terms) = (Vec::new(), Vec::new(), None);
     }
+}
+
+fn length(wait: Duration) -> u64 {
+    u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn buyer(world: &World, way: Way, place: usize, (clock, places): (&Clock, &Places)) -> Buyer {
@@ -439,6 +519,7 @@ fn buyer(world: &World, way: Way, place: usize, (clock, places): (&Clock, &Place
         Some(sight) => Mind::Seer(sight),
         None => Mind::Blind(match way.baseline(world.sellers.len(), &mut dice) {
             Some(baseline) => baseline,
+            None if way == Way::OneByOne => Box::new(Router::new(&stall, places).one_by_one()),
             None => Box::new(Router::new(&stall, places)),
         }),
     };

@@ -160,6 +160,18 @@ pub enum How {
     Silent,
 }
 
+impl Fate {
+    /// Tokens that are at the buyer by a time.
+    #[must_use]
+    pub fn delivered(&self, by: u64) -> u32 {
+        let Some(first) = self.first.filter(|first| *first <= by) else {
+            return 0;
+        };
+        let share = (by - first) as f64 / self.end.saturating_sub(first).max(1) as f64;
+        ((f64::from(self.tokens) * share.min(1.0)) as u32).clamp(1, self.tokens.max(1))
+    }
+}
+
 impl Seller {
     /// The outage at this time, if there is one.
     #[must_use]

@@ -16,6 +16,8 @@ pub enum Way {
     Informed,
     /// The client's market and router.
     Farthing,
+    /// The same without hedges: one seller after the other.
+    OneByOne,
     /// Anybody.
     Random,
     /// One after the other.
@@ -36,10 +38,11 @@ pub enum Way {
 
 impl Way {
     /// All of them, the oracles and ours first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Oracle,
         Self::Informed,
         Self::Farthing,
+        Self::OneByOne,
         Self::Random,
         Self::RoundRobin,
         Self::Cheapest,
@@ -53,7 +56,10 @@ impl Way {
     /// Those that others use.
     #[must_use]
     pub const fn is_baseline(self) -> bool {
-        !matches!(self, Self::Oracle | Self::Informed | Self::Farthing)
+        !matches!(
+            self,
+            Self::Oracle | Self::Informed | Self::Farthing | Self::OneByOne
+        )
     }
 
     /// What an oracle knows; none if this is none.
@@ -70,7 +76,7 @@ impl Way {
     #[must_use]
     pub fn baseline(self, sellers: usize, dice: &mut Dice) -> Option<Box<dyn Chooser>> {
         Some(match self {
-            Self::Oracle | Self::Informed | Self::Farthing => return None,
+            Self::Oracle | Self::Informed | Self::Farthing | Self::OneByOne => return None,
             Self::Random => Box::new(plain::Random),
             Self::RoundRobin => Box::new(plain::RoundRobin::new(sellers, dice)),
             Self::Cheapest => Box::new(price::Cheapest),
@@ -89,6 +95,7 @@ impl fmt::Display for Way {
             Self::Oracle => "oracle (future)",
             Self::Informed => "oracle (present)",
             Self::Farthing => "Farthing",
+            Self::OneByOne => "Farthing without hedges",
             Self::Random => "random",
             Self::RoundRobin => "round robin",
             Self::Cheapest => "cheapest",

@@ -75,7 +75,7 @@ impl Chooser for LowestLatency {
                 self.samples[place].pop_front();
             }
         }
-        if word == Word::Unwanted {
+        if matches!(word, Word::Overtaken(_)) {
             return;
         }
         let minute = &mut self.minute[place];
@@ -212,7 +212,7 @@ impl Chooser for PeakEwma {
                 peer.out = peer.out.max(at + wait);
             }
             Word::Failed | Word::Late => peer.note(true, at),
-            Word::Unwanted => {}
+            Word::Overtaken(_) => {}
         }
     }
 }

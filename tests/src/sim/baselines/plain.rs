@@ -99,7 +99,7 @@ impl Chooser for Petals {
                 self.strikes[place] = 0;
                 self.full[place] = false;
             }
-            Word::Unwanted => {}
+            Word::Overtaken(_) => {}
             Word::Busy(_) | Word::Failed | Word::Late => {
                 let doubled = 1_u64 << self.strikes[place].min(20);
                 self.banned[place] = at + BAN * doubled;

@@ -48,7 +48,7 @@ impl Chooser for InverseSquare {
     }
 
     fn ended(&mut self, place: usize, word: Word, at: u64) {
-        if !matches!(word, Word::Served { .. } | Word::Unwanted) {
+        if !matches!(word, Word::Served { .. } | Word::Overtaken(_)) {
             self.demoted[place] = at + DEMOTED;
         }
     }
@@ -94,7 +94,7 @@ impl Chooser for Livepeer {
     }
 
     fn ended(&mut self, place: usize, word: Word, at: u64) {
-        if !matches!(word, Word::Served { .. } | Word::Unwanted) {
+        if !matches!(word, Word::Served { .. } | Word::Overtaken(_)) {
             self.suspended[place] = at + SUSPENDED;
         }
     }

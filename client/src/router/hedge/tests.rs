@@ -99,8 +99,25 @@ fn a_wait_beyond_the_deadline_is_none() {
         first_token_p95: Some(1e9),
         ..known()
     };
-    let (first, second) = (choice(1, 500_000, late), choice(2, 600_000, known()));
+    let first = choice(1, 500_000, late);
+    let second = choice(2, 600_000, Measured::default());
     assert_eq!(after(&terms(true), &first, &second), None);
+}
+
+#[test]
+fn one_that_is_often_late_is_not_waited_for_much_longer_than_the_next_would_take() {
+    let often = Measured {
+        first_token_p95: Some(4_000.0),
+        ..known()
+    };
+    let first = choice(1, 500_000, often);
+    let wait = |second| after(&terms(true), &first, &choice(2, 600_000, second));
+    assert_eq!(wait(known()), Some(Duration::from_millis(300)));
+    let seldom = Measured {
+        weight: 1.0,
+        ..known()
+    };
+    assert_eq!(wait(seldom), Some(Duration::from_secs(4)));
 }
 
 proptest! {

@@ -1,8 +1,9 @@
 //! When the next seller is asked beside the first. Pure.
 //!
-//! A first token that is later than nineteen times out of twenty is worth a second question, if
-//! both together stay within what one purchase may cost, and not for every request: what a
-//! hedge costs is the other's prompt, should both begin.
+//! A first token that is later than nineteen times out of twenty, or three times as late as the
+//! next seller's is expected, is worth a second question, if both together stay within what one
+//! purchase may cost, and not for every request: what a hedge costs is the other's prompt, should
+//! both begin.
 
 use std::time::Duration;
 
@@ -15,28 +16,36 @@ use crate::router::{Choice, Standing};
 
 /// A seller is known by so many purchases, at least, before its 95th percentile is one.
 const WEIGHT: f64 = 5.0;
+/// The next seller, if it is known as well, is asked after so many times what it is expected to
+/// take itself: a seller whose requests often wait is late by its own measure only when it is too
+/// late.
+const LATE: f64 = 3.0;
 /// The second seller may be so many times as dear as the first.
 const DEARER: u128 = 2;
 /// One hedge, in the unit in which they are earned: hundredths.
 const ONE: u32 = 100;
 /// The most that is saved up.
-const MOST: u32 = 3 * ONE;
+const MOST: u32 = 5 * ONE;
 
 /// After how long `second` is asked beside `first`, if it may be.
-pub(in crate::client) fn after(terms: &Terms, first: &Choice, second: &Choice) -> Option<Duration> {
+#[must_use]
+pub fn after(terms: &Terms, first: &Choice, second: &Choice) -> Option<Duration> {
     // A document is paid for when it is whole, and the work of the loser by nobody.
     if terms.mode != Mode::Stream || !(is_peer(first) && is_peer(second)) {
         return None;
     }
     let measured = &first.candidate.measured;
-    let late = measured
+    let own = measured
         .first_token_p95
-        .filter(|_| measured.weight >= WEIGHT)?;
+        .filter(|_| measured.weight >= WEIGHT)
+        .map(|late| measured.with_prompt(late, terms.expected.prompt))?;
+    let is_known = second.candidate.measured.weight >= WEIGHT;
+    let next = is_known.then_some(second.expected.first_token * LATE);
+    let late = next.map_or(own, |next| own.min(next));
     let both = first.max_cost.saturating_add(second.max_cost);
     let dear = first.expected.cost.get().checked_mul(DEARER)?;
     let affordable = both <= terms.max_cost && second.expected.cost <= Cost::micro_atoms(dear);
     let fit = !matches!(second.standing, Standing::LastResort(_));
-    let late = measured.with_prompt(late, terms.expected.prompt);
     let wait = Duration::try_from_secs_f64(late / 1000.0).ok()?;
     (affordable && fit && wait < terms.deadlines.first_token).then_some(wait)
 }
@@ -48,7 +57,7 @@ fn is_peer(choice: &Choice) -> bool {
 
 /// How many hedges may be made: so many per hundred requests.
 #[derive(Debug)]
-pub(in crate::client) struct Allowance(u32);
+pub struct Allowance(u32);
 
 impl Default for Allowance {
     fn default() -> Self {
@@ -58,12 +67,12 @@ impl Default for Allowance {
 
 impl Allowance {
     /// A request has come: `percent` of one more hedge.
-    pub(in crate::client) fn earn(&mut self, percent: u8) {
+    pub fn earn(&mut self, percent: u8) {
         self.0 = self.0.saturating_add(u32::from(percent)).min(MOST);
     }
 
     /// Takes one, if there is one.
-    pub(in crate::client) const fn take(&mut self) -> bool {
+    pub const fn take(&mut self) -> bool {
         match self.0.checked_sub(ONE) {
             Some(left) => {
                 self.0 = left;

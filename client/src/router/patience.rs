@@ -22,8 +22,9 @@ const GAP: f64 = 8.0;
 /// The shortest silence that is taken for a failure.
 const LEAST_GAP: Duration = Duration::from_secs(3);
 
-/// How long this seller is waited for.
-pub(in crate::client) fn of(terms: &Terms, measured: &Measured, is_last: bool) -> Deadlines {
+/// How long this seller is waited for. `is_last`: nobody is asked after it.
+#[must_use]
+pub fn of(terms: &Terms, measured: &Measured, is_last: bool) -> Deadlines {
     let most = terms.deadlines;
     if is_last {
         return most;
@@ -49,7 +50,7 @@ fn times(measured: Option<f64>, factor: f64, least: Duration, most: Duration) ->
 }
 
 /// Deadlines in words.
-pub(in crate::client) struct Told(pub(in crate::client) Deadlines);
+pub struct Told(pub Deadlines);
 
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
