@@ -187,6 +187,8 @@ async fn a_seller_that_lies_sinks_for_who_met_it() {
 async fn a_seller_whose_json_is_none_sinks() {
     let street = TestNet::new().start().await.expect("a street");
     let (buyer, seller) = (&street.buyers[0], street.sellers[0].id());
+    let words = Behaviour::default().words_only();
+    street.sellers[0].upstream.behave(words);
     let body = format!(
         r#"{{"model":"{MODEL}","max_tokens":20,"response_format":{{"type":"json_object"}},"messages":[{{"role":"user","content":"JSON, please"}}]}}"#
     );

@@ -21,6 +21,8 @@ pub struct Behaviour {
     pub embedding_width: usize,
     /// Whether embeddings come in base64 when a request asks for it. Not every server knows how.
     pub embedding_base64: bool,
+    /// Whether it calls tools and keeps to a form when a request asks for it.
+    pub skills: bool,
     /// The bearer key it demands, if any.
     pub api_key: Option<String>,
     /// What it makes of an answer that somebody began.
@@ -107,6 +109,7 @@ impl Default for Behaviour {
             usage: true,
             embedding_width: 8,
             embedding_base64: true,
+            skills: true,
             api_key: None,
             prefix: Prefix::Continued,
             fault: None,
@@ -131,6 +134,12 @@ impl Behaviour {
     /// Let embeddings be numbers, whatever a request asks for.
     pub fn plain_embeddings(mut self) -> Self {
         self.embedding_base64 = false;
+        self
+    }
+
+    /// Answer in words, whatever a request asks for.
+    pub fn words_only(mut self) -> Self {
+        self.skills = false;
         self
     }
 

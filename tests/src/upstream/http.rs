@@ -196,7 +196,9 @@ async fn answer(
             Answer {
                 manner: &manner,
                 endpoint,
-                skill: ask.skill().filter(|_| endpoint == Endpoint::Chat),
+                skill: ask
+                    .skill()
+                    .filter(|_| endpoint == Endpoint::Chat && manner.behaviour.skills),
                 ask,
                 model,
                 begun,
