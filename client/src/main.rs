@@ -1,9 +1,7 @@
-//! `farthing`: the buyer's program.
+//! `farthing`: see [`farthing_client::cli`].
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use farthing_client::cli::{Cli, run};
 use mimalloc::MiMalloc;
 
 /// See docs/decisions/0011.
@@ -12,14 +10,5 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[allow(clippy::print_stderr, reason = "the program's last word to its user")]
-            {
-                eprintln!("farthing: {error}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    farthing_client::cli::main().await
 }

@@ -1,13 +1,16 @@
 //! The network as its users see it: two or three nodes in one process.
 #![allow(clippy::unwrap_used)]
 
-use std::{future::Future, time::Duration};
+#[path = "relay/echo.rs"]
+mod echo;
+
+use std::time::Duration;
 
 use farthing_protocol::{
     identity::NodeId,
     net::{
-        Config, ConnectError, Inbox, Incoming, Net, OpenError, PeerEvent, Protocol, PublishError,
-        Reach, StartError,
+        Config, ConnectError, Inbox, Net, OpenError, PeerEvent, Protocol, PublishError, Reach,
+        StartError,
         session::{Limits, RecvError, SendError, Session},
     },
 };
@@ -17,12 +20,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::echo::{PATIENCE, echo, soon};
+
 const MEMORY: &str = "/memory/0";
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
-
-/// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn local(listen: &[&str]) -> Config {
     Config {
@@ -36,29 +38,9 @@ async fn node(seed: u8, config: Config) -> (Net, Inbox) {
     Net::start([seed; 32], config).await.unwrap()
 }
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, what).await.expect("it takes too long")
-}
-
 /// Waits for an event, passing over the others.
 async fn await_event(peers: &mut mpsc::Receiver<PeerEvent>, wanted: PeerEvent) {
     soon(async { while peers.recv().await.expect("the network has stopped") != wanted {} }).await;
-}
-
-/// Echoes every frame of every stream until the node stops.
-fn echo(mut streams: mpsc::Receiver<Incoming>) {
-    tokio::spawn(async move {
-        while let Some(incoming) = streams.recv().await {
-            tokio::spawn(async move {
-                let mut session = Session::new(incoming.stream, Limits::default());
-                while let Ok(Some(frame)) = session.recv(1 << 20, Instant::now() + PATIENCE).await {
-                    if session.send(&frame).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
 }
 
 /// One request and its answer on a new stream.

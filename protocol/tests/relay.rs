@@ -4,6 +4,8 @@
 
 #[path = "relay/echo.rs"]
 mod echo;
+#[path = "relay/exchange.rs"]
+mod exchange;
 
 use std::time::Duration;
 
@@ -15,7 +17,10 @@ use farthing_protocol::{
     },
 };
 
-use self::echo::{echo, exchange, soon};
+use self::{
+    echo::{echo, soon},
+    exchange::exchange,
+};
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 

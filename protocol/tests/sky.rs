@@ -4,6 +4,8 @@
 
 #[path = "relay/echo.rs"]
 mod echo;
+#[path = "relay/exchange.rs"]
+mod exchange;
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -20,7 +22,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::echo::{PATIENCE, echo, exchange, soon};
+use self::{
+    echo::{PATIENCE, echo, soon},
+    exchange::exchange,
+};
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(9, 0, 0, 1);
 const SELLER: Ipv4Addr = Ipv4Addr::new(9, 0, 0, 2);

@@ -7,9 +7,7 @@
     reason = "a test says what it saw"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
-
+use farthing_tests::clients;
 use farthing_tests::llama::{self, Llama};
 use farthing_tests::street::{MODEL, RunningGateway, Street, TestNet};
 use tokio::process::Command;
@@ -17,59 +15,28 @@ use tokio::process::Command;
 /// The key that the endpoint accepts in these tests.
 const KEY: &str = "sk-farthing-a-key-for-tests";
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn python() -> Command {
-    let mut command = Command::new(root().join(".tools/clients/bin/python"));
-    command.arg(root().join("tests/clients/openai_python.py"));
-    command
+    clients::python("clients", "openai_python.py")
 }
 
 fn anthropic() -> Command {
-    let mut command = Command::new(root().join(".tools/clients/bin/python"));
-    command.arg(root().join("tests/clients/anthropic_python.py"));
-    command
+    clients::python("clients", "anthropic_python.py")
 }
 
 fn openrouter() -> Command {
-    let mut command = Command::new(root().join(".tools/openrouter/bin/python"));
-    command.arg(root().join("tests/clients/openrouter_python.py"));
-    command
+    clients::python("openrouter", "openrouter_python.py")
 }
 
 fn node() -> Command {
-    let mut command = Command::new("node");
-    command.arg(root().join("tests/clients/openai_node.mjs"));
+    clients::node("npm", "openai_node.mjs")
+}
+
+/// Runs it to its good end against the gateway.
+async fn run(mut command: Command, gateway: &RunningGateway, settings: &[(&str, &str)]) {
     command
-}
-
-/// `tests/tools/setup.sh` must have put it there: a client that is left out has proven nothing.
-fn assert_installed(tool: &str) {
-    let there = root().join(".tools").join(tool).exists();
-    assert!(there, "no .tools/{tool}: run tests/tools/setup.sh");
-}
-
-async fn run(mut command: Command, gateway: &RunningGateway, settings: &[(&str, &str)]) -> Output {
-    let output = command
         .env("BASE_URL", gateway.base_url())
-        .envs(settings.iter().copied())
-        // Whatever proxy the machine has, this is about loopback.
-        .env("NO_PROXY", "127.0.0.1")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    output.await.expect("starts")
-}
-
-fn assert_content(output: &Output) {
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    println!("{out}");
-    assert!(output.status.success(), "{out}\n{err}");
+        .envs(settings.iter().copied());
+    println!("{}", clients::run(command).await);
 }
 
 /// Both sides' books agree on what the client was charged.
@@ -92,7 +59,6 @@ async fn locked(street: &Street) -> RunningGateway {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_openai_finds_everything_as_it_expects() {
-    assert_installed("clients");
     let street = TestNet::new().start().await.expect("starts");
     let gateway = RunningGateway::free(&street.buyers[0])
         .await
@@ -104,8 +70,7 @@ async fn python_openai_finds_everything_as_it_expects() {
         ("TOOLS", "1"),
         ("MODERATE", "1"),
     ];
-    let output = run(python(), &gateway, &settings).await;
-    assert_content(&output);
+    run(python(), &gateway, &settings).await;
     assert_agreed(&street);
     gateway.stop().await;
     street.stop().await;
@@ -113,13 +78,11 @@ async fn python_openai_finds_everything_as_it_expects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_openai_finds_everything_as_it_expects() {
-    assert_installed("npm/node_modules/openai");
     let street = TestNet::new().start().await.expect("starts");
     let gateway = RunningGateway::free(&street.buyers[0])
         .await
         .expect("listens");
-    let output = run(node(), &gateway, &[("MODEL", MODEL)]).await;
-    assert_content(&output);
+    run(node(), &gateway, &[("MODEL", MODEL)]).await;
     assert_agreed(&street);
     gateway.stop().await;
     street.stop().await;
@@ -127,8 +90,6 @@ async fn node_openai_finds_everything_as_it_expects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_libraries_send_their_key_and_understand_a_refusal() {
-    assert_installed("clients");
-    assert_installed("npm/node_modules/openai");
     let street = TestNet::new().start().await.expect("starts");
     let gateway = locked(&street).await;
     let settings = [
@@ -137,7 +98,7 @@ async fn both_libraries_send_their_key_and_understand_a_refusal() {
         ("API_KEY_EXPECTED", "1"),
     ];
     for command in [python(), node()] {
-        assert_content(&run(command, &gateway, &settings).await);
+        run(command, &gateway, &settings).await;
     }
     gateway.stop().await;
     street.stop().await;
@@ -145,7 +106,6 @@ async fn both_libraries_send_their_key_and_understand_a_refusal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_anthropic_finds_everything_as_it_expects() {
-    assert_installed("clients");
     let street = TestNet::new().start().await.expect("starts");
     let gateway = locked(&street).await;
     let url = gateway.base_url();
@@ -156,7 +116,7 @@ async fn python_anthropic_finds_everything_as_it_expects() {
         ("API_KEY", KEY),
         ("API_KEY_EXPECTED", "1"),
     ];
-    assert_content(&run(anthropic(), &gateway, &settings).await);
+    run(anthropic(), &gateway, &settings).await;
     assert_agreed(&street);
     gateway.stop().await;
     street.stop().await;
@@ -164,7 +124,6 @@ async fn python_anthropic_finds_everything_as_it_expects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_openrouter_finds_everything_as_it_expects() {
-    assert_installed("openrouter");
     let street = TestNet::new().sellers(2).start().await.expect("starts");
     let gateway = locked(&street).await;
     let base = gateway.base_url().replace("/v1", "/api/v1");
@@ -174,7 +133,7 @@ async fn python_openrouter_finds_everything_as_it_expects() {
         ("API_KEY", KEY),
         ("API_KEY_EXPECTED", "1"),
     ];
-    assert_content(&run(openrouter(), &gateway, &settings).await);
+    run(openrouter(), &gateway, &settings).await;
     let charged = street.settled().await.expect("agrees");
     assert!(!charged.is_zero());
     gateway.stop().await;
@@ -183,7 +142,6 @@ async fn python_openrouter_finds_everything_as_it_expects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_python_libraries_buy_from_the_real_model() {
-    assert_installed("clients");
     assert!(
         Llama::is_installed(),
         "no model server: run tests/tools/setup.sh model"
@@ -208,12 +166,11 @@ async fn both_python_libraries_buy_from_the_real_model() {
         .await
         .expect("listens");
     let settings = [("MODEL", llama::MODEL), ("EMBED", "1"), ("RESPONSES", "1")];
-    let output = run(python(), &gateway, &settings).await;
-    assert_content(&output);
+    run(python(), &gateway, &settings).await;
     let url = gateway.base_url();
     let base = url.strip_suffix("/v1").expect("ends in /v1");
     let settings = [("BASE_URL", base), ("MODEL", llama::MODEL)];
-    assert_content(&run(anthropic(), &gateway, &settings).await);
+    run(anthropic(), &gateway, &settings).await;
     assert_agreed(&street);
     gateway.stop().await;
     street.stop().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -138,12 +138,8 @@ fn bad(reason: String) -> Problem {
 
 /// What stands behind the question mark, decoded.
 fn pairs(uri: &Uri) -> Vec<(String, String)> {
-    let whole = format!("http://gateway/?{}", uri.query().unwrap_or_default());
-    let url = reqwest::Url::parse(&whole).ok();
-    let pairs = url.iter().flat_map(|url| url.query_pairs());
-    pairs
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect()
+    // What cannot be decoded names nothing.
+    Query::try_from_uri(uri).map_or_else(|_| Vec::new(), |Query(pairs)| pairs)
 }
 
 /// What one name is set to there.

@@ -1,13 +1,10 @@
-//! A peer that answers every frame with itself, and who asks it.
+//! A peer that answers every frame with itself.
 
 use std::time::Duration;
 
-use farthing_protocol::{
-    identity::NodeId,
-    net::{
-        Incoming, Net, Protocol,
-        session::{Limits, Session},
-    },
+use farthing_protocol::net::{
+    Incoming,
+    session::{Limits, Session},
 };
 use tokio::{
     sync::mpsc,
@@ -35,28 +32,4 @@ pub(crate) fn echo(mut streams: mpsc::Receiver<Incoming>) {
             });
         }
     });
-}
-
-/// Sends `frames` frames of 64 KiB on one stream and has them back.
-pub(crate) async fn exchange(
-    net: &Net,
-    peer: NodeId,
-    at: &[String],
-    frames: usize,
-) -> Result<(), String> {
-    let stream = net.open(peer, at, Protocol::Purchase).await;
-    let mut session = Session::new(stream.map_err(|e| e.to_string())?, Limits::default());
-    for n in 0..frames {
-        let frame = vec![n as u8; 64 * 1024];
-        session
-            .send(&frame)
-            .await
-            .map_err(|e| format!("{n}: {e}"))?;
-        let back = session.recv(1 << 20, Instant::now() + PATIENCE).await;
-        match back {
-            Ok(Some(back)) if back == frame => {}
-            other => return Err(format!("{n}: {:?}", other.map(|frame| frame.is_some()))),
-        }
-    }
-    Ok(())
 }

@@ -2,19 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use farthing_client::cli::{Cli, run};
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[allow(clippy::print_stderr, reason = "the program's last word to its user")]
-            {
-                eprintln!("farthing: {error}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    farthing_client::cli::main().await
 }
