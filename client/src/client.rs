@@ -44,6 +44,7 @@ mod memory;
 mod route;
 mod infer;
 mod likeness;
+mod tokens;
 mod probe;
 mod renown;
 mod scrutiny;

@@ -76,6 +76,18 @@ pub enum LedgerError {
         /// What would be added.
         more: Amount,
     },
+    /// What one request may cost, with what those may charge that were asked for it before.
+    #[error(
+        "the request may cost {allowed} atoms ([spend] per_purchase, or its own provider.max_cost); those that were asked for it may charge {spent}, and {more} more are needed"
+    )]
+    Tab {
+        /// What it may cost.
+        allowed: Amount,
+        /// What may be charged already.
+        spent: Amount,
+        /// What would be added.
+        more: Amount,
+    },
     /// A person must say yes first.
     #[error(
         "it may cost {max_cost} atoms, over [spend] approve_above, and {reply}; see `farthing wallet approvals`"

@@ -332,9 +332,14 @@ impl Purchase {
         self.hold.amount()
     }
 
-    /// Ends the money side once the receipt is booked.
-    pub fn settled(&mut self) {
-        self.hold.settled();
+    /// Ends the money side once a receipt over so much is booked.
+    pub fn settled(&mut self, charged: Amount) {
+        self.hold.settled(charged);
+    }
+
+    /// Nothing more is paid: the seller is about to be told to stop.
+    pub fn stops(&self) {
+        self.hold.stops();
     }
 
     /// Leaves the line to the next purchase, if the seller waits there for one.
@@ -519,6 +524,13 @@ impl Purchase {
         let Some((more, _)) = self.paying.take() else {
             return Ok(());
         };
+        if self.cancelled {
+            // It is promised, and not sent any more.
+            if paid.is_ok() {
+                self.hold.extended(more);
+            }
+            return Ok(());
+        }
         let voucher = paid?;
         self.hold.extended(more);
         // Covered by slack: this stream has carried the voucher already.
@@ -564,6 +576,7 @@ impl Purchase {
     /// [`PurchaseError::Broken`].
     pub async fn cancel(&mut self, wait: Duration) -> Result<(), PurchaseError> {
         self.cancelled = true;
+        self.stops();
         self.demanded = None;
         self.silence = Silence::until(Instant::now() + wait);
         Ok(self.line.speaks.send(&ToSeller::Cancel).await?)

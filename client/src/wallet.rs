@@ -8,6 +8,7 @@
 //! are cumulative. Payments for one purchase pass the same checks ([`once`]).
 
 pub mod once;
+mod tab;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,8 @@ use farthing_protocol::x402::{
 };
 
 use crate::ledger::{Ledger, LedgerError, Limits, Want, Wish};
+use crate::wallet::tab::Line;
+pub use crate::wallet::tab::Tab;
 
 /// Who owns the tokens and signs deposits.
 #[derive(Debug)]
@@ -140,16 +143,18 @@ impl Wallet {
     /// Sets money aside for a new purchase and returns the voucher that covers it.
     ///
     /// # Errors
-    /// [`LedgerError`]; the limit `per_purchase` and a person's word are checked here against
-    /// what the purchase may cost.
+    /// [`LedgerError`]; the limit `per_purchase`, the request's tab and a person's word are
+    /// checked here against what the purchase may cost.
     pub async fn hold(
         &self,
         want: Want,
         order: Order<'_>,
     ) -> Result<(Hold, SignedVoucher), LedgerError> {
+        let line = order.tab.open(want.request, order.wish.max_cost)?;
         // First the guard: whoever asked may go while the promise is being written.
         let mut hold = Hold {
             wallet: self.clone(),
+            line,
             channel: want.channel,
             request: want.request,
             model: want.model,
@@ -361,6 +366,8 @@ pub struct Order<'a> {
     pub endpoint: Endpoint,
     /// The request's body.
     pub body: &'a [u8],
+    /// What the request may cost, with what those may charge that were asked for it before.
+    pub tab: &'a Tab,
 }
 
 impl Order<'_> {
@@ -388,6 +395,7 @@ enum End {
 #[must_use = "dropping a hold gives the money back, or leaves it in doubt"]
 pub struct Hold {
     wallet: Wallet,
+    line: Line,
     channel: ChannelId,
     request: RequestId,
     model: B256,
@@ -465,9 +473,25 @@ impl Hold {
         self.end = End::Release;
     }
 
-    /// The receipt is booked.
-    pub fn settled(&mut self) {
+    /// The seller is told to stop: nothing more is signed to it for this purchase.
+    pub fn stops(&self) {
+        self.line.leaves(self.signed());
+    }
+
+    /// A receipt, or whatever stands for one, over so much is booked.
+    pub fn settled(&mut self, charged: Amount) {
+        self.line.charged(charged);
         self.end = End::Settled;
+    }
+
+    /// What was signed on the channel and is not booked: the seller may have worked for this
+    /// purchase on what was signed for another.
+    fn signed(&self) -> Amount {
+        let account = self.wallet.0.ledger.account(self.channel);
+        account.map_or(Amount::MAX, |account| {
+            let channel = account.channel;
+            channel.ceiling().saturating_sub(channel.charged())
+        })
     }
 
     /// Sets `more` aside. The voucher comes from the returned future, which borrows nothing and so
@@ -518,8 +542,14 @@ impl Drop for Hold {
             ledger.end_approval(id, self.end != End::Release);
         }
         match self.end {
-            End::Release => ledger.release(self.channel, self.request),
-            End::Doubt => ledger.doubt(self.channel, self.request),
+            End::Release => {
+                self.line.is_free();
+                ledger.release(self.channel, self.request);
+            }
+            End::Doubt => {
+                self.line.is_lost(self.signed());
+                ledger.doubt(self.channel, self.request);
+            }
             End::Settled => {}
         }
     }
@@ -533,7 +563,9 @@ mod tests {
 
     #[test]
     fn regression_a_yes_to_one_endpoint_is_none_to_another() {
+        let tab = Tab::new(Amount::ZERO);
         let order = |endpoint, body: &'static [u8]| Order {
+            tab: &tab,
             wish: Wish {
                 model: "a/b",
                 seller: testing::node_key(1).id(),

@@ -42,7 +42,7 @@ pub use crate::street::agent::{Agent, Reply};
 pub use crate::street::buyer::{Buyer, Heard, listen};
 pub use crate::street::forger::{Forger, Talk, Told};
 pub use crate::street::gateway::RunningGateway;
-pub use crate::street::liar::{Liar, Lie, Taken};
+pub use crate::street::liar::{Liar, Lie, Stall, Taken};
 pub use crate::street::seller::{MODEL, Seller};
 use crate::upstream::Behaviour;
 

@@ -33,6 +33,7 @@ mod http;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
@@ -60,6 +61,8 @@ pub struct MockUpstream {
 struct Shared {
     manner: Mutex<Arc<Manner>>,
     record: Record,
+    /// How often tokens were counted.
+    counts: AtomicU64,
 }
 
 /// A behaviour with everything that can be prepared from it.
@@ -91,7 +94,12 @@ impl MockUpstream {
         let stop = CancellationToken::new();
         let record = Record::new(behaviour.remember);
         let manner = Mutex::new(Arc::new(Manner::new(behaviour)));
-        let shared = Arc::new(Shared { manner, record });
+        let counts = AtomicU64::default();
+        let shared = Arc::new(Shared {
+            manner,
+            record,
+            counts,
+        });
         let door = Door::new(listener, stop.clone());
         tokio::spawn(
             stop.clone()
@@ -143,6 +151,11 @@ impl MockUpstream {
     /// How often the list of models was asked for.
     pub fn model_lists(&self) -> u64 {
         self.shared.record.model_lists()
+    }
+
+    /// How often it has counted tokens.
+    pub fn counts(&self) -> u64 {
+        self.shared.counts.load(Ordering::Acquire)
     }
 
     /// Wait until request `number` has arrived, and return it.

@@ -20,6 +20,7 @@ async fn street(behaviour: Behaviour) -> (Street, MockUpstream) {
         let file = config.data_dir.with_file_name("upstream.key");
         std::fs::write(&file, format!("{KEY}\n")).expect("is written");
         config.upstream = vec![Upstream {
+            tokenize: false,
             url: url.clone(),
             models: BTreeMap::from([(MODEL.to_owned(), "local".to_owned())]),
             api_key_file: Some(file),

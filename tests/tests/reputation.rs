@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_client::client::Request;
-use farthing_client::config::Config;
+use farthing_client::config::{Config, Upstream};
 use farthing_client::report::SellerReport;
 use farthing_protocol::amount::Amount;
 use farthing_protocol::identity::NodeId;
@@ -15,7 +15,7 @@ use farthing_protocol::receipt::model_hash;
 use farthing_protocol::roll::Told;
 use farthing_protocol::testimony::{Line, SignedTestimony, Testimony};
 use farthing_tests::street::{Buyer, Liar, Lie, MODEL, Street, TestNet, eventually};
-use farthing_tests::upstream::{Behaviour, Fault};
+use farthing_tests::upstream::{Behaviour, Fault, MockUpstream};
 
 /// What a buyer believes of a seller.
 fn known(buyer: &Buyer, seller: NodeId) -> Option<SellerReport> {
@@ -151,6 +151,53 @@ async fn a_seller_that_counts_more_than_two_others_sinks_by_a_probe_within_its_l
         assert_eq!(honest.upstream.count(), 1, "each was asked once");
         assert!(known(buyer, honest.id()).is_some_and(|report| report.invalid == 0));
     }
+    street.settled().await.expect("all is paid and booked");
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_counts_more_than_our_own_tokenizer_sinks_and_an_honest_one_does_not() {
+    // A server of the buyer's own, which sells nothing and has the model's tokenizer.
+    let own = MockUpstream::start(Behaviour::default()).await;
+    let own = own.expect("listens");
+    let url = own.base_url();
+    let plan = TestNet::new().buyer_config(move |_, config| {
+        config.probes.share = 0;
+        config.upstream.push(Upstream {
+            url: url.clone(),
+            models: [(MODEL.to_owned(), "mock/model".to_owned())].into(),
+            api_key_file: None,
+            slots: 0,
+            tokenize: true,
+            max_output: 1024,
+        });
+    });
+    let street = plan.start().await.expect("a street");
+    let (buyer, seller) = (&street.buyers[0], &street.sellers[0]);
+    let prompt = "How much is a farthing? ".repeat(60);
+    let body = format!(
+        r#"{{"model":"{MODEL}","max_tokens":40,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
+    );
+    let request = || Request {
+        endpoint: Endpoint::Chat,
+        body: Bytes::from(body.clone()),
+    };
+    buyer.buy(request()).await.expect("is answered");
+    eventually("its answer and its prompt are counted", || {
+        own.counts() == 2
+    })
+    .await
+    .expect("are counted");
+    assert!(known(buyer, seller.id()).is_none_or(|report| report.invalid == 0));
+    let doubled = Fault::OverCount { factor: 2 };
+    seller.upstream.behave(Behaviour::default().fault(doubled));
+    buyer.buy(request()).await.expect("is answered");
+    eventually("it is found out", || {
+        known(buyer, seller.id()).is_some_and(|report| report.invalid == 1)
+    })
+    .await
+    .expect("is found out");
+    assert_eq!(own.count(), 0, "it is asked for no answer");
     street.settled().await.expect("all is paid and booked");
     street.stop().await;
 }

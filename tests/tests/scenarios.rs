@@ -4,6 +4,10 @@
 
 #[path = "scenarios/stage.rs"]
 mod stage;
+#[path = "scenarios/hedge.rs"]
+mod hedge;
+#[path = "scenarios/tab.rs"]
+mod tab;
 
 use std::time::Duration;
 

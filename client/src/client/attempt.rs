@@ -1,6 +1,7 @@
 //! One seller asked once, with repairs: until it sends something, or why it does not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_protocol::amount::Amount;
@@ -22,13 +23,16 @@ use crate::market::{Candidate, Measured, Source};
 use crate::policy::Terms;
 use crate::purchase::{Deal, Purchase, PurchaseError};
 use crate::router::{self, Choice};
-use crate::wallet::Order;
+use crate::wallet::{Order, Tab};
 
 /// How often one seller is tried again after its own cause was removed: a stale offer replaced,
 /// books reconciled, a channel topped up.
 const REPAIRS: u32 = 2;
 /// The most events without content that are held back before the first with some.
 const MOST_HELD: usize = 64;
+/// How long those that were told to stop are waited for, where what they may charge leaves the
+/// next one too little.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// And their bytes: one that sends more has no answer.
 const MOST_HELD_BYTES: usize = 1024 * 1024;
 
@@ -118,13 +122,13 @@ impl Parts {
     /// [`Failure`]; the market has heard of it.
     pub(in crate::client) async fn open(
         self: &Arc<Self>,
-        terms: &Terms,
+        (terms, tab): (&Terms, &Tab),
         choice: &Choice,
         mut splice: Splice,
     ) -> Result<Opened, Failure> {
         let seller = choice.candidate.seller();
         let trial = self.market.begin(seller, &terms.model, terms.endpoint);
-        let (mut running, mut piece) = match Box::pin(self.begin(terms, choice)).await {
+        let (mut running, mut piece) = match Box::pin(self.begin((terms, tab), choice)).await {
             Ok(begun) => begun,
             Err(failure) => {
                 trial.record(blame(&failure));
@@ -181,17 +185,21 @@ impl Parts {
     }
 
     /// One seller, with repairs.
-    async fn begin(self: &Arc<Self>, terms: &Terms, choice: &Choice) -> Result<Begun, Failure> {
+    async fn begin(
+        self: &Arc<Self>,
+        (terms, tab): (&Terms, &Tab),
+        choice: &Choice,
+    ) -> Result<Begun, Failure> {
         let mut offer = match choice.candidate.source() {
             Source::Peer(offer) => Arc::clone(offer),
-            Source::Web(offer) => return self.begin_web(terms, choice, offer).await,
+            Source::Web(offer) => return self.begin_web((terms, tab), choice, offer).await,
             Source::Record => {
                 return Err(PurchaseError::Protocol("it is only known from a record").into());
             }
         };
         let mut repairs = 0;
         loop {
-            let failure = match self.buy(terms, choice, &offer).await {
+            let failure = match self.buy((terms, tab), choice, &offer).await {
                 Ok(begun) => return Ok(begun),
                 Err(failure) => failure,
             };
@@ -204,7 +212,7 @@ impl Parts {
 
     async fn buy(
         self: &Arc<Self>,
-        terms: &Terms,
+        (terms, tab): (&Terms, &Tab),
         choice: &Choice,
         offer: &Arc<VerifiedOffer>,
     ) -> Result<Begun, Failure> {
@@ -217,7 +225,7 @@ impl Parts {
             request: request_id(),
             offer: Arc::clone(offer),
             demand: choice.demand,
-            max_cost: choice.max_cost,
+            max_cost: within(tab, choice).await,
             window: pricing::FIRST_WINDOW,
             model,
         };
@@ -239,6 +247,7 @@ impl Parts {
             },
             endpoint: terms.endpoint,
             body: &terms.body,
+            tab,
         };
         let held = self.wallet.hold(want, order).await;
         let (hold, voucher) = match held {
@@ -301,6 +310,18 @@ impl Parts {
             _ => false,
         }
     }
+}
+
+/// What a purchase may cost beside what those may charge that were asked before. A document is
+/// bought whole or not at all, and so is the beginning of a stream: the wallet says so if there is
+/// too little.
+async fn within(tab: &Tab, choice: &Choice) -> Amount {
+    let until = Instant::now() + LAST_WORD;
+    let room = tab.room_for(choice.max_cost, until).await;
+    let prices = &choice.candidate.model().prices;
+    let least = choice.demand.opening(prices, pricing::FIRST_WINDOW);
+    let least = least.unwrap_or(choice.max_cost);
+    choice.max_cost.min(room.max(least))
 }
 
 /// Whether a request may go on with a newer offer in the place of an older one. The plan was made

@@ -25,6 +25,7 @@ use crate::ledger::experience::Deed;
 use crate::ledger::joint::Joint;
 use crate::market::{Goods, Outcome};
 use crate::policy::Terms;
+use crate::wallet::Tab;
 
 /// Events that wait for a slow reader before the seller is slowed down too.
 const EVENTS: usize = 32;
@@ -33,6 +34,8 @@ const EVENTS: usize = 32;
 pub(in crate::client) struct Order {
     pub(in crate::client) terms: Terms,
     pub(in crate::client) why: String,
+    /// What all may charge that are asked.
+    pub(in crate::client) tab: Tab,
     /// When it must be over.
     pub(in crate::client) until: Instant,
     /// Those that were tried in vain.
@@ -52,9 +55,9 @@ pub(in crate::client) struct Delivery {
     pub(in crate::client) tried: Vec<Attempt>,
     /// Whom to ask for the rest no more.
     pub(in crate::client) used: Vec<NodeId>,
-    /// What the sellers that broke off may have charged.
-    pub(in crate::client) spent: Amount,
-    /// Those sellers.
+    /// What all may charge that were asked.
+    pub(in crate::client) tab: Tab,
+    /// The sellers that broke off.
     pub(in crate::client) broken: Vec<Closing>,
     events: mpsc::Sender<Result<Event, InferError>>,
 }
@@ -85,6 +88,7 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
     let Order {
         terms,
         why,
+        tab,
         until,
         tried,
         plan,
@@ -99,7 +103,7 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
         until,
         tried: tried.clone(),
         used,
-        spent: Amount::ZERO,
+        tab,
         broken: Vec::new(),
         events,
     };
@@ -202,7 +206,6 @@ impl Delivery {
         let closed = running.close(end, fault.is_none()).await;
         match broken {
             Some(broken) if closed.broken.is_none() => {
-                self.spent = self.spent.saturating_add(closed.charged);
                 self.broken.push(Closing::Now(closed));
                 Flow::Broken(broken)
             }
@@ -214,7 +217,6 @@ impl Delivery {
     fn give_up(&mut self, running: Running, failure: Failure) -> Flow {
         let (request, _) = running.names();
         tracing::warn!(request = %request.short(), error = %failure, "an answer broke off");
-        self.spent = self.spent.saturating_add(running.at_most());
         let broken = self.broken(&running, failure);
         self.broken.push(running.give_up(&broken.failure));
         Flow::Broken(broken)

@@ -175,11 +175,12 @@ pub(in crate::client) fn terminal(failure: &Failure) -> Option<InferError> {
         _ => return None,
     };
     match ledger {
-        // Another seller may still be paid.
+        // Another seller may still be paid, or a cheaper one.
         LedgerError::Limit {
             limit: "per_seller",
             ..
-        } => None,
+        }
+        | LedgerError::Tab { .. } => None,
         LedgerError::Limit { .. } => Some(InferError::SpendLimit(ledger.to_string())),
         LedgerError::Approval { .. } => Some(Errand::Approval(ledger.to_string()).into()),
         LedgerError::Commit(_)
@@ -218,7 +219,9 @@ pub(in crate::client) fn ours(cause: &Failure) -> Option<InferError> {
         Failure::Channel(error) => our_channel(error),
         Failure::Purchase(PurchaseError::Channel(error)) => our_channel(error),
         Failure::Purchase(PurchaseError::Ledger(error)) | Failure::Ledger(error) => match error {
-            LedgerError::Limit { .. } => Some(InferError::SpendLimit(error.to_string())),
+            LedgerError::Limit { .. } | LedgerError::Tab { .. } => {
+                Some(InferError::SpendLimit(error.to_string()))
+            }
             LedgerError::Elsewhere(_) => Some(Errand::Approval(error.to_string()).into()),
             _ => None,
         },

@@ -16,6 +16,7 @@ use crate::client::sequel;
 use crate::client::splice::Splice;
 use crate::policy::{Refused, Terms};
 use crate::router::Choice;
+use crate::wallet::Tab;
 
 impl Parts {
     pub(in crate::client) async fn infer(
@@ -43,12 +44,14 @@ impl Parts {
     ) -> Result<Answer, InferError> {
         let answers = sequel::answers(&terms.body);
         let splice = Splice::new(terms.endpoint, terms.mode, answers);
-        let race = Race::new(self, (terms, until), choices, splice);
+        let tab = Tab::new(terms.max_cost);
+        let race = Race::new(self, (terms, &tab, until), choices, splice);
         let won = Box::pin(race.run()).await.map_err(|lost| lost.error)?;
         let terms = terms.only(&won.model);
         let order = Order {
             why: terms.explained(&won.why),
             terms,
+            tab,
             until,
             tried: won.attempts,
             plan: choices

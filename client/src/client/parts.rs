@@ -21,6 +21,7 @@ use crate::client::decisions::Decisions;
 use crate::client::discovery;
 use crate::client::memory::Memory;
 use crate::client::renown::Repute;
+use crate::client::tokens::Tokenizers;
 use crate::client::upkeep::Upkeep;
 use crate::client::web;
 use crate::config::Config;
@@ -208,6 +209,7 @@ pub(in crate::client) struct Parts {
     pub(in crate::client) market: Market,
     pub(in crate::client) decisions: Decisions,
     pub(in crate::client) repute: Repute,
+    pub(in crate::client) tokenizers: Tokenizers,
     hedges: std::sync::Mutex<Allowance>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -265,6 +267,7 @@ impl Parts {
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
         web::list_own(&market, &config.upstream)?;
+        let tokenizers = Tokenizers::open(&config.upstream)?;
         let mut tasks = living.spawn(&stop);
         tasks.extend([
             tokio::spawn(memory.run(stop.clone())),
@@ -288,6 +291,7 @@ impl Parts {
             market,
             decisions,
             repute,
+            tokenizers,
             hedges: std::sync::Mutex::default(),
             stop,
             tasks: std::sync::Mutex::new(tasks),

@@ -80,6 +80,8 @@ struct Watch {
     expected: Option<Expected>,
     /// The request to repeat, if this one is to be.
     again: Option<Request>,
+    /// The request, if its tokens may be counted here.
+    counted: Option<Request>,
 }
 
 impl Parts {
@@ -104,7 +106,13 @@ impl Parts {
         let expected = Expected::of(&body);
         let again = (expected.is_none() && self.drawn()).then(|| repeated(request, &body));
         let again = again.flatten();
-        (expected.is_some() || again.is_some()).then_some(Watch { expected, again })
+        let counted = (!self.tokenizers.is_empty()).then(|| request.clone());
+        let is_watched = expected.is_some() || again.is_some() || counted.is_some();
+        is_watched.then_some(Watch {
+            expected,
+            again,
+            counted,
+        })
     }
 
     /// Whether the lot falls on this one.
@@ -207,10 +215,20 @@ impl Watch {
                 .reputation
                 .note(seller, &seen.model, Deed::Invalid);
         }
-        let Some(again) = self.again else { return };
         let Some(first) = saying(&seen.spoken, bill) else {
             return;
         };
+        let counted = self.counted.filter(|_| seen.spoken.is_all_said());
+        if let Some(request) = counted
+            && let Some(fault) = parts.tokenizers.check(&seen.model, &request, &first).await
+        {
+            tracing::info!(seller = %seller.short(), model = %seen.model, %fault, "a seller counts too much");
+            parts
+                .repute
+                .reputation
+                .note(seller, &seen.model, Deed::Miscounted);
+        }
+        let Some(again) = self.again else { return };
         let parts = Arc::clone(parts);
         if parts.repute.probing.runs.swap(true, Ordering::AcqRel) {
             return;

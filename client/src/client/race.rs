@@ -6,17 +6,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farthing_protocol::amount::Amount;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::client::answer::{Attempt, InferError};
 use crate::client::attempt::Opened;
-use crate::client::failure::{Failure, terminal, verdict};
+use crate::client::failure::{Failure, ours, terminal, verdict};
 use crate::client::parts::Parts;
 use crate::client::splice::Splice;
 use crate::policy::Terms;
 use crate::router::{Choice, PASSES, hedge, patience};
+use crate::wallet::Tab;
 
 /// One seller being asked: its place in the plan, and what came of it.
 type Run<'a> = Pin<Box<dyn Future<Output = (usize, Result<Opened, Failure>)> + Send + 'a>>;
@@ -42,6 +44,7 @@ pub(in crate::client) struct Lost {
 pub(in crate::client) struct Race<'a> {
     parts: &'a Arc<Parts>,
     terms: &'a Terms,
+    tab: &'a Tab,
     until: Instant,
     choices: &'a [Choice],
     splice: Splice,
@@ -50,6 +53,8 @@ pub(in crate::client) struct Race<'a> {
     next: usize,
     /// The one that was asked last.
     latest: usize,
+    /// What it may cost, beside what those may charge that have failed.
+    room: Amount,
     /// Whether two are asked at once.
     beside: bool,
     /// Those that may be tried once more, when there is no other.
@@ -73,13 +78,15 @@ impl<'a> Race<'a> {
     /// A race among `choices` for what is missing in `splice`, over at `until`.
     pub(in crate::client) fn new(
         parts: &'a Arc<Parts>,
-        (terms, until): (&'a Terms, Instant),
+        (terms, tab, until): (&'a Terms, &'a Tab, Instant),
         choices: &'a [Choice],
         splice: Splice,
     ) -> Self {
         Self {
             parts,
             terms,
+            tab,
+            room: tab.room(),
             until,
             choices,
             splice,
@@ -164,9 +171,12 @@ impl<'a> Race<'a> {
             deadlines,
             ..self.terms.toward(self.model(place)).into_owned()
         };
-        let (parts, splice) = (self.parts, self.splice.clone());
+        if self.running.is_empty() {
+            self.room = self.tab.room();
+        }
+        let (parts, tab, splice) = (self.parts, self.tab, self.splice.clone());
         self.running.push(Box::pin(async move {
-            (place, parts.open(&terms, choice, splice).await)
+            (place, parts.open((&terms, tab), choice, splice).await)
         }));
     }
 
@@ -187,7 +197,8 @@ impl<'a> Race<'a> {
         let first = self.choices.get(self.latest)?;
         let second = self.choices.get(self.next)?;
         let same = first.candidate.model().id == second.candidate.model().id;
-        (same && self.parts.config.router.hedge > 0)
+        let both = first.max_cost.saturating_add(second.max_cost);
+        (same && both <= self.room && self.parts.config.router.hedge > 0)
             .then(|| hedge::after(self.terms, first, second))
             .flatten()
     }
@@ -220,10 +231,15 @@ impl<'a> Race<'a> {
             self.left += 1;
         }
         let forbidden = |error: InferError| !error.is_about_the_request();
-        if !self.running.is_empty() && terminal(&failure).is_some_and(forbidden) {
-            // Our own limits forbid a second one beside the first, which goes on.
+        let is_ours = ours(&failure).is_some() || terminal(&failure).is_some_and(forbidden);
+        if !self.running.is_empty() && is_ours {
+            // Our own limits forbid a second one beside the first, which goes on; alone it may do.
             tracing::debug!(seller = %seller.short(), %failure, "not asked as well");
             self.left += 1;
+            match self.next == place + 1 {
+                true => self.next = place,
+                false => self.again.push_back(place),
+            }
             return;
         }
         let tried_before = self.attempts.iter().any(|one| one.seller == seller);

@@ -90,7 +90,8 @@ impl Delivery {
         }
         let length = self.splice.length(broken.used);
         let rest = sequel::rest(terms.endpoint, &terms.body, self.splice.text(), length);
-        let left = terms.max_cost.saturating_sub(self.spent);
+        // Who broke off may still say that it charges less: it is waited for where that matters.
+        let left = self.tab.hoped();
         let with = |body| {
             let mut terms = terms.asking(body).ok()?;
             terms.max_cost = left;
@@ -142,7 +143,13 @@ impl Delivery {
             return None;
         }
         let splice = self.splice.handed_on(way.again, broken.used);
-        let race = Race::new(&self.parts, (&way.terms, self.until), &choices, splice);
+        let tab = self.tab.clone();
+        let race = Race::new(
+            &self.parts,
+            (&way.terms, &tab, self.until),
+            &choices,
+            splice,
+        );
         let (won, attempts) = match Box::pin(race.run()).await {
             Ok(won) => (Some(won.opened), won.attempts),
             Err(lost) => (None, lost.attempts),

@@ -218,12 +218,6 @@ impl Running {
         self.inner.as_deref().is_some_and(once)
     }
 
-    /// What it may charge at most, as things stand.
-    pub(in crate::client) fn at_most(&self) -> Amount {
-        let inner = self.inner.as_deref();
-        inner.map_or(Amount::ZERO, |inner| inner.at_most().charged)
-    }
-
     /// What the seller has counted so far, as far as it says and we believe it.
     pub(in crate::client) fn used(&self) -> Usage {
         match self.inner.as_deref().map(|inner| &inner.work) {
@@ -257,6 +251,7 @@ impl Running {
         match failure {
             Failure::Purchase(PurchaseError::Refused(_)) => Closing::Now(Closed::default()),
             failure if failure.leaves_the_stream() => {
+                inner.stops();
                 Closing::Later(tokio::spawn(inner.end(LAST_CHANCE)))
             }
             _ => Closing::Now(inner.at_most()),
@@ -273,6 +268,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Without a runtime there is nobody to wait; the money is then left in doubt.
         if let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
+            inner.stops();
             runtime.spawn(inner.hang_up());
         }
     }
@@ -385,6 +381,13 @@ impl Inner {
         }
     }
 
+    /// It will be told to stop: the request's tab knows at once.
+    fn stops(&self) {
+        if let Work::Peer(purchase) = &self.work {
+            purchase.stops();
+        }
+    }
+
     async fn hang_up(mut self: Box<Self>) {
         self.record(match self.pace.first {
             Some(_) => Outcome::Blameless,
@@ -467,7 +470,7 @@ impl Inner {
             // Evidence: no seller shows it again.
             self.parts.ledger.written().await?;
         }
-        purchase.settled();
+        purchase.settled(receipt.receipt().charged);
         purchase.heard_root().await
     }
 

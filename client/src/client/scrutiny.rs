@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use farthing_protocol::body::Body;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// The most bytes of an answer that are kept to be looked at.
@@ -111,6 +112,10 @@ struct Part<'a> {
     content: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     tool_calls: Option<Vec<Call<'a>>>,
+    #[serde(borrow, default)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -135,6 +140,8 @@ pub(in crate::client) struct Spoken {
     text: String,
     calls: BTreeMap<u32, (String, String)>,
     finish: Option<String>,
+    /// It thinks aloud, in words that are not kept.
+    thinks: bool,
     /// Of another shape, or too long: not to be judged.
     strange: bool,
 }
@@ -167,6 +174,7 @@ impl Spoken {
         let parts = [choice.delta, choice.message];
         for part in parts.into_iter().flatten() {
             self.text += part.content.as_deref().unwrap_or_default();
+            self.thinks |= part.reasoning.or(part.reasoning_content).is_some();
             for (place, call) in part.tool_calls.into_iter().flatten().enumerate() {
                 let place = call.index.or(u32::try_from(place).ok()).unwrap_or(u32::MAX);
                 let (name, arguments) = self.calls.entry(place).or_default();
@@ -182,6 +190,11 @@ impl Spoken {
     pub(in crate::client) fn text(&self) -> Option<&str> {
         let ended = self.finish.as_deref() == Some("stop");
         (ended && !self.strange && self.calls.is_empty()).then_some(self.text.as_str())
+    }
+
+    /// Whether its text is all that it has written.
+    pub(in crate::client) const fn is_all_said(&self) -> bool {
+        !self.thinks
     }
 
     /// What is wrong with it, by what it must be.

@@ -21,6 +21,7 @@ use crate::market::{Fee, Market, WebOffer};
 use crate::policy::Terms;
 use crate::purchase::web::WebDeal;
 use crate::router::Choice;
+use crate::wallet::Tab;
 
 /// How often sellers that name no models are asked for theirs.
 const LIST: Duration = Duration::from_secs(300);
@@ -31,7 +32,7 @@ const LIST_LIMIT: usize = 1024 * 1024;
 impl Parts {
     pub(in crate::client) async fn begin_web(
         self: &Arc<Self>,
-        terms: &Terms,
+        (terms, tab): (&Terms, &Tab),
         choice: &Choice,
         offer: &Arc<WebOffer>,
     ) -> Result<Begun, Failure> {
@@ -52,9 +53,13 @@ impl Parts {
             body: terms.body.clone(),
             reckoned: quote.filter(|_| offer.fee == Fee::Stated),
             max_cost: match offer.fee {
-                Fee::Asked => terms.max_cost,
-                Fee::Stated | Fee::None(_) => choice.max_cost,
+                Fee::Asked => terms.max_cost.min(tab.room()),
+                Fee::Stated => choice
+                    .max_cost
+                    .min(tab.room_for(choice.max_cost, first_by).await),
+                Fee::None(_) => choice.max_cost,
             },
+            tab: tab.clone(),
             first_by,
             idle: terms.deadlines.idle,
             deadline,
@@ -73,7 +78,8 @@ impl Parts {
 /// # Errors
 /// [`OpenError::Upstream`].
 pub(in crate::client) fn list_own(market: &Market, own: &[Upstream]) -> Result<(), OpenError> {
-    for setting in own {
+    // One without slots only counts.
+    for setting in own.iter().filter(|setting| setting.slots > 0) {
         let key = setting.api_key_file.as_deref().map(bearer).transpose()?;
         if let Some(offer) = WebOffer::own(setting, key) {
             market.list_web(offer);
@@ -83,7 +89,7 @@ pub(in crate::client) fn list_own(market: &Market, own: &[Upstream]) -> Result<(
 }
 
 /// The key in a file, as a header that no log shows.
-fn bearer(path: &Path) -> Result<HeaderValue, OpenError> {
+pub(in crate::client) fn bearer(path: &Path) -> Result<HeaderValue, OpenError> {
     let fault = |reason: &dyn std::fmt::Display| OpenError::Upstream {
         path: path.to_owned(),
         reason: reason.to_string(),

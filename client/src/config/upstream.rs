@@ -18,9 +18,12 @@ pub struct Upstream {
     /// A file with the key it wants.
     #[serde(default)]
     pub api_key_file: Option<PathBuf>,
-    /// Requests it answers at once; those beyond go to the market.
+    /// Requests it answers at once; those beyond go to the market. None: it only counts tokens.
     #[serde(default = "slots")]
     pub slots: u32,
+    /// Whether its `/tokenize` counts what sellers of the same models say that they counted.
+    #[serde(default)]
+    pub tokenize: bool,
     /// The longest answer it gives, in tokens.
     #[serde(default = "super::max_output")]
     pub max_output: u32,
@@ -38,7 +41,10 @@ impl Upstream {
                 Some(("upstream.url", "must be https, or http on this machine"))
             }
             _ if self.models.is_empty() => Some(("upstream.models", "names no model")),
-            _ if self.slots == 0 => Some(("upstream.slots", "must be at least 1")),
+            _ if self.slots == 0 && !self.tokenize => Some((
+                "upstream.slots",
+                "must be at least 1, unless it counts tokens",
+            )),
             _ => None,
         }
     }

@@ -31,6 +31,8 @@ pub enum Deed {
     Invalid,
     /// Two other sellers agree against a whole answer: that is their word, and is told nobody.
     Alone,
+    /// Our own tokenizer counts fewer tokens than the seller did: nobody else can see it.
+    Miscounted,
 }
 
 /// What became of the purchases of one model from one seller.
@@ -54,9 +56,10 @@ pub struct Experience {
     pub broken: u32,
     /// False receipts.
     pub disputed: u32,
-    /// Whole answers that were not what was asked for, or that others agree against.
+    /// Whole answers that were not what was asked for, that others agree against, or whose tokens
+    /// we count otherwise.
     pub invalid: u32,
-    /// Those of them that others agree against.
+    /// Those of them but the first: they are told nobody.
     pub alone: u32,
     /// Atoms charged for whole answers.
     pub charged: Amount,
@@ -111,10 +114,11 @@ impl Experience {
                 self.disputed = self.disputed.saturating_add(1);
                 self.settled = Amount::ZERO;
             }
-            Deed::Invalid | Deed::Alone => {
+            Deed::Invalid | Deed::Alone | Deed::Miscounted => {
                 self.bad += INVALID;
                 self.invalid = self.invalid.saturating_add(1);
-                self.alone = self.alone.saturating_add(u32::from(deed == Deed::Alone));
+                let is_told = deed == Deed::Invalid;
+                self.alone = self.alone.saturating_add(u32::from(!is_told));
             }
         }
     }

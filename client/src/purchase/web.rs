@@ -41,7 +41,7 @@ use crate::purchase::web::door::{Body, Door, Said, Turned};
 use crate::purchase::web::events::{Events, Item, Price};
 pub use crate::purchase::web::money::{Purse, WebShop};
 use crate::purchase::web::once::PaidOnce;
-use crate::wallet::Hold;
+use crate::wallet::{Hold, Tab};
 
 /// The most bytes of one document.
 const DOCUMENT_LIMIT: usize = 48 * 1024 * 1024;
@@ -68,6 +68,8 @@ pub struct WebDeal {
     pub reckoned: Option<Amount>,
     /// The most it may cost.
     pub max_cost: Amount,
+    /// And with all others that are asked for the same.
+    pub tab: Tab,
     /// Until when something must have come.
     pub first_by: Instant,
     /// Between two pieces.
@@ -260,7 +262,7 @@ impl WebPurchase {
                 };
                 let id = paid.hold.channel();
                 ledger.book_payment(id, &payment, lesson).await?;
-                paid.hold.settled();
+                paid.hold.settled(payment.charged);
             }
             Paid::Once(paid) => {
                 payment.scheme = paid.scheme;

@@ -7,6 +7,7 @@ use farthing_protocol::x402::{Permit, SignedPermit, SignedTransfer};
 
 use crate::ledger::once::{Once, OpenOnce};
 use crate::ledger::{LedgerError, Payment};
+use crate::wallet::tab::Line;
 use crate::wallet::{Order, Payer, Wallet};
 
 /// A payment with the payer's signature.
@@ -35,6 +36,7 @@ enum End {
 #[must_use = "dropping it leaves the payment in doubt"]
 pub struct OnceHold {
     wallet: Wallet,
+    line: Line,
     request: RequestId,
     /// A person's word that it uses up.
     approval: Option<B256>,
@@ -56,9 +58,11 @@ impl Wallet {
         let Payer::Here(key) = &inside.keys.payer else {
             return Err(LedgerError::Elsewhere(self.payer()));
         };
+        let line = order.tab.open(opened.request, order.wish.max_cost)?;
         // First the guard: whoever asked may go while the payment is being written.
         let mut hold = OnceHold {
             wallet: self.clone(),
+            line,
             request: opened.request,
             approval: None,
             end: End::Kept,
@@ -100,6 +104,7 @@ impl OnceHold {
     /// The store's.
     pub async fn settle(&mut self, payment: &Payment) -> Result<(), LedgerError> {
         self.wallet.0.ledger.settle_once(payment).await?;
+        self.line.charged(payment.charged);
         self.end = End::Settled;
         Ok(())
     }
@@ -110,6 +115,9 @@ impl Drop for OnceHold {
         let ledger = &self.wallet.0.ledger;
         if let Some(id) = self.approval {
             ledger.end_approval(id, self.end != End::Kept);
+        }
+        if self.end == End::Kept {
+            self.line.is_free();
         }
         // One that was not sent is found by its time too: a crash may hide that it was not.
         ledger.leave_once(self.request);

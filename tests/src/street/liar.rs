@@ -49,6 +49,21 @@ pub enum Lie {
     /// Sends so many events, perhaps none, and one without text before; then ends like this, with
     /// an honest receipt.
     Ends(u32, Ending),
+    /// Begins like this, and says nothing more until it is told to stop.
+    Stalls(Stall),
+}
+
+/// How one stalls. Whatever it sends counts as a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Stall {
+    /// Events without text that it sends at once.
+    pub silent: u32,
+    /// Events with text that it then sends at once.
+    pub early: u32,
+    /// Events with text that are on their way when it is told to stop.
+    pub late: u32,
+    /// Whether it then says, honestly, what it charges.
+    pub tells: bool,
 }
 
 /// What it was told.
@@ -239,6 +254,9 @@ impl Inner {
             prompt: 10,
             ..Usage::default()
         };
+        if let Lie::Stalls(stall) = self.lie {
+            return self.stall(&ask, stall, (hears, speaks)).await;
+        }
         let delivered = match self.lie {
             Lie::Ends(delivered, _) => delivered,
             _ => DELIVERED,
@@ -260,8 +278,8 @@ impl Inner {
                 let charged = Amount::ZERO;
                 say(&mut speaks, &ToBuyer::NeedVoucher { ceiling, charged }).await?;
             }
-            // It was found out before.
-            Lie::Mined => {}
+            // It was found out before, or has stalled.
+            Lie::Mined | Lie::Stalls(_) => {}
             Lie::Receipt(_) | Lie::Ends(..) => {
                 let mut receipt = self.receipt(&ask, usage, &all);
                 match self.lie {
@@ -285,12 +303,57 @@ impl Inner {
         self.listen(&mut hears).await
     }
 
+    /// Sends something, and its receipt, or none, when it is told to stop.
+    async fn stall(
+        &self,
+        ask: &Ask,
+        stall: Stall,
+        (mut hears, mut speaks): (Hears, Speaks),
+    ) -> Result<(), StreetError> {
+        let mut usage = Usage {
+            prompt: 10,
+            ..Usage::default()
+        };
+        let mut all = Vec::new();
+        for (event, times) in [(ROLE, stall.silent), (EVENT, stall.early)] {
+            for _ in 0..times {
+                send(&mut speaks, event, (&mut usage, &mut all)).await?;
+            }
+        }
+        self.until_stopped(&mut hears).await?;
+        for _ in 0..stall.late {
+            send(&mut speaks, EVENT, (&mut usage, &mut all)).await?;
+        }
+        if stall.tells {
+            let mut receipt = self.receipt(ask, usage, &all);
+            receipt.ending = Ending::Cancelled;
+            let receipt = Box::new(receipt.sign(&self.node));
+            let done = ToBuyer::Done {
+                open: false,
+                receipt,
+                root: None,
+                load: LOAD,
+            };
+            say(&mut speaks, &done).await?;
+        }
+        self.listen(&mut hears).await
+    }
+
     /// Takes what vouchers still come, until the buyer has gone.
     async fn listen(&self, hears: &mut Hears) -> Result<(), StreetError> {
         loop {
+            self.until_stopped(hears).await?;
+        }
+    }
+
+    /// Takes vouchers until it is told to stop.
+    async fn until_stopped(&self, hears: &mut Hears) -> Result<(), StreetError> {
+        loop {
             let word = hears.expect(PAY_LIMIT, Instant::now() + PATIENCE).await;
-            if let ToSeller::Pay(voucher) = word.map_err(io::Error::other)? {
-                self.taken().ceilings.push(voucher.message.ceiling);
+            match word.map_err(io::Error::other)? {
+                ToSeller::Pay(voucher) => self.taken().ceilings.push(voucher.message.ceiling),
+                ToSeller::Cancel => return Ok(()),
+                ToSeller::Ask(_) => {}
             }
         }
     }
@@ -323,6 +386,22 @@ const LOAD: Load = Load {
     running: 1,
     slots: 8,
 };
+
+/// One event, which counts as a token.
+async fn send(
+    speaks: &mut Speaks,
+    event: &'static str,
+    (usage, all): (&mut Usage, &mut Vec<u8>),
+) -> Result<(), StreetError> {
+    usage.completion = usage.completion.saturating_add(1);
+    all.extend_from_slice(event.as_bytes());
+    let chunk = ToBuyer::Chunk {
+        data: Bytes::from_static(event.as_bytes()),
+        part: Part::Last,
+        usage: *usage,
+    };
+    say(speaks, &chunk).await
+}
 
 async fn say(speaks: &mut Speaks, word: &ToBuyer) -> Result<(), StreetError> {
     Ok(speaks.send(word).await.map_err(io::Error::other)?)

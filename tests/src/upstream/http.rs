@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -34,6 +35,7 @@ pub(super) async fn serve(door: Door, shared: Arc<Shared>) {
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/moderations", post(moderations))
+        .route("/tokenize", post(tokenize))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(shared);
     let service = routes.into_make_service_with_connect_info::<Cord>();
@@ -153,6 +155,27 @@ async fn moderations(
     body: Bytes,
 ) -> Response {
     answer(shared, Endpoint::Moderations, cord, headers, body).await
+}
+
+/// The tokens of a text, or of a chat's messages, as it counts them itself.
+async fn tokenize(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    #[derive(Deserialize)]
+    struct Text<'a> {
+        #[serde(borrow)]
+        content: Option<Cow<'a, str>>,
+        #[serde(borrow)]
+        messages: Option<&'a RawValue>,
+    }
+    let Ok(text) = serde_json::from_slice::<Text<'_>>(&body) else {
+        return json(StatusCode::BAD_REQUEST, "{}".to_owned());
+    };
+    let words = text
+        .content
+        .map(|text| text.split_whitespace().count() as u64);
+    let prompt = text.messages.map(|raw| super::prompt_tokens(raw.get()));
+    shared.counts.fetch_add(1, Ordering::AcqRel);
+    let count = words.or(prompt).unwrap_or_default();
+    json(StatusCode::OK, format!(r#"{{"count":{count}}}"#))
 }
 
 /// Note the request, decide its fault, answer.

@@ -222,6 +222,7 @@ impl WebShop {
             wish,
             endpoint: deal.endpoint,
             body: &deal.body,
+            tab: &deal.tab,
         };
         let earlier = self.promised(id);
         let (mut hold, _) = wallet.hold(want, order).await?;

@@ -321,6 +321,7 @@ impl WebShop {
             wish,
             endpoint: deal.endpoint,
             body: &deal.body,
+            tab: &deal.tab,
         };
         let (hold, signed) = wallet.once(&opened, order).await?;
         let paid = PaidOnce {
