@@ -4,9 +4,17 @@
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 #![allow(clippy::print_stdout, reason = "a test says what it saw")]
 
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{StatusCode, Uri};
+use farthing_client::client::Request;
+use farthing_client::config::Upstream;
 use farthing_protocol::amount::{Amount, Price};
+use farthing_protocol::purchase::Endpoint;
 use farthing_tests::llama::{self, Llama};
-use farthing_tests::street::{RunningGateway, Street, TestNet};
+use farthing_tests::street::{RunningGateway, Street, TestNet, eventually};
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
@@ -240,4 +248,88 @@ async fn a_stream_flows_from_either_seller_with_its_usage_on_the_receipt() {
         println!("seller {seller}: {text}");
     }
     stage.close().await;
+}
+
+/// A server before the model server, and what it was asked for and answered.
+async fn before(model_server: &str) -> (String, Arc<Mutex<Vec<(String, StatusCode)>>>) {
+    let to = model_server.trim_end_matches("/v1").to_owned();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (http, noted) = (reqwest::Client::new(), Arc::clone(&seen));
+    let pass = move |uri: Uri, body: Bytes| {
+        let (http, noted) = (http.clone(), Arc::clone(&noted));
+        let url = format!("{to}{uri}");
+        async move {
+            let answer = http.post(url).body(body).send().await.expect("answers");
+            let status = answer.status();
+            let text = answer.bytes().await.expect("is read");
+            let path = uri.path().to_owned();
+            noted.lock().expect("no panic").push((path, status));
+            (status, text)
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("listens");
+    let url = format!("http://{}/v1", listener.local_addr().expect("bound"));
+    let routes = Router::new().fallback(pass);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (url, seen)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_llama_of_our_own_counts_after_an_honest_seller_and_finds_nothing() {
+    let logs = tempfile::tempdir().expect("a folder");
+    let llama = Llama::start_with_tools(2, &logs.path().join("llama.log")).await;
+    let llama = llama.expect("a model server (tests/tools/setup.sh model)");
+    let (url, seen) = before(llama.base_url()).await;
+    let upstream = llama.base_url().to_owned();
+    let net = TestNet::new()
+        .seller_config(move |_, config| {
+            config.upstream.base_url.clone_from(&upstream);
+            llama::MODEL.clone_into(&mut config.models[0].id);
+            config.models[0].context = llama::CONTEXT;
+        })
+        .buyer_config(move |_, config| {
+            config.probes.share = 0;
+            config.upstream.push(Upstream {
+                url: url.clone(),
+                models: [(llama::MODEL.to_owned(), llama::MODEL.to_owned())].into(),
+                api_key_file: None,
+                slots: 0,
+                tokenize: true,
+                max_output: 1024,
+            });
+        });
+    let street = net.start().await.expect("starts");
+    let buyer = &street.buyers[0];
+    let body = json!({
+        "model": llama::MODEL, "temperature": 0, "max_tokens": 64, "stop": ["."], "stream": true,
+        "messages": [
+            {"role": "system", "content": "You are brief."},
+            {"role": "user", "content": "Tell me about a small coin."},
+        ],
+    });
+    let request = Request {
+        endpoint: Endpoint::Chat,
+        body: body.to_string().into(),
+    };
+    buyer.buy(request).await.expect("is answered");
+    let asked = [
+        ("/tokenize".to_owned(), StatusCode::OK),
+        ("/apply-template".to_owned(), StatusCode::OK),
+        ("/tokenize".to_owned(), StatusCode::OK),
+    ];
+    eventually("the answer and the prompt are counted", || {
+        *seen.lock().expect("no panic") == asked
+    })
+    .await
+    .expect("are counted");
+    street.settled().await.expect("agrees");
+    let found = buyer
+        .client()
+        .sellers()
+        .into_iter()
+        .map(|seller| seller.invalid);
+    assert_eq!(found.sum::<u32>(), 0);
+    street.stop().await;
+    llama.stop().await;
 }

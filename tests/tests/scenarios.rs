@@ -330,9 +330,11 @@ async fn s16_after_all_of_them_the_chain_the_receipts_and_both_books_say_the_sam
     let faults = [
         Fault::RateLimited { retry_after: 0 },
         Fault::ServerErrorOnce,
+        Fault::Unavailable,
         Fault::Reset,
         Fault::NoResponse,
         Fault::SlowFirstToken(Duration::from_secs(3600)),
+        Fault::Prattle,
         Fault::CutAfter(40),
         Fault::StallAfter(20),
         Fault::MalformedChunk(10),
@@ -369,15 +371,37 @@ async fn s16_after_all_of_them_the_chain_the_receipts_and_both_books_say_the_sam
         whole += if told.status == 400 { 1 } else { 2 };
         assert!(stage.asked()[0] > asked, "it met {fault:?}");
     }
+    // Everybody is busy; and one breaks off, is gone, and nobody goes on with it.
+    let busy = Behaviour::default().fault(Fault::RateLimited { retry_after: 1 });
+    let stubborn = Behaviour::default().tokens(TOKENS).prefix(Prefix::Refused);
+    let (first, second) = (&stage.street.sellers[0], &stage.street.sellers[1]);
+    clock.advance(Duration::from_secs(20));
+    for seller in [first, second] {
+        seller.upstream.behave(busy.clone());
+    }
+    stage.ask().await.is_error(429, "sellers_busy");
+    for (seller, behaviour) in [
+        (first, Behaviour::default().tokens(TOKENS)),
+        (second, stubborn),
+    ] {
+        seller.upstream.behave(behaviour);
+    }
+    let asked = first.upstream.count();
+    let gone = [Fault::CutAfter(40), Fault::Unavailable, Fault::Unavailable];
+    for (number, fault) in (asked + 1..).zip(gone) {
+        first.upstream.fail(number, fault);
+    }
+    clock.advance(Duration::from_secs(20));
+    stage.ask().await.is_error(200, "interrupted");
     let charged = stage.paid().await;
     assert_eq!(refused, 2);
     let tokens: u32 = stage.tokens().await.iter().sum();
-    assert_eq!(tokens, 60 * whole, "every token once, and none twice");
+    assert_eq!(tokens, 60 * whole + 40, "every token once, and none twice");
     let endings = stage.street.buyers[0].receipts().await;
     let broken = endings
         .iter()
         .filter(|receipt| receipt.ending == Ending::UpstreamFailed);
-    assert_eq!(broken.count(), 2, "the cut one and the malformed one");
+    assert_eq!(broken.count(), 3, "the cut ones and the malformed one");
     let chain = stage.street.ledgers.chain().expect("a chain");
     let channels: Vec<_> = stage.street.buyers[0]
         .accounts()

@@ -191,6 +191,15 @@ fn a_full_seller_falls_behind_an_idle_one() {
 }
 
 #[test]
+fn a_price_that_draws_does_not_make_up_for_failing() {
+    // A tenth of the price, and one whole answer in five.
+    let bait = candidate(1, 50_000, measured(0.2, 100.0));
+    let honest = candidate(2, 500_000, measured(0.95, 100.0));
+    let made = plan(&terms(Strategy::Balanced), vec![bait, honest], 1);
+    assert_eq!(order(&made), [seller(2), seller(1)]);
+}
+
+#[test]
 fn one_that_often_turns_purchases_away_falls_behind_one_that_takes_them() {
     let often = Measured {
         refusals: 0.5,

@@ -9,9 +9,10 @@ use farthing_protocol::clock::Clock;
 use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::net::sky::{Sky, Weather};
-use farthing_protocol::net::{Config, Gossip, Inbox, Net};
+use farthing_protocol::net::{Config, Gossip, Inbox, Limits, Net};
 use farthing_protocol::offer::{Offer, SellerBinding, SignedOffer};
 use farthing_protocol::testing;
+use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,8 +25,13 @@ use crate::crowd::{Cost, CrowdError};
 const DIALS: usize = 8;
 /// How long meshes may take to form after the last dial, and longer for each peer: all of them
 /// share the machine.
-const SETTLE: Duration = Duration::from_secs(12);
+const SETTLE: Duration = Duration::from_secs(25);
 const SETTLE_EACH: Duration = Duration::from_millis(30);
+/// After how long a connection that nobody uses is closed; a node waits ten minutes. A crowd that
+/// has just met would else be measured with the connections by which it met.
+const IDLE: Duration = Duration::from_secs(15);
+/// Connections of each peer: memory is for all of them together.
+const CONNECTIONS: u32 = 96;
 /// How long nothing is published, to see what that costs.
 const QUIET: Duration = Duration::from_secs(20);
 /// How long the last offers may be on their way.
@@ -119,6 +125,11 @@ async fn gather(
         sky.public(key.id(), address(n));
         let config = Config {
             listen: vec!["/ip4/0.0.0.0/tcp/4801".into()],
+            idle: IDLE,
+            limits: Limits {
+                connections: CONNECTIONS,
+                ..Limits::default()
+            },
             ..Config::default()
         };
         let (net, inbox) = Net::start(key.seed(), config).await?;
@@ -192,9 +203,8 @@ pub(super) async fn measure(nth: usize, peers: usize) -> Result<Cost, CrowdError
     };
     let ((said, size), all) = tokio::join!(published, listening);
     let ended = read(&sky)?;
-    for peer in &crowd {
-        peer.net.stop().await;
-    }
+    // Each takes up to a second to say goodbye.
+    join_all(crowd.iter().map(|peer| peer.net.stop())).await;
     ears.shutdown().await;
     let spread: Sample = all
         .iter()

@@ -148,6 +148,36 @@ async fn regression_money_in_doubt_in_the_middle_of_an_answer_is_not_there_for_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deposits_that_are_added_to_in_the_middle_do_not_stretch_what_a_request_may_cost() {
+    let stall = Stall {
+        silent: 20,
+        early: 0,
+        late: 0,
+        tells: false,
+    };
+    let (deposit, most) = (Amount::atoms(1_000), Amount::atoms(3_000));
+    let net = net(1).upstreams(Behaviour::default().tokens(LONG));
+    let net = net.seller_config(move |_, config| {
+        config.chain.min_deposit = deposit;
+        // A whole answer is more than the request may cost, and that is three deposits.
+        config.models[0].prices.output = Price(10_000_000);
+    });
+    let (stage, liar) = beside(stall, net, move |config| {
+        impatient(config);
+        (config.spend.deposit, config.spend.top_up_below) = (deposit, Amount::ZERO);
+    })
+    .await;
+    let mut question = question();
+    question["provider"] = json!({"max_cost": most.to_string()});
+    let (told, honest, lost, doubt) = asked(&stage, &liar, question).await;
+    told.is_error(200, "interrupted");
+    assert!(lost.is_zero() && !doubt.is_zero());
+    assert!(honest > deposit.saturating_add(deposit), "{honest}");
+    assert!(honest.saturating_add(doubt) <= most, "{honest}, {doubt}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_seller_delivers_before_it_hears_that_it_lost_is_paid_within_the_limit() {
     let stall = Stall {
         silent: 0,
