@@ -30,11 +30,11 @@ use crate::wallet::{Order, Tab};
 const REPAIRS: u32 = 2;
 /// The most events without content that are held back before the first with some.
 const MOST_HELD: usize = 64;
+/// And their bytes: one that sends more has no answer.
+const MOST_HELD_BYTES: usize = 1024 * 1024;
 /// How long those that were told to stop are waited for, where what they may charge leaves the
 /// next one too little.
 const LAST_WORD: Duration = Duration::from_secs(2);
-/// And their bytes: one that sends more has no answer.
-const MOST_HELD_BYTES: usize = 1024 * 1024;
 
 /// Events without content, until the first with some.
 #[derive(Debug, Default)]

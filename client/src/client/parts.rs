@@ -266,8 +266,7 @@ impl Parts {
         };
         let web = WebShop::new(purse, config.router.connect).map_err(OpenError::Web)?;
         let lister = web::Lister::new(market.clone(), config.x402.clone());
-        web::list_own(&market, &config.upstream)?;
-        let tokenizers = Tokenizers::open(&config.upstream)?;
+        let tokenizers = web::list_own(&market, &config.upstream)?;
         let mut tasks = living.spawn(&stop);
         tasks.extend([
             tokio::spawn(memory.run(stop.clone())),

@@ -16,6 +16,7 @@ use crate::client::attempt::Begun;
 use crate::client::failure::Failure;
 use crate::client::parts::{OpenError, Parts, request_id};
 use crate::client::running::{Running, Work};
+use crate::client::tokens::Tokenizers;
 use crate::config::{Upstream, X402};
 use crate::market::{Fee, Market, WebOffer};
 use crate::policy::Terms;
@@ -73,11 +74,14 @@ impl Parts {
     }
 }
 
-/// Lists the model servers of one's own, which never change.
+/// Lists the model servers of one's own, which never change; returns those that count tokens.
 ///
 /// # Errors
 /// [`OpenError::Upstream`].
-pub(in crate::client) fn list_own(market: &Market, own: &[Upstream]) -> Result<(), OpenError> {
+pub(in crate::client) fn list_own(
+    market: &Market,
+    own: &[Upstream],
+) -> Result<Tokenizers, OpenError> {
     // One without slots only counts.
     for setting in own.iter().filter(|setting| setting.slots > 0) {
         let key = setting.api_key_file.as_deref().map(bearer).transpose()?;
@@ -85,7 +89,7 @@ pub(in crate::client) fn list_own(market: &Market, own: &[Upstream]) -> Result<(
             market.list_web(offer);
         }
     }
-    Ok(())
+    Tokenizers::open(own)
 }
 
 /// The key in a file, as a header that no log shows.
