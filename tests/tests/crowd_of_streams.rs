@@ -1,6 +1,7 @@
 //! Hundreds of paid streams through one gateway at once: each comes whole, and nothing is left.
 #![allow(
     clippy::disallowed_methods,
+    clippy::panic,
     clippy::print_stdout,
     reason = "a test may ask plainly, and says what it saw"
 )]

@@ -16,22 +16,24 @@ use std::time::Duration;
 use farthing_protocol::testing;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::bench::endure::traffic::Traffic;
 use crate::bench::fleet::{Each, Fleet, Shape, Transport};
-use crate::bench::load::{Load, Route};
+use crate::bench::load::{Load, Route, Unary};
 use crate::bench::machine::Machine;
 use crate::bench::{BenchError, machine};
 use crate::chaos::audit::{Audit, Books};
 
 pub use crate::bench::endure::report::{Report, SECTION};
-pub use crate::bench::endure::traffic::{Kind, Seen};
+pub use crate::bench::endure::traffic::{Kind, Seen, Traffic};
 
 /// How long, and how much.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// How long the traffic lasts.
     pub time: Duration,
-    /// What of it is not counted.
+    /// How long before it plain requests come as fast as they go, so that the books are longer than
+    /// what of them is kept in memory.
+    pub fill: Duration,
+    /// What of the traffic is not counted.
     pub warm_up: Duration,
     /// How often everything is read.
     pub every: Duration,
@@ -39,6 +41,20 @@ pub struct Plan {
     pub transport: Transport,
     /// Where the ledgers are. The system's temporary directory if none.
     pub disk: Option<PathBuf>,
+}
+
+/// Plain requests at once while the books are filled.
+const LINES: usize = 64;
+
+/// What filling the books came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Filled {
+    /// Purchases.
+    pub purchases: u64,
+    /// Memory before.
+    pub before: Each<u64>,
+    /// Memory after.
+    pub after: Each<u64>,
 }
 
 /// How things stand at one time.
@@ -73,6 +89,8 @@ pub async fn run(plan: &Plan, say: impl Fn(&str)) -> Result<Report, BenchError> 
     let mut fleet = Fleet::open(&shape).await?;
     let load = Load::new(&fleet)?;
     load.one_by_one(Route::Paid, 50).await?;
+    say("filling the books");
+    let filled = fill(plan, &load, &mut fleet).await?;
     let traffic = Arc::new(Traffic::new(&fleet.paid)?);
     let begun = Instant::now();
     let running = traffic.start(begun + plan.time);
@@ -100,10 +118,21 @@ pub async fn run(plan: &Plan, say: impl Fn(&str)) -> Result<Report, BenchError> 
     Ok(Report {
         machine,
         plan: plan.clone(),
+        filled,
         looks,
         last,
         seen: traffic.seen(),
         audit,
+    })
+}
+
+async fn fill(plan: &Plan, load: &Load, fleet: &mut Fleet) -> Result<Filled, BenchError> {
+    let before = fleet.memory()?;
+    let spent = Unary::soak(load, fleet, LINES, plan.fill).await?;
+    Ok(Filled {
+        purchases: spent.count() as u64,
+        before,
+        after: fleet.memory()?,
     })
 }
 

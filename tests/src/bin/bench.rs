@@ -76,8 +76,11 @@ enum Role {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
         /// What of it does not count.
-        #[arg(long, default_value_t = 120)]
+        #[arg(long, default_value_t = 60)]
         warm_up: u64,
+        /// How long the books are filled before.
+        #[arg(long, default_value_t = 30)]
+        fill: u64,
     },
     /// A node.
     #[command(hide = true)]
@@ -116,9 +119,14 @@ async fn main() -> Result<(), BenchError> {
             let report = many::run(&plan, say).await?;
             tell(&options, many::SECTION, &report.to_string())
         }
-        Some(Role::Endure { seconds, warm_up }) => {
+        Some(Role::Endure {
+            seconds,
+            warm_up,
+            fill,
+        }) => {
             let plan = endure::Plan {
                 time: Duration::from_secs(seconds),
+                fill: Duration::from_secs(fill),
                 warm_up: Duration::from_secs(warm_up.min(seconds / 2)),
                 every: Duration::from_secs(5),
                 transport: options.transport,

@@ -2,7 +2,9 @@
 
 /// By how much `y` rises when `x` rises by one; none for points that lie above each other.
 #[must_use]
-pub fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
+pub(in crate::bench::endure) fn slope(
+    points: impl Iterator<Item = (f64, f64)> + Clone,
+) -> Option<f64> {
     let count = points.clone().count() as f64;
     let (sum_x, sum_y) = points
         .clone()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::bench::endure::line::slope;
-use crate::bench::endure::{Kind, Look, Plan, Seen};
+use crate::bench::endure::{Filled, Kind, Look, Plan, Seen};
 use crate::bench::machine::Machine;
 use crate::chaos::audit::Audit;
 use crate::section::Section;
@@ -23,6 +23,8 @@ pub struct Report {
     pub machine: Machine,
     /// What was asked for.
     pub plan: Plan,
+    /// What was bought before.
+    pub filled: Filled,
     /// Every look.
     pub looks: Vec<Look>,
     /// When all applications had gone.
@@ -105,6 +107,19 @@ impl Report {
             share(last.cpu.gateway),
             share(last.cpu.node),
             plan.transport
+        )?;
+        let filled = &self.filled;
+        let mib = |bytes: u64| bytes as f64 / MIB;
+        writeln!(
+            f,
+            "Before, {} plain answers were bought as fast as they came: the gateway grew from {:.1} to \
+             {:.1} MiB, the node from {:.1} to {:.1} MiB. That is the store's cache of pages, which is \
+             bounded.\n",
+            filled.purchases,
+            mib(filled.before.gateway),
+            mib(filled.after.gateway),
+            mib(filled.before.node),
+            mib(filled.after.node),
         )?;
         writeln!(f, "| applications | answers |\n|---|---|")?;
         for (kind, count) in Kind::ALL.iter().zip(self.seen.as_expected) {

@@ -165,6 +165,7 @@ impl Traffic {
     }
 
     /// Requests that have ended.
+    #[must_use]
     pub fn answered(&self) -> u64 {
         let counts = self
             .counts
@@ -174,6 +175,7 @@ impl Traffic {
     }
 
     /// What was seen.
+    #[must_use]
     pub fn seen(&self) -> Seen {
         let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         Seen {

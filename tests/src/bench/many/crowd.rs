@@ -167,17 +167,18 @@ impl Crowd {
         let begun = Instant::now();
         let mut running = opening(plan, (&load, way.route()), &tally, begun);
         let mut counted = tally.open.subscribe();
-        let all = timeout(PATIENCE, counted.wait_for(|open| *open >= plan.streams)).await;
+        let all = counted.wait_for(|open| *open >= plan.streams);
+        let all = timeout(PATIENCE, all).await.is_ok();
         let opened = begun.elapsed();
         let open = *tally.open.borrow();
-        if all.is_err() {
+        if !all {
             tally
                 .heard()
                 .reasons
                 .push(format!("only {open} were open at once"));
         }
         tally.least.store(open, Ordering::Relaxed);
-        let watched = watch(plan, &load, way.route(), (fleet, &tally)).await?;
+        let watched = watch(plan, &load, way.route(), (&mut *fleet, &*tally)).await?;
         let least = tally.least.load(Ordering::Relaxed);
         while running.join_next().await.is_some() {}
         sleep(REST).await;
