@@ -71,6 +71,10 @@ pub struct Effort {
     pub transport: Transport,
     /// Where the ledgers are: the disk that is measured. The system's temporary directory if none.
     pub disk: Option<PathBuf>,
+    /// The gateway asks the model server itself, as one of its own: no peers, no payment.
+    pub own: bool,
+    /// The gateway has the first core, and no other.
+    pub pinned: bool,
 }
 
 /// Measures everything.

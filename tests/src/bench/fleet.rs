@@ -163,10 +163,14 @@ impl Fleet {
         }
         let mut node = Member::start("node", &mut command)?;
         let at = node.line::<Ready>().await?;
-        let mut command = role("gateway", &disk.path().join("gateway"), chain.url())?;
+        let mut command = gateway(effort.pinned, &disk.path().join("gateway"), chain.url())?;
         command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
-        for address in &at.addresses {
-            command.args(["--bootstrap", address]);
+        if effort.own {
+            command.args(["--upstream", &direct]);
+        } else {
+            for address in &at.addresses {
+                command.args(["--bootstrap", address]);
+            }
         }
         let mut gateway = Member::start("gateway", &mut command)?;
         let paid = gateway.line::<Ready>().await?.url;
@@ -265,10 +269,24 @@ fn mock() -> Result<Command, BenchError> {
     Ok(command)
 }
 
+/// The gateway, on the first core alone if it is to be pinned.
+fn gateway(pinned: bool, data: &Path, chain: &str) -> Result<Command, BenchError> {
+    if !pinned {
+        return role("gateway", data, chain);
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(std::env::current_exe()?);
+    Ok(playing(command, "gateway", data, chain))
+}
+
 /// This program again, as one of its children.
 fn role(name: &str, data: &Path, chain: &str) -> Result<Command, BenchError> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let command = Command::new(std::env::current_exe()?);
+    Ok(playing(command, name, data, chain))
+}
+
+fn playing(mut command: Command, name: &str, data: &Path, chain: &str) -> Command {
     command.arg(name).arg("--data").arg(data);
     command.args(["--chain", chain]);
-    Ok(command)
+    command
 }

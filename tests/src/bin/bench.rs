@@ -33,6 +33,12 @@ struct Options {
     /// Directory for the ledgers, on the disk to be measured.
     #[arg(long)]
     disk: Option<PathBuf>,
+    /// In a soak, the gateway asks the model server itself, as one of its own.
+    #[arg(long)]
+    own: bool,
+    /// The gateway has the first core alone; start the bench on the others (`taskset -c 1`).
+    #[arg(long)]
+    pinned: bool,
 }
 
 /// What else this program can be; the bench starts itself again as the first two.
@@ -115,6 +121,8 @@ fn effort(options: &Options) -> Effort {
         pace: Duration::from_millis(5),
         transport: options.transport,
         disk: options.disk.clone(),
+        own: options.own,
+        pinned: options.pinned,
     };
     if !options.quick {
         return full;
