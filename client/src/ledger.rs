@@ -435,7 +435,7 @@ impl Ledger {
                 account,
                 fate,
                 nodes,
-            } = books.book(receipt.receipt(), lesson)?;
+            } = books.book(&receipt, lesson)?;
             if fate != Fate::Known {
                 let (model, charged) = (receipt.receipt().model_hash, receipt.receipt().charged);
                 let spent = books.models.charge(model, charged, now.day());

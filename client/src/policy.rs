@@ -157,9 +157,12 @@ impl Terms {
         complete(&fields, endpoint)?;
         let asked = Asked::of(&fields, endpoint, config, body.len())?;
         let model = asked.models[0].clone();
-        let body = asked.send(&fields, body);
-        let sent = Body::parse(&body)?;
-        let (bound, mode) = Bound::of(&body, &sent, endpoint)?;
+        let given = body;
+        let body = asked.send(&fields, given);
+        let (bound, mode) = match body.as_ptr() == given.as_ptr() {
+            true => Bound::of(&body, &fields, endpoint)?,
+            false => Bound::of(&body, &Body::parse(&body)?, endpoint)?,
+        };
         let router = &config.router;
         let least = |a: Option<Price>, b: Option<Price>| a.into_iter().chain(b).min();
         let per_purchase = config.spend.per_purchase;

@@ -436,8 +436,7 @@ impl Purchase {
             } => {
                 self.open = open;
                 self.root = root.map(|word| *word);
-                let seller = self.deal.offer.offer().seller;
-                let checked = receipt.verify(seller);
+                let checked = receipt.verify_by(self.deal.offer.signer());
                 let receipt =
                     checked.map_err(|_| PurchaseError::Protocol("a receipt it did not sign"))?;
                 let dispute = self.check(receipt.receipt()).err();

@@ -418,6 +418,12 @@ impl Hold {
         self.channel
     }
 
+    /// The model it is for, as receipts name it.
+    #[must_use]
+    pub const fn model(&self) -> B256 {
+        self.model
+    }
+
     /// The voucher over all that is promised on the channel.
     ///
     /// # Errors

@@ -12,6 +12,9 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+/// So many fields are compared with each other; more are hashed.
+const FEW: usize = 16;
+
 /// Why a body is not a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
@@ -125,10 +128,17 @@ impl<'de> Visitor<'de> for TopLevel {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Body<'de>, M::Error> {
-        let mut fields = Vec::new();
+        let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(FEW);
         let mut seen = HashSet::new();
         while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-            if !seen.insert(name.clone()) {
+            if fields.len() == FEW {
+                seen.extend(fields.iter().map(|(name, _)| name.clone()));
+            }
+            let again = match fields.len() < FEW {
+                true => fields.iter().any(|(known, _)| *known == name),
+                false => !seen.insert(name.clone()),
+            };
+            if again {
                 return Err(serde::de::Error::custom(format_args!(
                     "duplicate key `{name}`"
                 )));
@@ -218,5 +228,18 @@ mod tests {
             );
         }
         assert_eq!(Body::parse(b"{}").expect("parses").with(&[]), b"{}");
+    }
+
+    #[test]
+    fn a_second_key_of_the_same_name_is_seen_among_few_fields_and_many() {
+        for count in 1..40 {
+            let fields: Vec<_> = (0..count).map(|n| format!(r#""k{n}":{n}"#)).collect();
+            let text = format!("{{{}}}", fields.join(","));
+            assert!(Body::parse(text.as_bytes()).is_ok(), "{text}");
+            for again in [0, count / 2, count - 1] {
+                let text = format!(r#"{{{},"k{again}":1}}"#, fields.join(","));
+                assert!(Body::parse(text.as_bytes()).is_err(), "{text}");
+            }
+        }
     }
 }

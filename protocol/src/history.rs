@@ -10,7 +10,7 @@ use alloy::primitives::B256;
 
 use crate::amount::Amount;
 use crate::merkle::{Node, Peaks, leaf};
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, VerifiedReceipt};
 use crate::root::ReceiptRoot;
 use crate::x402::ChannelId;
 
@@ -75,6 +75,16 @@ impl Entry {
             leaf: leaf_of(receipt),
             charged: receipt.charged,
             cumulative: receipt.cumulative,
+        }
+    }
+
+    /// Of one that was checked, whose hash is known from that.
+    #[must_use]
+    pub fn of_checked(checked: &VerifiedReceipt) -> Self {
+        Self {
+            leaf: leaf(checked.hash()),
+            charged: checked.receipt().charged,
+            cumulative: checked.receipt().cumulative,
         }
     }
 }

@@ -3,11 +3,15 @@
 //! A signature is made over `label ‖ 0x00 ‖ message`, so that bytes signed for one purpose can
 //! never be shown as signed for another. A [`NodeId`] prints as the libp2p PeerId of its key.
 
+mod known;
+
 use std::fmt;
 use std::str::FromStr;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use crate::identity::known::KnownNode;
 
 /// What a signature is for. The text is part of what is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! network, signed by the seller's node key and, over the node's id, by its claim key.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, keccak256};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::amount::{Amount, Price};
 use crate::clock::Timestamp;
 use crate::eip712::{Domain, EvmKey, EvmSignature, SignatureError, Signed, Typed};
-use crate::identity::{BadSignature, Label, NodeId, NodeKey, NodeSignature};
+use crate::identity::{BadSignature, KnownNode, Label, NodeId, NodeKey, NodeSignature};
 use crate::x402::{Network, WITHDRAW_DELAY};
 
 /// The longest an offer may be valid.
@@ -330,6 +331,7 @@ impl SignedOffer {
         .verify(&SellerBinding::domain(network), offer.claim)?;
         let hash = OfferHash(keccak256(&self.offer));
         Ok(VerifiedOffer {
+            signer: Arc::new(KnownNode::new(offer.seller)),
             offer,
             hash,
             signed: self,
@@ -399,6 +401,7 @@ pub struct VerifiedOffer {
     offer: Offer,
     hash: OfferHash,
     signed: SignedOffer,
+    signer: Arc<KnownNode>,
 }
 
 impl VerifiedOffer {
@@ -412,6 +415,12 @@ impl VerifiedOffer {
     #[must_use]
     pub const fn hash(&self) -> OfferHash {
         self.hash
+    }
+
+    /// The seller, whose receipts are to be checked too.
+    #[must_use]
+    pub fn signer(&self) -> &KnownNode {
+        &self.signer
     }
 
     /// The bytes as signed, for passing on.

@@ -4,6 +4,8 @@
 //! ed25519 node key over its struct hash. `seq` counts the receipts of a channel without gaps and
 //! `cumulative` is what the channel is charged after this one.
 
+use std::sync::OnceLock;
+
 use alloy::primitives::{B256, keccak256};
 use alloy::sol_types::SolStruct;
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::amount::Amount;
 use crate::clock::Timestamp;
 use crate::eip712::Typed;
-use crate::identity::{BadSignature, Label, NodeId, NodeKey, NodeSignature};
+use crate::identity::{BadSignature, KnownNode, Label, NodeId, NodeKey, NodeSignature};
 use crate::offer::OfferHash;
 use crate::purchase::{Ending, RequestId, Usage};
 use crate::x402::ChannelId;
@@ -79,7 +81,14 @@ impl Receipt {
     /// `hashStruct`: what is signed, and the leaf content of a receipt tree.
     #[must_use]
     pub fn struct_hash(&self) -> B256 {
-        self.to_sol().eip712_hash_struct()
+        static KIND: OnceLock<B256> = OnceLock::new();
+        let sol = self.to_sol();
+        // As `eip712_hash_struct` does, but for the hash of the type, which is always the same.
+        let kind = KIND.get_or_init(|| sol.eip712_type_hash());
+        let mut data = Vec::with_capacity(16 * 32);
+        data.extend_from_slice(kind.as_slice());
+        data.extend_from_slice(&sol.eip712_encode_data());
+        keccak256(&data)
     }
 
     /// The receipt with the seller's signature.
@@ -135,29 +144,75 @@ impl SignedReceipt {
     /// # Errors
     /// [`BadSignature`], also when `seller` is not who the receipt names.
     pub fn verify(self, seller: NodeId) -> Result<VerifiedReceipt, BadSignature> {
-        if self.seller != seller {
-            return Err(BadSignature(seller));
+        self.verify_by(&KnownNode::new(seller))
+    }
+
+    /// The same, for a seller that signs many.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_by(self, seller: &KnownNode) -> Result<VerifiedReceipt, BadSignature> {
+        if self.seller != seller.id() {
+            return Err(BadSignature(seller.id()));
         }
         let hash = self.receipt.struct_hash();
         seller.verify(Label::Receipt, hash.as_slice(), &self.signature)?;
-        Ok(VerifiedReceipt(self))
+        Ok(VerifiedReceipt { signed: self, hash })
     }
 }
 
 /// A receipt whose signature was checked by [`SignedReceipt::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedReceipt(SignedReceipt);
+pub struct VerifiedReceipt {
+    signed: SignedReceipt,
+    hash: B256,
+}
 
 impl VerifiedReceipt {
     /// What the seller states.
     #[must_use]
     pub const fn receipt(&self) -> &Receipt {
-        &self.0.receipt
+        &self.signed.receipt
+    }
+
+    /// Its [`Receipt::struct_hash`], which was signed.
+    #[must_use]
+    pub const fn hash(&self) -> B256 {
+        self.hash
     }
 
     /// With its signature, for keeping.
     #[must_use]
     pub const fn signed(&self) -> &SignedReceipt {
-        &self.0
+        &self.signed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_hashes_as_the_struct_it_is() {
+        let mut receipt = Receipt {
+            channel: ChannelId(B256::repeat_byte(1)),
+            seq: 7,
+            request: RequestId(B256::repeat_byte(2)),
+            request_hash: B256::repeat_byte(3),
+            response_hash: B256::repeat_byte(4),
+            model_hash: model_hash("a/b"),
+            offer: OfferHash(B256::repeat_byte(5)),
+            usage: Usage::default(),
+            charged: Amount::atoms(9),
+            cumulative: Amount::atoms(10),
+            started: Timestamp(1),
+            finished: Timestamp(2),
+            ending: Ending::Complete,
+        };
+        for seq in [0, u64::MAX] {
+            receipt.seq = seq;
+            let whole = receipt.to_sol().eip712_hash_struct();
+            assert_eq!(receipt.struct_hash(), whole);
+        }
     }
 }

@@ -108,7 +108,8 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
         broken: Vec::new(),
         events,
     });
-    tokio::spawn(delivery.run(opened));
+    // Boxed: a task's future is copied when it is spawned and once more when it ends.
+    tokio::spawn(Box::pin(delivery.run(opened)));
     Answer {
         request,
         seller,
@@ -204,7 +205,8 @@ impl Delivery {
         let fault = end.fault().filter(|_| !self.splice.is_finished());
         let fault = fault.or(self.splice.lacks());
         let broken = fault.map(|fault| self.broken(&running, Failure::Ended(fault)));
-        let closed = running.close(end, fault.is_none()).await;
+        // This task ends with the answer, whoever hears it.
+        let closed = running.book(end, fault.is_none()).await;
         match broken {
             Some(broken) if closed.broken.is_none() => {
                 self.broken.push(Closing::Now(closed));

@@ -227,12 +227,15 @@ impl Running {
     }
 
     /// Books the end. Once begun it goes on, even if nobody waits for it any more.
-    pub(in crate::client) async fn close(mut self, close: Close, is_whole: bool) -> Closed {
+    pub(in crate::client) async fn close(self, close: Close, is_whole: bool) -> Closed {
+        let booking = tokio::spawn(self.book(close, is_whole));
+        booking.await.unwrap_or_default()
+    }
+
+    /// Books the end, for a caller that sees it through.
+    pub(in crate::client) async fn book(mut self, close: Close, is_whole: bool) -> Closed {
         match self.inner.take() {
-            Some(inner) => {
-                let booking = tokio::spawn(inner.close(close, is_whole));
-                booking.await.unwrap_or_default()
-            }
+            Some(inner) => inner.close(close, is_whole).await,
             None => Closed::default(),
         }
     }

@@ -12,7 +12,7 @@ use farthing_protocol::history;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::merkle::Node;
 use farthing_protocol::purchase::RequestId;
-use farthing_protocol::receipt::Receipt;
+use farthing_protocol::receipt::VerifiedReceipt;
 use farthing_protocol::root::{CoSigned, ReceiptRoot};
 use farthing_protocol::x402::ChannelId;
 
@@ -395,9 +395,10 @@ impl Books {
     /// Books a receipt at its place.
     pub(in crate::ledger) fn book(
         &mut self,
-        receipt: &Receipt,
+        checked: &VerifiedReceipt,
         lesson: Lesson,
     ) -> Result<Booked, LedgerError> {
+        let receipt = checked.receipt();
         let entry = self.entry(receipt.channel)?;
         if receipt.seq < entry.account.booked || entry.ahead.contains_key(&receipt.seq) {
             return Ok(Booked {
@@ -424,7 +425,9 @@ impl Books {
         channel.learn(lesson, receipt.charged);
         entry.account.channel = channel;
         let held = entry.held.remove(&receipt.request);
-        entry.ahead.insert(receipt.seq, history::Entry::of(receipt));
+        entry
+            .ahead
+            .insert(receipt.seq, history::Entry::of_checked(checked));
         let nodes = entry.grow();
         let account = entry.account;
         if let Some(held) = held {

@@ -1,7 +1,7 @@
 //! [`Sketch`]: the last few samples of a duration, and its quantiles.
 //!
 //! A ring: bounded, exact for what it holds, and it forgets by itself what a seller was like long
-//! ago. The quantiles are found when a sample comes, so reading them costs nothing.
+//! ago. Each sample is put in its place among the others, so reading the quantiles costs nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ const FOR_P99: usize = 16;
 pub(super) struct Sketch {
     ring: Vec<f32>,
     next: u8,
+    /// The same samples, the smallest first.
+    #[serde(skip)]
+    sorted: Vec<f32>,
     #[serde(skip)]
     known: Quantiles,
 }
@@ -51,14 +54,28 @@ impl Sketch {
             reason = "seven digits are enough of a duration"
         )]
         let sample = millis as f32;
+        if !sample.is_finite() {
+            return;
+        }
         if self.ring.len() < SAMPLES {
             self.ring.push(sample);
         } else {
             let place = usize::from(self.next) % SAMPLES;
-            self.ring[place] = sample;
+            let oldest = std::mem::replace(&mut self.ring[place], sample);
             self.next = self.next.wrapping_add(1) % 64;
+            let place = self.place(oldest);
+            if place < self.sorted.len() {
+                self.sorted.remove(place);
+            }
         }
-        self.know();
+        self.sorted.insert(self.place(sample), sample);
+        self.read();
+    }
+
+    /// How many samples are smaller.
+    fn place(&self, sample: f32) -> usize {
+        let smaller = |other: &f32| other.total_cmp(&sample).is_lt();
+        self.sorted.partition_point(smaller)
     }
 
     /// What the samples say.
@@ -68,8 +85,7 @@ impl Sketch {
 
     /// All four that are told together, once there are samples enough for the rarest.
     pub(super) fn spread(&self) -> Option<Spread> {
-        let sorted = self.sorted();
-        let of = |percent| at(&sorted, percent, FOR_P99);
+        let of = |percent| at(&self.sorted, percent, FOR_P99);
         Some(Spread {
             p50: of(50)?,
             p75: of(75)?,
@@ -78,22 +94,21 @@ impl Sketch {
         })
     }
 
-    fn sorted(&self) -> Vec<f32> {
-        let mut sorted = self.ring.clone();
-        sorted.sort_unstable_by(f32::total_cmp);
-        sorted
-    }
-
-    /// Finds the quantiles anew: after a sample, and when read back from the disk. What no ring
-    /// of ours holds is dropped.
+    /// Finds the quantiles anew, when read back from the disk. What no ring of ours holds is
+    /// dropped.
     pub(super) fn know(&mut self) {
         self.ring.retain(|sample| sample.is_finite());
         self.ring.truncate(SAMPLES);
-        let sorted = self.sorted();
+        self.sorted.clone_from(&self.ring);
+        self.sorted.sort_unstable_by(f32::total_cmp);
+        self.read();
+    }
+
+    fn read(&mut self) {
         self.known = Quantiles {
-            p50: at(&sorted, 50, FOR_P50),
-            p95: at(&sorted, 95, FOR_P95),
-            p99: at(&sorted, 99, FOR_P99),
+            p50: at(&self.sorted, 50, FOR_P50),
+            p95: at(&self.sorted, 95, FOR_P95),
+            p99: at(&self.sorted, 99, FOR_P99),
         };
     }
 }
@@ -153,6 +168,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn samples_in_their_places_are_those_that_are_sorted(samples in proptest::collection::vec(-9.0_f64..9.0, 0..300)) {
+            let mut sketch = Sketch::default();
+            for sample in samples {
+                sketch.add(sample.round());
+                let mut again = sketch.clone();
+                again.know();
+                prop_assert_eq!(&again, &sketch);
+            }
+        }
+
         #[test]
         fn a_rarer_quantile_is_never_less(samples in proptest::collection::vec(0.0_f64..1e6, 0..200)) {
             let all = of(samples);

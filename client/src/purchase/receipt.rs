@@ -2,7 +2,7 @@
 
 use farthing_protocol::amount::Amount;
 use farthing_protocol::pricing;
-use farthing_protocol::receipt::{Receipt, model_hash};
+use farthing_protocol::receipt::Receipt;
 
 use crate::purchase::Purchase;
 
@@ -67,10 +67,7 @@ impl Purchase {
                 "response hash",
                 receipt.response_hash == self.hash.clone().finalize(),
             ),
-            (
-                "model",
-                receipt.model_hash == model_hash(&self.deal.model.id),
-            ),
+            ("model", receipt.model_hash == self.hold.model()),
             ("offer", receipt.offer == self.deal.offer.hash()),
         ];
         match same.iter().find(|(_, holds)| !holds) {

@@ -8,21 +8,25 @@ use farthing_protocol::payment::{
     SettlementResponse,
 };
 use farthing_protocol::purchase::Endpoint;
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 
 use crate::purchase::PurchaseError;
+use crate::purchase::web::near::{self, Near, Rest};
 
 /// The most bytes of an error's document that are read.
 const ERROR_LIMIT: usize = 16 * 1024;
+/// What is late when nothing has come.
+const WORD: &str = "word from the seller";
 
-/// A connection pool to sellers.
+/// Connections to sellers, and to model servers of one's own.
 #[derive(Debug, Clone)]
-pub(in crate::purchase) struct Door(reqwest::Client);
+pub(in crate::purchase) struct Door {
+    far: reqwest::Client,
+    near: Near,
+}
 
 /// What a seller answered.
 pub(in crate::purchase) enum Said {
@@ -46,7 +50,10 @@ pub(in crate::purchase) struct Turned {
 }
 
 /// A body that is read piece by piece.
-pub(in crate::purchase) struct Body(BoxStream<'static, reqwest::Result<Bytes>>);
+pub(in crate::purchase) enum Body {
+    Far(Box<reqwest::Response>),
+    Near(Box<Rest>),
+}
 
 impl Door {
     pub(in crate::purchase) fn new(connect: Duration) -> Result<Self, PurchaseError> {
@@ -56,7 +63,10 @@ impl Door {
             .no_proxy()
             .build();
         let client = client.map_err(|_| PurchaseError::Protocol("no HTTP client can be made"))?;
-        Ok(Self(client))
+        Ok(Self {
+            far: client,
+            near: Near::new(connect),
+        })
     }
 
     /// Sends a request, with its payment if there is one; without a body it is a GET.
@@ -69,10 +79,10 @@ impl Door {
     ) -> Result<Said, PurchaseError> {
         let mut request = match body {
             Some(body) => {
-                let post = self.0.post(url).body(body);
+                let post = self.far.post(url).body(body);
                 post.header(CONTENT_TYPE, "application/json")
             }
-            None => self.0.get(url),
+            None => self.far.get(url),
         };
         if let Some(payment) = payment {
             let text = payment::encode(payment)
@@ -85,12 +95,19 @@ impl Door {
     /// Sends a request to a model server of one's own, with its key.
     pub(in crate::purchase) async fn ask_own(
         &self,
-        url: Url,
+        (base, endpoint): (&Url, Endpoint),
         body: Bytes,
         key: Option<HeaderValue>,
         deadline: Instant,
     ) -> Result<Said, PurchaseError> {
-        let mut request = self.0.post(url).body(body);
+        if near::is_near(base) {
+            let asked = self.near.ask((base, endpoint), body, key);
+            let asked = timeout_at(deadline, asked).await;
+            let (head, rest) = asked.map_err(|_| PurchaseError::Late(WORD))??;
+            let body = Body::Near(Box::new(rest));
+            return said((head.status(), head.headers()), body, deadline).await;
+        }
+        let mut request = self.far.post(url(base, endpoint)?).body(body);
         request = request.header(CONTENT_TYPE, "application/json");
         if let Some(key) = key {
             request = request.header(AUTHORIZATION, key);
@@ -102,18 +119,23 @@ impl Door {
 /// What comes of a request.
 async fn answered(request: RequestBuilder, deadline: Instant) -> Result<Said, PurchaseError> {
     let response = timeout_at(deadline, request.send()).await;
-    let response = response.map_err(|_| PurchaseError::Late("word from the seller"))?;
-    let response = response.map_err(|error| match error.is_connect() {
+    let response = response.map_err(|_| PurchaseError::Late(WORD))?;
+    let mut response = response.map_err(|error| match error.is_connect() {
         true => PurchaseError::Unreached(error.without_url().to_string()),
         false => PurchaseError::Lost(error.without_url().to_string()),
     })?;
-    let status = response.status();
-    let header = |name: &str| {
-        response
-            .headers()
-            .get(name)
-            .map(|value| value.as_bytes().to_vec())
-    };
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let body = Body::Far(Box::new(response));
+    said((status, &headers), body, deadline).await
+}
+
+/// What an answer says.
+async fn said(
+    (status, headers): (StatusCode, &HeaderMap),
+    mut body: Body,
+    deadline: Instant,
+) -> Result<Said, PurchaseError> {
+    let header = |name: &str| headers.get(name).map(|value| value.as_bytes().to_vec());
     if status == StatusCode::PAYMENT_REQUIRED {
         let bytes = header(PAYMENT_REQUIRED).unwrap_or_default();
         let asked = payment::decode(&bytes)
@@ -129,7 +151,6 @@ async fn answered(request: RequestBuilder, deadline: Instant) -> Result<Said, Pu
     };
     let after = header("retry-after").and_then(|value| String::from_utf8(value).ok());
     let after = after.and_then(|seconds| seconds.trim().parse::<u64>().ok());
-    let mut body = Body(response.bytes_stream().boxed());
     if !status.is_success() {
         let (status, whole) = (status.as_u16(), body.whole(ERROR_LIMIT, deadline).await);
         return Ok(Said::Refused(Turned {
@@ -147,10 +168,17 @@ impl Body {
         &mut self,
         by: Instant,
     ) -> Result<Option<Bytes>, PurchaseError> {
-        let next = timeout_at(by, self.0.next()).await;
-        let next = next.map_err(|_| PurchaseError::Late("more of the answer"))?;
-        next.transpose()
-            .map_err(|error| PurchaseError::Lost(error.without_url().to_string()))
+        let next = async {
+            match self {
+                Self::Near(rest) => rest.next().await,
+                Self::Far(response) => {
+                    let piece = response.chunk().await;
+                    piece.map_err(|error| PurchaseError::Lost(error.without_url().to_string()))
+                }
+            }
+        };
+        let next = timeout_at(by, next).await;
+        next.map_err(|_| PurchaseError::Late("more of the answer"))?
     }
 
     /// All of it, if it is not longer than `limit`.

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::market::Access;
 use crate::purchase::PurchaseError;
 use crate::purchase::web::ask::Unpayable;
-use crate::purchase::web::{Said, Turn, WebDeal, WebPurchase, WebShop, door, refused};
+use crate::purchase::web::{Said, Turn, WebDeal, WebPurchase, WebShop, refused};
 
 /// After how long one whose slots are all taken is worth another try, in milliseconds.
 const RETRY_AFTER: u64 = 1_000;
@@ -48,10 +48,10 @@ impl WebShop {
             retry_after_ms: RETRY_AFTER,
         });
         let slot = self.slots.take(deal.offer.id, access.slots).ok_or(busy)?;
-        let url = door::url(&deal.offer.base, deal.endpoint)?;
         let body = named(&deal, access)?;
         let key = access.key.clone();
-        let asked = self.door.ask_own(url, body, key, deal.first_by);
+        let at = (&deal.offer.base, deal.endpoint);
+        let asked = self.door.ask_own(at, body, key, deal.first_by);
         match asked.await? {
             Said::Sold { body, .. } => {
                 let turn = Turn::Slot(slot);
