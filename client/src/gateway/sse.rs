@@ -83,7 +83,7 @@ impl Dialect for Chunks {
 }
 
 /// Whether it is a seller's own end of the stream.
-fn is_end(json: &[u8]) -> bool {
+pub(in crate::gateway) fn is_end(json: &[u8]) -> bool {
     json.trim_ascii_start().starts_with(DONE)
 }
 

@@ -18,6 +18,9 @@ use super::*;
 use crate::client::scripted::{Events, answer, data, end, whole};
 use crate::client::{Answer, Attempt, Errand, InferError, Request};
 
+mod background;
+mod conversations;
+mod openai;
 mod responses;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -484,7 +487,8 @@ async fn ask(gateway: &Running, body: &str) -> TcpStream {
 }
 
 async fn ask_at(gateway: &Running, path: &str, body: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(gateway.address).await.expect("connects");
+    let stream = TcpStream::connect(gateway.address).await;
+    let mut stream = stream.expect("connects");
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
         body.len()
