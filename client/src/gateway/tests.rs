@@ -661,21 +661,25 @@ async fn the_description_names_every_path_and_no_other() {
     let paths = document["paths"].as_object().expect("paths");
     let mut described: Vec<_> = paths.keys().cloned().collect();
     described.sort();
-    let sources = [include_str!("../gateway.rs"), include_str!("api.rs")];
+    let sources = [
+        include_str!("../gateway.rs"),
+        include_str!("api.rs"),
+        include_str!("responses/conversations.rs"),
+    ];
     assert_eq!(described, routed(&sources));
     let gateway = start(|_| Err(InferError::SpendLimit("none left".into()))).await;
     for (path, methods) in paths {
         let path = path.replace("{author}", "test").replace("{slug}", "model");
-        let is_response = path.contains("/responses/");
-        let id = if is_response { "resp_1" } else { "test/model" };
-        let path = path.replace("{id}", id);
+        let is_kept = path.contains("/responses/") || path.contains("/conversations/");
+        let id = if is_kept { "kept_1" } else { "test/model" };
+        let path = path.replace("{id}", id).replace("{item}", "msg_1");
         for method in methods.as_object().expect("methods").keys() {
             let reply = match method.as_str() {
                 "get" => gateway.get(&path).await,
                 "delete" => gateway.delete(&path).await,
                 _ => gateway.post(&path, PLAIN).await,
             };
-            // No response is kept here under any name; but somebody looks.
+            // Nothing is kept here under any name; but somebody looks.
             let is_looked_for = reply.status == 404 && reply.error().2 == "not_found";
             assert!(
                 ![404, 405].contains(&reply.status) || is_looked_for,

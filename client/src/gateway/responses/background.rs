@@ -209,6 +209,7 @@ impl Live {
     }
 
     async fn say(&self, shared: &Shared, commission: Commission) {
+        let _place = commission.place;
         let end = tokio::select! {
             biased;
             () = self.cancelled.cancelled() => End::Cancelled,

@@ -130,12 +130,17 @@ impl Telling {
         document(&self.head, &self.standing, &self.output, self.usage)
     }
 
-    /// The response as far as it was said, the open item with it.
+    /// The response as far as it was said, the open item with it. It is not over before its bill
+    /// is there, whatever was said last.
     #[must_use]
     pub fn so_far(&self) -> Value {
+        let standing = match self.standing {
+            Standing::Queued => Standing::Queued,
+            _ => Standing::InProgress,
+        };
         let mut output = self.output.clone();
         output.extend(self.open.as_ref().map(|open| open.item("in_progress")));
-        document(&self.head, &self.standing, &output, self.usage)
+        document(&self.head, &standing, &output, None)
     }
 
     /// How each item was told, for telling it again by the same numbers.
