@@ -263,7 +263,7 @@ impl Live {
             mut answer, first, ..
         } = bought;
         self.begun(&answer);
-        let mut next = Some(Ok(first));
+        let mut next: Option<Result<Event, InferError>> = Some(Ok(first));
         loop {
             match next {
                 Some(Ok(Event::Data(json))) if sse::is_end(&json) => {}

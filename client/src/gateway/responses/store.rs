@@ -115,15 +115,15 @@ impl Store {
         self.off(move |inner| inner.get(&id)).await
     }
 
-    /// Changes a document, if it is kept, and says what `change` says; one change at a time.
+    /// Changes a document, if it is kept and `change` does not refuse; one change at a time.
     ///
     /// # Errors
     /// What the file system says.
-    pub async fn change<T: Document, R: Send + 'static>(
+    pub async fn change<T: Document, R: Send + 'static, E: Send + 'static>(
         &self,
         id: &str,
-        change: impl FnOnce(&mut T) -> R + Send + 'static,
-    ) -> io::Result<Option<R>> {
+        change: impl FnOnce(&mut T) -> Result<R, E> + Send + 'static,
+    ) -> io::Result<Option<Result<R, E>>> {
         let id = id.to_owned();
         let changed = move |inner: &Inner| {
             let _turn = inner
@@ -134,7 +134,9 @@ impl Store {
                 return Ok(None);
             };
             let said = change(&mut one);
-            inner.put(&one)?;
+            if said.is_ok() {
+                inner.put(&one)?;
+            }
             Ok(Some(said))
         };
         self.off(changed).await
