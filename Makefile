@@ -41,6 +41,12 @@ bench: ## Measure added latency, throughput and memory; writes docs/benchmarks.m
 	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
 	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: ## Measure the gateway beside LiteLLM and Portkey; writes docs/benchmarks.md
+	@$(SETUP) anvil peers
+	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
+	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write $(ARGS) peers $(PEERS)
+
 .PHONY: gas
 gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks.md
 	@$(SETUP) anvil

@@ -12,6 +12,7 @@
 #   slither  the contracts' linter (a Python environment)
 #   x402     the stock x402 clients (npm, and a Python environment)
 #   agents   what agents' developers use: MCP, LangChain, llm (a Python environment), AI SDK (npm)
+#   peers    LiteLLM's gateway (a Python environment) and Portkey's (npm); only `make bench-peers` asks
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
 #   fuzz     cargo-fuzz, built from source, for `make fuzz`
 #
@@ -162,6 +163,16 @@ setup() {
             "$({ cat "$here/agents/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
             install_python "$tools/agents" "$here/agents/requirements.txt"
         ;;
+    peers)
+        need_node
+        python=$(find_python)
+        part peers-npm "Portkey's gateway" \
+            "$(cat "$here/peers/package.json" "$here/peers/package-lock.json" | digest)" \
+            install_npm "$tools/peers-npm" "$here/peers"
+        part peers "LiteLLM's gateway (about 720 MB)" \
+            "$({ cat "$here/peers/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
+            install_python "$tools/peers" "$here/peers/requirements.txt"
+        ;;
     model | clients | openrouter | schemathesis)
         python=$(find_python)
         case $1 in
@@ -192,7 +203,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents peers deny fuzz" ;;
     esac
 }
 

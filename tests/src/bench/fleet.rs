@@ -1,5 +1,6 @@
 //! The processes: chain, model server, node, gateway.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::bench::roles::{self, Counts, Ready};
-use crate::bench::{BenchError, Effort, machine};
+use crate::bench::{BenchError, machine};
 use crate::street::{StreetError, anvil};
 
 /// How long a part may take to be ready, or to end.
@@ -46,6 +47,44 @@ impl Transport {
     }
 }
 
+/// Where the processes run, and how a gateway is set up.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// How the buyer reaches the node.
+    pub transport: Transport,
+    /// Where the ledgers are: the disk that is measured. The system's temporary directory if none.
+    pub disk: Option<PathBuf>,
+    /// The core that a gateway has; all others run where this process does.
+    pub core: Option<usize>,
+    /// The time between two chunks of a stream, where a request does not say it.
+    pub pace: Option<Duration>,
+    /// A file with the keys that a gateway demands.
+    pub keys: Option<PathBuf>,
+}
+
+impl Place {
+    /// A program on a gateway's core.
+    pub(super) fn gateway(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(core) = self.core else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core.to_string()]).arg(program);
+        command
+    }
+
+    /// This program as a gateway.
+    pub(super) fn buyer(&self, data: &Path, chain: &str) -> Result<Command, BenchError> {
+        let mut command = self.gateway(std::env::current_exe()?);
+        play(&mut command, "gateway", data, chain);
+        command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        if let Some(keys) = &self.keys {
+            command.arg("--api-keys").arg(keys);
+        }
+        Ok(command)
+    }
+}
+
 /// Something of each process that is measured.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Each<T> {
@@ -72,16 +111,16 @@ pub struct Used {
 
 /// A child process that speaks in lines.
 #[derive(Debug)]
-struct Member {
+pub(super) struct Member {
     name: &'static str,
     child: Child,
-    pid: u32,
+    pub(super) pid: u32,
     words: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Member {
-    fn start(name: &'static str, command: &mut Command) -> Result<Self, BenchError> {
+    pub(super) fn start(name: &'static str, command: &mut Command) -> Result<Self, BenchError> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -98,7 +137,7 @@ impl Member {
         })
     }
 
-    async fn line<T: DeserializeOwned>(&mut self) -> Result<T, BenchError> {
+    pub(super) async fn line<T: DeserializeOwned>(&mut self) -> Result<T, BenchError> {
         let name = self.name;
         let line = timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.map_err(|_| BenchError::Part(format!("the {name} says nothing")))??;
@@ -115,7 +154,7 @@ impl Member {
     }
 
     /// Ends its input and waits for it.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         self.words = None;
         // What does not end in time is killed when dropped.
         timeout(PATIENCE, self.child.wait()).await.ok();
@@ -133,7 +172,7 @@ pub struct Fleet {
     node: Member,
     gateway: Member,
     // Last: the others end first.
-    _chain: LocalChain,
+    chain: LocalChain,
     _disk: TempDir,
 }
 
@@ -148,23 +187,23 @@ impl Fleet {
     ///
     /// # Errors
     /// [`BenchError`].
-    pub async fn start(effort: &Effort) -> Result<Self, BenchError> {
-        let disk = match &effort.disk {
+    pub async fn start(place: &Place) -> Result<Self, BenchError> {
+        let disk = match &place.disk {
             Some(dir) => TempDir::new_in(dir)?,
             None => TempDir::new()?,
         };
         let chain = chain().await?;
-        let mut upstream = Member::start("model server", &mut mock()?)?;
+        let mut upstream = Member::start("model server", &mut mock(place)?)?;
         let direct = upstream.line::<Listening>().await?.base_url;
-        let mut command = role("node", &disk.path().join("node"), chain.url())?;
+        let mut command = Command::new(std::env::current_exe()?);
+        play(&mut command, "node", &disk.path().join("node"), chain.url());
         command.args(["--upstream", &direct]);
-        for address in effort.transport.listen() {
+        for address in place.transport.listen() {
             command.args(["--listen", &address]);
         }
         let mut node = Member::start("node", &mut command)?;
         let at = node.line::<Ready>().await?;
-        let mut command = role("gateway", &disk.path().join("gateway"), chain.url())?;
-        command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        let mut command = place.buyer(&disk.path().join("gateway"), chain.url())?;
         for address in &at.addresses {
             command.args(["--bootstrap", address]);
         }
@@ -177,9 +216,14 @@ impl Fleet {
             upstream,
             node,
             gateway,
-            _chain: chain,
+            chain,
             _disk: disk,
         })
+    }
+
+    /// The chain's endpoint.
+    pub(super) fn chain(&self) -> &str {
+        self.chain.url()
     }
 
     /// The processes' ids.
@@ -254,7 +298,7 @@ async fn chain() -> Result<LocalChain, BenchError> {
 }
 
 /// This program's neighbour, built with it.
-fn mock() -> Result<Command, BenchError> {
+fn mock(place: &Place) -> Result<Command, BenchError> {
     let mock: PathBuf = std::env::current_exe()?.with_file_name("mock_upstream");
     if !mock.exists() {
         let hint = "build it too: cargo build --release -p farthing-tests --bins";
@@ -262,13 +306,14 @@ fn mock() -> Result<Command, BenchError> {
     }
     let mut command = Command::new(mock);
     command.args(["--tokens", "1024"]);
+    if let Some(pace) = place.pace {
+        command.args(["--stream-pace-us", &pace.as_micros().to_string()]);
+    }
     Ok(command)
 }
 
-/// This program again, as one of its children.
-fn role(name: &str, data: &Path, chain: &str) -> Result<Command, BenchError> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg(name).arg("--data").arg(data);
+/// Tells this program which of its children it is.
+fn play(command: &mut Command, role: &str, data: &Path, chain: &str) {
+    command.arg(role).arg("--data").arg(data);
     command.args(["--chain", chain]);
-    Ok(command)
 }

@@ -4,11 +4,12 @@
 //! A child says one line of JSON when it is ready, answers each line it is told with one line of
 //! [`Counts`], and ends in order when its input does.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use farthing_client::client::{self, Client};
-use farthing_client::config::Config as BuyerConfig;
+use farthing_client::config::{Config as BuyerConfig, Upstream};
 use farthing_client::gateway::Gateway;
 use farthing_client::metrics::Metrics;
 use farthing_client::wallet;
@@ -44,9 +45,12 @@ pub struct Setting {
     /// The chain's RPC endpoint.
     #[arg(long)]
     pub chain: String,
-    /// The model server's base URL (a node's).
+    /// The model server's base URL: a node's, or one that a gateway has of its own.
     #[arg(long, default_value = "")]
     pub upstream: String,
+    /// A file with the keys that a gateway demands.
+    #[arg(long)]
+    pub api_keys: Option<PathBuf>,
     /// Addresses to listen at, for peers.
     #[arg(long)]
     pub listen: Vec<String>,
@@ -211,6 +215,16 @@ fn buyer(setting: &Setting) -> BuyerConfig {
     config.network.bootstrap.clone_from(&setting.bootstrap);
     config.network.mdns = false;
     config.gateway.listen.set_port(0);
+    config.gateway.api_keys_file.clone_from(&setting.api_keys);
+    if !setting.upstream.is_empty() {
+        config.upstream = vec![Upstream {
+            url: setting.upstream.clone(),
+            models: BTreeMap::from([(MODEL.to_owned(), MODEL.to_owned())]),
+            api_key_file: None,
+            slots: SLOTS,
+            max_output: 1024,
+        }];
+    }
     let spend = &mut config.spend;
     for limit in [
         &mut spend.per_seller,
