@@ -53,6 +53,12 @@ soak: ## Ten minutes of mixed paid traffic: does anything grow? Writes docs/benc
 	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
 	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write endure $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: ## Measure the gateway beside LiteLLM and Portkey; writes docs/benchmarks.md
+	@$(SETUP) anvil peers
+	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
+	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write $(ARGS) peers $(PEERS)
+
 .PHONY: gas
 gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks.md
 	@$(SETUP) anvil

@@ -13,16 +13,16 @@ pub mod machine;
 pub mod many;
 pub mod endure;
 pub mod parts;
+pub mod peers;
 pub mod receipts;
 pub mod report;
 pub mod roles;
 pub mod streams;
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bench::fleet::{Fleet, Transport};
+use crate::bench::fleet::{Fleet, Place};
 use crate::bench::load::{Load, Route, Unary};
 use crate::bench::machine::Machine;
 use crate::bench::report::Report;
@@ -43,6 +43,9 @@ pub enum BenchError {
     /// A request failed.
     #[error("a request failed: {0}")]
     Http(#[from] reqwest::Error),
+    /// A connection failed.
+    #[error("a connection failed: {0}")]
+    Line(#[from] hyper::Error),
     /// A request was not answered as it should.
     #[error("{0}")]
     Answer(String),
@@ -69,10 +72,8 @@ pub struct Effort {
     pub chunks: usize,
     /// The time between two chunks of a paced stream.
     pub pace: Duration,
-    /// How the buyer reaches the node.
-    pub transport: Transport,
-    /// Where the ledgers are: the disk that is measured. The system's temporary directory if none.
-    pub disk: Option<PathBuf>,
+    /// Where and how the processes run.
+    pub place: Place,
 }
 
 /// Measures everything.
@@ -82,7 +83,7 @@ pub struct Effort {
 pub async fn run(effort: &Effort, say: impl Fn(&str)) -> Result<Report, BenchError> {
     let machine = Machine::look();
     say("starting chain, model server, node and gateway");
-    let mut fleet = Fleet::start(effort).await?;
+    let mut fleet = Fleet::start(&effort.place).await?;
     let idle = fleet.memory()?;
     let load = Load::new(&fleet)?;
     say("warming up");
@@ -118,7 +119,7 @@ pub async fn run(effort: &Effort, say: impl Fn(&str)) -> Result<Report, BenchErr
 /// # Errors
 /// [`BenchError`].
 pub async fn soak(effort: &Effort, soak: Soak, say: impl Fn(&str)) -> Result<(), BenchError> {
-    let mut fleet = Fleet::start(effort).await?;
+    let mut fleet = Fleet::start(&effort.place).await?;
     let load = Load::new(&fleet)?;
     load.one_by_one(Route::Paid, effort.warm_up).await?;
     let pids = fleet.pids();

@@ -14,6 +14,7 @@
 #   agents   what agents' developers use: MCP, LangChain, llm (a Python environment), AI SDK (npm)
 #   aider    the coding agent of that name (a Python environment; Python 3.12 or older)
 #   codex    OpenAI's coding agent (npm)
+#   peers    LiteLLM's gateway (a Python environment) and Portkey's (npm); only `make bench-peers` asks
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
 #   fuzz     cargo-fuzz, built from source, for `make fuzz`
 #
@@ -191,6 +192,16 @@ setup() {
             "$(cat "$here/codex/package.json" "$here/codex/package-lock.json" | digest)" \
             install_npm "$tools/codex" "$here/codex"
         ;;
+    peers)
+        need_node
+        python=$(find_python)
+        part peers-npm "Portkey's gateway" \
+            "$(cat "$here/peers/package.json" "$here/peers/package-lock.json" | digest)" \
+            install_npm "$tools/peers-npm" "$here/peers"
+        part peers "LiteLLM's gateway (about 720 MB)" \
+            "$({ cat "$here/peers/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
+            install_python "$tools/peers" "$here/peers/requirements.txt"
+        ;;
     model | clients | openrouter | schemathesis)
         python=$(find_python)
         case $1 in
@@ -222,6 +233,8 @@ setup() {
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
     *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents aider codex deny fuzz" ;;
+        ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents peers deny fuzz" ;;
     esac
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use farthing_protocol::testing;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::bench::fleet::{Each, Fleet, Shape, Transport};
+use crate::bench::fleet::{Each, Fleet, Place, Shape};
 use crate::bench::load::{Load, Route, Unary};
 use crate::bench::machine::Machine;
 use crate::bench::{BenchError, machine};
@@ -37,10 +37,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// How often everything is read.
     pub every: Duration,
-    /// How the buyer reaches the node.
-    pub transport: Transport,
-    /// Where the ledgers are. The system's temporary directory if none.
-    pub disk: Option<PathBuf>,
+    /// Where the processes run.
+    pub place: Place,
 }
 
 /// Plain requests at once while the books are filled.
@@ -85,7 +83,7 @@ pub struct Look {
 pub async fn run(plan: &Plan, say: impl Fn(&str)) -> Result<Report, BenchError> {
     let machine = Machine::look();
     say("starting chain, model server, node and gateway");
-    let shape = Shape::new(plan.transport, plan.disk.as_deref());
+    let shape = Shape::new(&plan.place);
     let mut fleet = Fleet::open(&shape).await?;
     let load = Load::new(&fleet)?;
     load.one_by_one(Route::Paid, 50).await?;

@@ -1,5 +1,7 @@
 //! The processes: chain, model server, node, gateway.
 
+use std::ffi::OsStr;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::bench::roles::{self, Counts, Ready};
-use crate::bench::{BenchError, Effort, machine};
+use crate::bench::{BenchError, machine};
 use crate::street::{StreetError, anvil};
 
 /// How long a part may take to be ready, or to end.
@@ -49,13 +51,61 @@ impl Transport {
     }
 }
 
-/// What the processes are told at their start.
+/// Where the processes run, and how a gateway is set up.
 #[derive(Debug, Clone)]
-pub struct Shape {
+pub struct Place {
     /// How the buyer reaches the node.
     pub transport: Transport,
     /// Where the ledgers are: the disk that is measured. The system's temporary directory if none.
     pub disk: Option<PathBuf>,
+    /// The core that a gateway has; all others run where this process does.
+    pub core: Option<usize>,
+    /// The time between two chunks of a stream, where a request does not say it.
+    pub pace: Option<Duration>,
+    /// A file with the keys that a gateway demands.
+    pub keys: Option<PathBuf>,
+}
+
+impl Place {
+    /// Nobody has a core of its own, and nobody needs a key.
+    #[must_use]
+    pub const fn new(transport: Transport, disk: Option<PathBuf>) -> Self {
+        Self {
+            transport,
+            disk,
+            core: None,
+            pace: None,
+            keys: None,
+        }
+    }
+
+    /// A program on a gateway's core.
+    pub(super) fn gateway(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(core) = self.core else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core.to_string()]).arg(program);
+        command
+    }
+
+    /// This program as a gateway.
+    pub(super) fn buyer(&self, data: &Path, chain: &str) -> Result<Command, BenchError> {
+        let mut command = self.gateway(std::env::current_exe()?);
+        play(&mut command, GATEWAY, data, chain);
+        command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        if let Some(keys) = &self.keys {
+            command.arg("--api-keys").arg(keys);
+        }
+        Ok(command)
+    }
+}
+
+/// What the processes are told at their start.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Where they run.
+    pub place: Place,
     /// Purchases at once.
     pub slots: u32,
     /// Whether the model server is also the buyer's own, and asked before any seller.
@@ -68,10 +118,9 @@ pub struct Shape {
 impl Shape {
     /// What most rounds are measured on.
     #[must_use]
-    pub fn new(transport: Transport, disk: Option<&Path>) -> Self {
+    pub fn new(place: &Place) -> Self {
         Self {
-            transport,
-            disk: disk.map(Path::to_owned),
+            place: place.clone(),
             slots: roles::SLOTS,
             own: false,
             token_bytes: None,
@@ -127,16 +176,16 @@ pub struct Used {
 
 /// A child process that speaks in lines.
 #[derive(Debug)]
-struct Member {
+pub(super) struct Member {
     name: &'static str,
     child: Child,
-    pid: u32,
+    pub(super) pid: u32,
     words: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Member {
-    fn start(name: &'static str, command: &mut Command) -> Result<Self, BenchError> {
+    pub(super) fn start(name: &'static str, command: &mut Command) -> Result<Self, BenchError> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -153,7 +202,7 @@ impl Member {
         })
     }
 
-    async fn line<T: DeserializeOwned>(&mut self) -> Result<T, BenchError> {
+    pub(super) async fn line<T: DeserializeOwned>(&mut self) -> Result<T, BenchError> {
         let name = self.name;
         let line = timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.map_err(|_| BenchError::Part(format!("the {name} says nothing")))??;
@@ -170,7 +219,7 @@ impl Member {
     }
 
     /// Ends its input and waits for it.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         self.words = None;
         // What does not end in time is killed when dropped.
         timeout(PATIENCE, self.child.wait()).await.ok();
@@ -202,8 +251,8 @@ impl Fleet {
     ///
     /// # Errors
     /// [`BenchError`].
-    pub async fn start(effort: &Effort) -> Result<Self, BenchError> {
-        Self::open(&Shape::new(effort.transport, effort.disk.as_deref())).await
+    pub async fn start(place: &Place) -> Result<Self, BenchError> {
+        Self::open(&Shape::new(place)).await
     }
 
     /// Starts every process and waits until the gateway knows the node's offer.
@@ -211,7 +260,7 @@ impl Fleet {
     /// # Errors
     /// [`BenchError`].
     pub async fn open(shape: &Shape) -> Result<Self, BenchError> {
-        let disk = match &shape.disk {
+        let disk = match &shape.place.disk {
             Some(dir) => TempDir::new_in(dir)?,
             None => TempDir::new()?,
         };
@@ -219,19 +268,19 @@ impl Fleet {
         let remains = Remains { chain, disk };
         let mut upstream = Member::start("model server", &mut mock(shape)?)?;
         let direct = upstream.line::<Listening>().await?.base_url;
-        let mut command = role(NODE, &remains.node(), remains.chain.url())?;
+        let mut command = Command::new(std::env::current_exe()?);
+        play(&mut command, NODE, &remains.node(), remains.chain.url());
         command.args(["--upstream", &direct]);
         command.args(["--slots", &shape.slots.to_string()]);
         if shape.token_bytes.is_some() {
             command.args(["--output", "1"]);
         }
-        for address in shape.transport.listen() {
+        for address in shape.place.transport.listen() {
             command.args(["--listen", &address]);
         }
         let mut node = Member::start(NODE, &mut command)?;
         let at = node.line::<Ready>().await?;
-        let mut command = role(GATEWAY, &remains.gateway(), remains.chain.url())?;
-        command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        let mut command = shape.place.buyer(&remains.gateway(), remains.chain.url())?;
         command.args(["--slots", &shape.slots.to_string()]);
         if shape.own {
             command.args(["--upstream", &direct]);
@@ -250,6 +299,11 @@ impl Fleet {
             gateway,
             remains,
         })
+    }
+
+    /// The chain's endpoint.
+    pub(super) fn chain(&self) -> &str {
+        self.remains.chain.url()
     }
 
     /// The processes' ids.
@@ -346,13 +400,14 @@ fn mock(shape: &Shape) -> Result<Command, BenchError> {
     if let Some(bytes) = shape.token_bytes {
         command.args(["--token-bytes", &bytes.to_string()]);
     }
+    if let Some(pace) = shape.place.pace {
+        command.args(["--stream-pace-us", &pace.as_micros().to_string()]);
+    }
     Ok(command)
 }
 
-/// This program again, as one of its children.
-fn role(name: &str, data: &Path, chain: &str) -> Result<Command, BenchError> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg(name).arg("--data").arg(data);
+/// Tells this program which of its children it is.
+fn play(command: &mut Command, role: &str, data: &Path, chain: &str) {
+    command.arg(role).arg("--data").arg(data);
     command.args(["--chain", chain]);
-    Ok(command)
 }

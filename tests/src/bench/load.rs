@@ -138,7 +138,7 @@ impl Load {
 }
 
 /// The small plain body.
-fn plain() -> Bytes {
+pub(super) fn plain() -> Bytes {
     Bytes::from(format!(
         r#"{{"model":"{MODEL}","max_tokens":{TOKENS},"messages":[{{"role":"user","content":"How much is a farthing?"}}]}}"#
     ))

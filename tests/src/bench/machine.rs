@@ -100,6 +100,54 @@ pub fn size(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// A process and all that descend from it and live.
+///
+/// # Errors
+/// When the processes cannot be listed.
+pub fn tree(root: u32) -> io::Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // One that has ended since is not there any more.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let parent = after.split_whitespace().nth(1);
+        parents.extend(parent.and_then(|parent| Some((pid, parent.parse::<u32>().ok()?))));
+    }
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        family.extend(children.map(|(pid, _)| *pid));
+        next += 1;
+    }
+    Ok(family)
+}
+
+/// The cores this process may run on.
+///
+/// # Errors
+/// When Linux does not tell.
+pub fn allowed() -> io::Result<Vec<usize>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    Ok(listed(line.unwrap_or_default()))
+}
+
+/// Numbers as Linux lists them: `0-2,5`.
+fn listed(text: &str) -> Vec<usize> {
+    let ranges = text.trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +160,26 @@ mod tests {
         assert!(memory(me).unwrap() > 1024 * 1024);
         assert!(cpu(me).is_ok());
         assert!(cpu(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_tree_holds_the_children_of_a_process() {
+        let me = std::process::id();
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let family = tree(me).unwrap();
+        assert!(family.contains(&me) && family.contains(&child.id()));
+        assert_eq!(tree(child.id()).unwrap(), [child.id()]);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn cores_are_read_as_linux_lists_them() {
+        assert_eq!(listed("\t0-2,5\n"), [0, 1, 2, 5]);
+        assert_eq!(listed("3"), [3]);
+        assert!(!allowed().unwrap().is_empty());
     }
 }

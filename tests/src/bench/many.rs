@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use farthing_protocol::descriptors;
 
-use crate::bench::fleet::{Fleet, Shape, Transport};
+use crate::bench::fleet::{Fleet, Place, Shape};
 use crate::bench::load::{Load, Route};
 use crate::bench::machine::Machine;
 pub use crate::bench::many::crowd::{Crowd, Way};
@@ -46,10 +46,8 @@ pub struct Plan {
     pub stopped: usize,
     /// How long they stop.
     pub pause: Duration,
-    /// How the buyer reaches the node.
-    pub transport: Transport,
-    /// Where the ledgers are. The system's temporary directory if none.
-    pub disk: Option<PathBuf>,
+    /// Where the processes run.
+    pub place: Place,
 }
 
 impl Plan {
@@ -66,7 +64,7 @@ impl Plan {
         let slots = u32::try_from(self.streams * 2).unwrap_or(u32::MAX);
         Shape {
             slots: slots.max(512),
-            ..Shape::new(self.transport, self.disk.as_deref())
+            ..Shape::new(&self.place)
         }
     }
 }

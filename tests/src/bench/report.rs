@@ -147,7 +147,7 @@ impl Report {
             page,
             "Machine: {cores} cores ({processor}), Linux {kernel}, load average {load} at the start. \
              Everything runs on it: chain, model server, node, gateway and the load. Transport: {:?}.\n",
-            self.effort.transport
+            self.effort.place.transport
         )
     }
 

@@ -53,6 +53,9 @@ pub struct Setting {
     /// The model server's base URL: a node's, or a buyer's own, if it has one.
     #[arg(long)]
     pub upstream: Option<String>,
+    /// A file with the keys that a gateway demands.
+    #[arg(long)]
+    pub api_keys: Option<PathBuf>,
     /// Purchases at once.
     #[arg(long, default_value_t = SLOTS)]
     pub slots: u32,
@@ -237,6 +240,7 @@ fn buyer(setting: &Setting) -> BuyerConfig {
     config.network.bootstrap.clone_from(&setting.bootstrap);
     config.network.mdns = false;
     config.gateway.listen.set_port(0);
+    config.gateway.api_keys_file.clone_from(&setting.api_keys);
     config
         .upstream
         .extend(setting.upstream.clone().map(|url| Upstream {

@@ -1,17 +1,19 @@
 //! `make bench`: what the market adds to a request, in time, processor, disk and memory.
-//! `make bench-streams`: what a stream costs when two thousand are open. `make soak`: whether
-//! anything grows.
+//! `make bench-peers`: the same beside others' gateways. `make bench-streams`: what a stream costs
+//! when two thousand are open. `make soak`: whether anything grows.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use farthing_tests::bench::fleet::Transport;
+use clap::{Args, Parser, Subcommand};
+use farthing_tests::bench::fleet::{Place, Transport};
+use farthing_tests::bench::peers::{self, Contestant};
 use farthing_tests::bench::roles::{self, Setting};
 use farthing_tests::bench::{self, BenchError, Effort, Soak, endure, many};
 use farthing_tests::section::{BENCHMARKS, Section};
 use mimalloc::MiMalloc;
+use tokio::runtime::{self, Runtime};
 use tracing_subscriber::EnvFilter;
 
 /// As in the programs that are measured.
@@ -37,7 +39,7 @@ struct Options {
     disk: Option<PathBuf>,
 }
 
-/// What else this program can be; the bench starts itself again as the first two.
+/// What else this program can be; the bench starts itself again as the last two.
 #[derive(Debug, Clone, Subcommand)]
 enum Role {
     /// Only paid load, for a profiler to look at.
@@ -82,6 +84,8 @@ enum Role {
         #[arg(long, default_value_t = 30)]
         fill: u64,
     },
+    /// Our gateway beside LiteLLM's and Portkey's.
+    Peers(Peers),
     /// A node.
     #[command(hide = true)]
     Node(Setting),
@@ -90,14 +94,35 @@ enum Role {
     Gateway(Setting),
 }
 
-#[tokio::main]
-async fn main() -> Result<(), BenchError> {
+#[derive(Debug, Clone, Args)]
+struct Peers {
+    /// Who is measured beside the model server itself.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "litellm,portkey,own,paid"
+    )]
+    only: Vec<Contestant>,
+    /// Rounds.
+    #[arg(long)]
+    rounds: Option<usize>,
+}
+
+fn main() -> Result<(), BenchError> {
     let quiet = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(quiet)
         .with_writer(std::io::stderr)
         .init();
     let options = Options::parse();
+    if let Some(Role::Peers(peers)) = options.role.clone() {
+        return compare(&options, peers);
+    }
+    Runtime::new()?.block_on(Box::pin(play(options)))
+}
+
+async fn play(options: Options) -> Result<(), BenchError> {
     match options.role.clone() {
         Some(Role::Node(setting)) => roles::node(setting).await,
         Some(Role::Gateway(setting)) => roles::gateway(setting).await,
@@ -129,8 +154,7 @@ async fn main() -> Result<(), BenchError> {
                 fill: Duration::from_secs(fill),
                 warm_up: Duration::from_secs(warm_up.min(seconds / 2)),
                 every: Duration::from_secs(5),
-                transport: options.transport,
-                disk: options.disk.clone(),
+                place: place(&options),
             };
             let report = endure::run(&plan, say).await?;
             tell(&options, endure::SECTION, &report.to_string())
@@ -148,13 +172,29 @@ async fn main() -> Result<(), BenchError> {
             };
             bench::soak(&effort(&options), soak, say).await
         }
-        None => measure(&options).await,
+        Some(Role::Peers(_)) | None => measure(&options).await,
     }
 }
 
 async fn measure(options: &Options) -> Result<(), BenchError> {
     let effort = effort(options);
     let report = bench::run(&effort, say).await?;
+    writeln!(std::io::stdout(), "{report}")?;
+    if options.write {
+        report.write(BENCHMARKS.as_ref())?;
+        say("written to docs/benchmarks.md");
+    }
+    Ok(())
+}
+
+/// The cores are given out before there is a second thread, and the load needs no more than one.
+fn compare(options: &Options, peers: Peers) -> Result<(), BenchError> {
+    let core = peers::pin()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let effort = peers_effort(options, peers, core);
+    let report = runtime.block_on(Box::pin(peers::run(&effort, say)))?;
     writeln!(std::io::stdout(), "{report}")?;
     if options.write {
         report.write(BENCHMARKS.as_ref())?;
@@ -190,14 +230,17 @@ fn crowd(options: &Options, pace: Duration, opening: Duration) -> many::Plan {
         probes: 100,
         stopped: 0,
         pause: Duration::from_secs(20),
-        transport: options.transport,
-        disk: options.disk.clone(),
+        place: place(options),
     }
 }
 
 fn say(line: &str) {
     // Whoever closed the terminal does not want to know.
     writeln!(std::io::stderr(), "bench: {line}").ok();
+}
+
+fn place(options: &Options) -> Place {
+    Place::new(options.transport, options.disk.clone())
 }
 
 fn effort(options: &Options) -> Effort {
@@ -211,8 +254,7 @@ fn effort(options: &Options) -> Effort {
         paced: 20,
         chunks: 200,
         pace: Duration::from_millis(5),
-        transport: options.transport,
-        disk: options.disk.clone(),
+        place: place(options),
     };
     if !options.quick {
         return full;
@@ -222,5 +264,24 @@ fn effort(options: &Options) -> Effort {
         round: Duration::from_secs(4),
         paced: 3,
         ..full
+    }
+}
+
+fn peers_effort(options: &Options, peers: Peers, core: usize) -> peers::Effort {
+    let rounds = if options.quick { 1 } else { 3 };
+    peers::Effort {
+        contestants: peers.only,
+        rounds: peers.rounds.unwrap_or(rounds),
+        warm_up: Duration::from_secs(2),
+        single: Duration::from_secs(2),
+        step: Duration::from_millis(800),
+        full: Duration::from_secs(3),
+        streams: Duration::from_secs(4),
+        chunks: 64,
+        pace: Duration::from_millis(20),
+        place: Place {
+            core: Some(core),
+            ..place(options)
+        },
     }
 }

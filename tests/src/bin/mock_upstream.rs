@@ -28,6 +28,9 @@ struct Options {
     /// Microseconds between two tokens.
     #[arg(long, default_value_t = 0)]
     pace_us: u64,
+    /// Microseconds between two tokens of a stream, instead; its first comes at once.
+    #[arg(long)]
+    stream_pace_us: Option<u64>,
     /// Names of the models it serves, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "mock/model")]
     models: Vec<String>,
@@ -45,6 +48,7 @@ async fn main() -> std::io::Result<()> {
         tokens: options.tokens,
         token_bytes: options.token_bytes,
         pace: Duration::from_micros(options.pace_us),
+        stream_pace: options.stream_pace_us.map(Duration::from_micros),
         api_key: options.api_key,
         remember: false,
         ..Behaviour::default()

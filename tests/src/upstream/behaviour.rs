@@ -17,6 +17,8 @@ pub struct Behaviour {
     pub token_bytes: Option<usize>,
     /// The time between two tokens. Also stretches an answer that is not streamed.
     pub pace: Duration,
+    /// The time between two tokens of a stream, instead of `pace`; the first comes at once.
+    pub stream_pace: Option<Duration>,
     /// Whether a stream states its usage.
     pub stream_usage: StreamUsage,
     /// Whether an answer that is not streamed states its usage.
@@ -110,6 +112,7 @@ impl Default for Behaviour {
             text: None,
             token_bytes: None,
             pace: Duration::ZERO,
+            stream_pace: None,
             stream_usage: StreamUsage::WhenAsked,
             usage: true,
             embedding_width: 8,

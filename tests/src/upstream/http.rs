@@ -79,7 +79,7 @@ struct Ask<'a> {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Wishes {
-    /// Microseconds between two chunks, instead of the behaviour's pace.
+    /// Microseconds between two chunks, instead of the behaviour's paces.
     pace_us: Option<u64>,
     /// Let each chunk of content say in a field `sent` when it was sent.
     stamp: bool,
@@ -458,8 +458,11 @@ impl Answer<'_> {
             tail.push(self.model.usage_event(is_chat, self.usage()));
         }
         let head = is_chat.then(|| self.model.role.clone());
+        let behaviour = &self.manner.behaviour;
         let wished = self.ask.mock.pace_us.map(Duration::from_micros);
-        let pace = wished.unwrap_or(self.manner.behaviour.pace);
+        let eager = wished.is_none() && behaviour.stream_pace.is_some();
+        let pace = wished.or(behaviour.stream_pace);
+        let pace = pace.unwrap_or(behaviour.pace);
         let stamp = self.ask.mock.stamp;
         let steps = plan::stream(
             Parts {
@@ -467,6 +470,7 @@ impl Answer<'_> {
                 content,
                 tail,
                 pace,
+                eager,
                 stamp,
             },
             self.fault.as_ref(),

@@ -38,6 +38,8 @@ pub(super) struct Parts {
     pub(super) tail: Vec<Bytes>,
     /// The time between two chunks of content.
     pub(super) pace: Duration,
+    /// Whether the first chunk goes out at once, and only the others are paced.
+    pub(super) eager: bool,
     /// Whether the content says when it was sent.
     pub(super) stamp: bool,
 }
@@ -59,6 +61,7 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
         mut content,
         tail,
         pace,
+        eager,
         stamp,
     } = parts;
     let keep = match fault {
@@ -85,8 +88,9 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
     if let Some(Fault::SlowFirstToken(delay)) = fault {
         steps.push(Step::Wait(*delay));
     }
-    for chunk in content.into_iter().take(keep.unwrap_or(usize::MAX)) {
-        if !pace.is_zero() {
+    let kept = content.into_iter().take(keep.unwrap_or(usize::MAX));
+    for (number, chunk) in kept.enumerate() {
+        if !pace.is_zero() && !(eager && number == 0) {
             steps.push(Step::Wait(pace));
         }
         steps.push(if stamp {
@@ -214,6 +218,7 @@ mod tests {
             content,
             tail,
             pace: Duration::ZERO,
+            eager: false,
             stamp: false,
         }
     }
@@ -259,6 +264,19 @@ mod tests {
                 .count(),
             3
         );
+    }
+
+    #[test]
+    fn an_eager_stream_sends_its_first_chunk_at_once_and_paces_the_others() {
+        let (pace, eager) = (Duration::from_millis(3), true);
+        let parts = Parts {
+            pace,
+            eager,
+            ..parts()
+        };
+        let steps = stream(parts, None);
+        assert_eq!(steps[1], Step::Content(Bytes::from("1")));
+        assert_eq!(steps[2], Step::Wait(pace));
     }
 
     #[test]

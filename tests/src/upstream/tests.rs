@@ -283,6 +283,21 @@ async fn a_paced_stream_takes_its_time() {
 }
 
 #[tokio::test]
+async fn the_pace_of_streams_stands_between_their_tokens_and_not_before_the_first() {
+    let pace = Duration::from_millis(20);
+    let behaviour = Behaviour {
+        stream_pace: Some(pace),
+        ..Behaviour::default()
+            .tokens(5)
+            .pace(Duration::from_secs(3600))
+    };
+    let upstream = MockUpstream::start(behaviour).await.unwrap();
+    let began = tokio::time::Instant::now();
+    chat(&upstream, true).await.text().await.unwrap();
+    assert!(began.elapsed() >= pace * 4);
+}
+
+#[tokio::test]
 async fn the_list_of_models_is_counted_but_not_numbered() {
     let behaviour = Behaviour::default().models(["a/one", "b/two"]);
     let upstream = MockUpstream::start(behaviour).await.unwrap();

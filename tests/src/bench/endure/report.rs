@@ -106,7 +106,7 @@ impl Report {
             last.answered as f64 / time,
             share(last.cpu.gateway),
             share(last.cpu.node),
-            plan.transport
+            plan.place.transport
         )?;
         let filled = &self.filled;
         let mib = |bytes: u64| bytes as f64 / MIB;

@@ -45,7 +45,7 @@ impl fmt::Display for Report {
             plan.pace.as_millis(),
             plan.chunks,
             plan.prompt,
-            plan.transport
+            plan.place.transport
         )?;
         let names = self.crowds.iter().map(|crowd| crowd.way.to_string());
         writeln!(f, "| | {} |", names.collect::<Vec<_>>().join(" | "))?;
