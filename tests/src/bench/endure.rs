@@ -9,7 +9,6 @@ mod traffic;
 mod line;
 mod report;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 

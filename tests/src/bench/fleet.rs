@@ -1,7 +1,6 @@
 //! The processes: chain, model server, node, gateway.
 
 use std::ffi::OsStr;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;

@@ -8,7 +8,6 @@ mod crowd;
 mod stopped;
 mod report;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -249,6 +249,7 @@ fn buyer(setting: &Setting) -> BuyerConfig {
             api_key_file: None,
             slots: setting.slots,
             max_output: 1024,
+            tokenize: false,
         }));
     let spend = &mut config.spend;
     for limit in [
