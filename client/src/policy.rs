@@ -286,8 +286,13 @@ impl Terms {
     /// What the request is expected to use of this model.
     #[must_use]
     pub fn expected_of(&self, model: &ModelOffer) -> Usage {
-        let most = self.demand(model).output;
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        self.expected_within(&self.demand(model))
+    }
+
+    /// The same, where what it can use is known.
+    #[must_use]
+    pub fn expected_within(&self, demand: &Demand) -> Usage {
+        let most = u32::try_from(demand.output).unwrap_or(u32::MAX);
         Usage {
             completion: self.expected.completion.min(most),
             ..self.expected

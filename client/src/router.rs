@@ -190,10 +190,9 @@ pub fn plan(terms: &Terms, candidates: Vec<Candidate>, seed: u64) -> Plan {
     let mut dropped = Vec::new();
     let mut kept = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        let goods = std::sync::Arc::clone(&candidate.goods);
-        match consider(terms, candidate) {
-            Ok(choice) => kept.push(choice),
-            Err(reason) => dropped.push(left_out(&goods, reason)),
+        match consider(terms, &candidate) {
+            Ok(worth) => kept.push(worth.choice(terms, candidate)),
+            Err(reason) => dropped.push(left_out(&candidate.goods, reason)),
         }
     }
     without_paused(&mut kept, &mut dropped);
@@ -215,29 +214,43 @@ fn left_out(goods: &Goods, reason: Reason) -> Dropped {
     }
 }
 
+/// What buying from a seller would come to.
+struct Worth {
+    demand: Demand,
+    max_cost: Amount,
+    expected: Expected,
+}
+
+impl Worth {
+    fn choice(self, terms: &Terms, candidate: Candidate) -> Choice {
+        Choice {
+            demand: self.demand,
+            max_cost: self.max_cost,
+            expected: self.expected,
+            score: 0.0,
+            standing: Standing::Score,
+            tier: Tier::of(terms, &candidate),
+            candidate,
+        }
+    }
+}
+
 /// Whether this seller can be bought from at all, and what it would cost.
-fn consider(terms: &Terms, candidate: Candidate) -> Result<Choice, Reason> {
+fn consider(terms: &Terms, candidate: &Candidate) -> Result<Worth, Reason> {
     let demand = check(terms, &candidate.goods)?;
-    let model = candidate.model();
-    let prices = &model.prices;
+    let prices = &candidate.model().prices;
     let too_much = |_: Overflow| Reason::Overflow;
     let quote = demand.quote(prices).map_err(too_much)?;
-    let mut usage = terms.expected_of(model);
+    let mut usage = terms.expected_within(&demand);
     if let Some(warm) = terms.warm.filter(|warm| warm.seller == candidate.seller()) {
         usage.cached = warm.tokens.min(usage.prompt);
     }
     let cost = pricing::cost(&usage, prices).map_err(too_much)?;
-    let mut choice = Choice {
+    Ok(Worth {
         demand,
         max_cost: quote.min(terms.max_cost),
-        expected: Expected::of(terms, &candidate, cost),
-        score: 0.0,
-        standing: Standing::Score,
-        tier: Tier::default(),
-        candidate,
-    };
-    choice.tier = Tier::of(terms, &choice);
-    Ok(choice)
+        expected: Expected::of(cost, usage.completion),
+    })
 }
 
 /// Leaves out whoever is paused, unless everybody is: then whoever may be tried all the same.

@@ -11,7 +11,7 @@ use farthing_protocol::amount::Amount;
 use farthing_protocol::channel::Rejected;
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::offer::Endpoint;
-use farthing_protocol::purchase::{Ending, Load, RequestId, Usage};
+use farthing_protocol::purchase::{Ending, Load, Mode, RequestId, Usage};
 use farthing_protocol::receipt::{SignedReceipt, VerifiedReceipt};
 use farthing_protocol::x402::ChannelId;
 use tokio::runtime::Handle;
@@ -117,6 +117,8 @@ struct Inner {
     load: Option<Load>,
     model: String,
     endpoint: Endpoint,
+    /// A document has no first token that anybody sees.
+    mode: Mode,
     topped_up: u32,
     pace: Pace,
 }
@@ -149,9 +151,12 @@ impl Running {
             first: None,
             longest: Duration::ZERO,
         };
-        let (request, seller) = match &work {
-            Work::Peer(it) => (it.deal().request, it.deal().offer.offer().seller),
-            Work::Web(it) => (it.deal().request, it.seller()),
+        let (request, seller, mode) = match &work {
+            Work::Peer(it) => {
+                let deal = it.deal();
+                (deal.request, deal.offer.offer().seller, deal.demand.mode)
+            }
+            Work::Web(it) => (it.deal().request, it.seller(), it.deal().mode),
         };
         let inner = Inner {
             parts,
@@ -160,6 +165,7 @@ impl Running {
             load: None,
             model,
             endpoint,
+            mode,
             topped_up: 0,
             pace,
         };
@@ -175,6 +181,10 @@ impl Running {
         let Some(inner) = &mut self.inner else { return };
         if let Some(load) = inner.load.take() {
             trial.load(load);
+        }
+        if inner.is_document() {
+            // How long one waits for all of it says nothing of a first token.
+            trial.answered();
         }
         inner.trial = Some(trial);
     }
@@ -366,10 +376,16 @@ impl Inner {
         closed
     }
 
+    /// Whether the answer is written out of sight and comes as a whole.
+    fn is_document(&self) -> bool {
+        self.mode == Mode::Plain && self.endpoint.writes()
+    }
+
     fn served(&self, used: Usage, charged: Amount) -> Served {
         let elapsed = self.pace.asked.elapsed();
+        let first = self.pace.first.unwrap_or(elapsed);
         Served {
-            first_token: self.pace.first.unwrap_or(elapsed),
+            first_token: (!self.is_document()).then_some(first),
             elapsed,
             longest_gap: self.pace.longest,
             prompt: used.prompt,
@@ -394,6 +410,7 @@ impl Inner {
     async fn hang_up(mut self: Box<Self>) {
         self.record(match self.pace.first {
             Some(_) => Outcome::Blameless,
+            None if self.is_document() => Outcome::Blameless,
             None => Outcome::Overtaken {
                 waited: self.pace.asked.elapsed(),
             },

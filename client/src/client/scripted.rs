@@ -183,7 +183,7 @@ fn market() -> crate::market::Market {
         market.hear(testing::signed_offer_of(n, 1, start));
     }
     let served = crate::market::Served {
-        first_token: std::time::Duration::from_millis(120),
+        first_token: Some(std::time::Duration::from_millis(120)),
         elapsed: std::time::Duration::from_millis(1120),
         longest_gap: std::time::Duration::from_millis(30),
         prompt: 100,

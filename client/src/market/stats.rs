@@ -18,6 +18,9 @@ use crate::market::sketch::{Sketch, Spread};
 const HALF_LIFE: Duration = Duration::from_secs(1200);
 /// What a new latency weighs against all earlier ones.
 const NEW_SAMPLE: f64 = 0.3;
+/// A sample counts for what is usual, and for what a prompt adds, as so many times what was
+/// expected at most: once in a while everybody is late.
+const OUTLIER: f64 = 3.0;
 /// Time in which what a peak adds halves.
 const PEAK_HALF_LIFE: Duration = Duration::from_secs(10);
 /// Purchases whose wait for a first token is watched, per seller and model.
@@ -35,6 +38,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// The longest that a seller's word "busy" is taken for.
 const LONGEST_BUSY: Duration = Duration::from_secs(30);
 
+/// Whoever was not waited for to the end is taken to need so many times as long.
+const UNFINISHED: f64 = 2.0;
+/// Overtaken so often in a row without a word, a seller has failed.
+const SILENT: u32 = 2;
+/// The shortest wait that says something of a seller that was never measured.
+const LEAST_SILENCE: f64 = 1_000.0;
+
 /// How a purchase ended, as far as it says something about the seller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -48,7 +58,7 @@ pub enum Outcome {
     /// It did not work, and not for a reason of ours.
     Failed,
     /// Nobody waited any longer for its first token, because another was first or the application
-    /// has gone: it takes at least so long.
+    /// has gone: it takes longer than that. Twice in a row, and it has failed.
     Overtaken {
         /// From asking on.
         waited: Duration,
@@ -61,8 +71,9 @@ pub enum Outcome {
 /// A whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
-    /// From asking to the first token (or to the document).
-    pub first_token: Duration,
+    /// From asking to the first token, or to an answer that is no text; none of a document, whose
+    /// tokens come all at once.
+    pub first_token: Option<Duration>,
     /// From asking to the end.
     pub elapsed: Duration,
     /// The longest silence between two events after the first.
@@ -220,12 +231,17 @@ impl Level {
 
     fn at(&self, now: Timestamp) -> f64 {
         let rest = (self.peak - self.usual).max(0.0);
+        if rest == 0.0 {
+            return self.usual;
+        }
         self.usual + rest * halved(now.since(self.at), PEAK_HALF_LIFE)
     }
 
     fn add(&mut self, sample: f64, now: Timestamp) {
         let stood = self.at(now);
-        self.usual += NEW_SAMPLE * (sample - self.usual);
+        // So that nothing is not expected for good.
+        let most = (self.usual * OUTLIER).max(1.0);
+        self.usual += NEW_SAMPLE * (sample.min(most) - self.usual);
         // A slow one counts in full at once; a fast one lowers what the last peak left.
         self.peak = if sample > stood {
             sample
@@ -262,12 +278,23 @@ const KEPT: f64 = 0.97;
 
 impl Slope {
     fn add(&mut self, prompt: f64, millis: f64) {
+        let most = self
+            .expected(prompt)
+            .map_or(f64::MAX, |most| most * OUTLIER);
+        let millis = millis.min(most);
         self.weight = self.weight * KEPT + 1.0;
         let (off, late) = (prompt - self.prompt, millis - self.millis);
         self.prompt += off / self.weight;
         self.millis += late / self.weight;
         self.spread = self.spread * KEPT + off * (prompt - self.prompt);
         self.joint = self.joint * KEPT + off * (millis - self.millis);
+    }
+
+    /// The time with this prompt, once there are samples enough.
+    fn expected(&self, prompt: f64) -> Option<f64> {
+        let millis = self.millis + (prompt - self.prompt) * self.per_prompt();
+        // The line ends somewhere.
+        (self.weight >= 5.0).then(|| millis.max(self.millis / 4.0).max(1.0))
     }
 
     fn per_prompt(&self) -> f64 {
@@ -298,6 +325,9 @@ pub(super) struct Stats {
     tokens: u64,
     #[serde(skip)]
     in_flight: u32,
+    /// How often it was overtaken since it last answered.
+    #[serde(skip)]
+    silent: u32,
     /// Since when purchases wait for their first token.
     #[serde(skip)]
     waiting: Vec<Timestamp>,
@@ -334,6 +364,7 @@ impl Stats {
             paid: Amount::ZERO,
             tokens: 0,
             in_flight: 0,
+            silent: 0,
             waiting: Vec::new(),
             load: None,
             full: (0.0, now),
@@ -391,6 +422,9 @@ impl Stats {
 
     fn is_full(&self, now: Timestamp) -> f64 {
         let (chance, at) = self.full;
+        if chance == 0.0 {
+            return 0.0;
+        }
         chance * halved(now.since(at), FULL_HALF_LIFE)
     }
 
@@ -409,24 +443,35 @@ impl Stats {
                 self.refused += 1.0;
                 self.full = (1.0, now);
             }
-            Outcome::Failed => {
-                self.all += 1.0;
-                self.failures = self.failures.saturating_add(1);
-                self.cool_until = now.plus(cooling(self.failures));
-            }
+            Outcome::Failed => self.failed(now),
             Outcome::Overtaken { waited } => self.overtaken(waited, now),
             Outcome::Blameless => {}
         }
+    }
+
+    fn failed(&mut self, now: Timestamp) {
+        self.all += 1.0;
+        self.failures = self.failures.saturating_add(1);
+        self.cool_until = now.plus(cooling(self.failures));
     }
 
     fn served(&mut self, served: Served, now: Timestamp) {
         self.good += 1.0;
         self.all += 1.0;
         self.failures = 0;
+        self.silent = 0;
         self.busy_until = Timestamp(0);
         self.paid = self.paid.saturating_add(served.charged);
         self.tokens = self.tokens.saturating_add(u64::from(served.tokens));
-        let first = millis(served.first_token);
+        match served.first_token {
+            Some(first) => self.streamed(served, first, now),
+            None => self.came_whole(served, now),
+        }
+    }
+
+    fn streamed(&mut self, served: Served, first: Duration, now: Timestamp) {
+        let flow = served.elapsed.saturating_sub(first);
+        let first = millis(first);
         let prompt = f64::from(served.prompt);
         self.slope.add(prompt, first);
         // As it would have been with a prompt as usual.
@@ -434,10 +479,18 @@ impl Stats {
         level(&mut self.first_token, usual.max(0.0), now);
         self.first_tokens.add(first);
         if served.tokens > 1 {
-            let flow = served.elapsed.saturating_sub(served.first_token);
             let each = millis(flow) / f64::from(served.tokens - 1);
             level(&mut self.per_token, each, now);
             self.gaps.add(millis(served.longest_gap));
+        }
+    }
+
+    /// A document's time, but for that to a first token as streams have shown it, is its tokens'.
+    fn came_whole(&mut self, served: Served, now: Timestamp) {
+        let first = self.first_token.map_or(0.0, |level| level.usual);
+        let flow = millis(served.elapsed) - first;
+        if served.tokens > 1 && flow > 0.0 {
+            level(&mut self.per_token, flow / f64::from(served.tokens), now);
         }
     }
 
@@ -445,9 +498,15 @@ impl Stats {
     fn overtaken(&mut self, waited: Duration, now: Timestamp) {
         let waited = millis(waited);
         let usual = self.first_token.map(|level| level.at(now));
-        if usual.is_some_and(|usual| usual < waited) {
-            level(&mut self.first_token, waited, now);
-            self.first_tokens.add(waited);
+        if waited < usual.unwrap_or(LEAST_SILENCE) {
+            return;
+        }
+        let takes = waited * UNFINISHED;
+        level(&mut self.first_token, takes, now);
+        self.first_tokens.add(takes);
+        self.silent = self.silent.saturating_add(1);
+        if self.silent >= SILENT {
+            self.failed(now);
         }
     }
 

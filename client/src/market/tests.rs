@@ -31,7 +31,7 @@ fn measured(market: &Market, n: u8) -> Measured {
 
 fn served(first_ms: u64, all_ms: u64, tokens: u32) -> Outcome {
     Outcome::Served(Served {
-        first_token: Duration::from_millis(first_ms),
+        first_token: Some(Duration::from_millis(first_ms)),
         elapsed: Duration::from_millis(all_ms),
         longest_gap: Duration::from_millis(all_ms.saturating_sub(first_ms)),
         prompt: 10,
@@ -131,7 +131,7 @@ fn quantiles_and_what_a_prompt_adds_are_learned_from_answers() {
         let trial = market.begin(seller(1), MODEL, Endpoint::Chat);
         clock.advance(Duration::from_millis(10));
         trial.record(Outcome::Served(Served {
-            first_token,
+            first_token: Some(first_token),
             elapsed: first_token + Duration::from_secs(1),
             longest_gap: Duration::from_millis(30),
             prompt,
@@ -177,11 +177,8 @@ fn a_seller_that_was_overtaken_is_slower_than_it_was_taken_for_and_not_to_blame(
         waited: Duration::from_millis(millis),
     };
     begin().record(overtaken(900));
-    assert_eq!(
-        measured(&market, 1).first_token,
-        None,
-        "of one nobody knows"
-    );
+    let unknown = measured(&market, 1);
+    assert_eq!(unknown.first_token, None, "of one nobody knows, too short");
     begin().record(served(100, 200, 2));
     begin().record(overtaken(50));
     assert_eq!(
@@ -196,6 +193,48 @@ fn a_seller_that_was_overtaken_is_slower_than_it_was_taken_for_and_not_to_blame(
         "{known:?}"
     );
     assert_eq!((known.failures, known.pause), (0, None));
+}
+
+#[test]
+fn regression_a_seller_that_never_answers_and_is_always_overtaken_has_failed() {
+    let (market, _clock) = market(1);
+    let begin = || market.begin(seller(1), MODEL, Endpoint::Chat);
+    let waited = Duration::from_millis(1_500);
+    begin().record(Outcome::Overtaken { waited });
+    let once = measured(&market, 1);
+    assert_eq!(once.first_token, Some(3_000.0), "it was not waited for");
+    assert_eq!((once.failures, once.pause, once.weight), (0, None, 0.0));
+    begin().record(Outcome::Overtaken { waited: waited * 3 });
+    let twice = measured(&market, 1);
+    assert_eq!((twice.failures, twice.weight), (1, 1.0));
+    assert!(matches!(twice.pause, Some(Pause::CoolingDown(_))));
+    assert!(twice.success < measured_newcomer());
+    begin().record(served(100, 200, 2));
+    begin().record(Outcome::Overtaken { waited: waited * 6 });
+    assert_eq!(measured(&market, 1).failures, 0, "it has answered since");
+}
+
+fn measured_newcomer() -> f64 {
+    Measured::default().success
+}
+
+#[test]
+fn what_is_usual_is_not_moved_far_by_one_that_came_very_late() {
+    let (market, clock) = market(2);
+    let buy = |n, first| {
+        let trial = market.begin(seller(n), MODEL, Endpoint::Chat);
+        trial.record(served(first, first + 100, 2));
+    };
+    for first in [400, 400, 400, 400, 30_000] {
+        buy(1, first);
+    }
+    for first in [400, 400, 400, 400, 1_200] {
+        buy(2, first);
+    }
+    clock.advance(Duration::from_secs(600));
+    let usual = |n| measured(&market, n).first_token;
+    assert_eq!(usual(1), usual(2));
+    assert!(usual(1).is_some_and(|usual| usual < 700.0));
 }
 
 #[test]
@@ -296,13 +335,46 @@ fn who_often_turns_purchases_away_is_known_for_it_longer_than_it_is_full() {
     assert!(measured(&market, 1).refusals < later.refusals);
 }
 
+fn document(all_ms: u64, tokens: u32) -> Outcome {
+    Outcome::Served(Served {
+        first_token: None,
+        elapsed: Duration::from_millis(all_ms),
+        longest_gap: Duration::ZERO,
+        prompt: 10,
+        tokens,
+        charged: Amount::atoms(5),
+    })
+}
+
+#[test]
+fn regression_a_document_says_nothing_of_a_first_token_and_its_tokens_are_not_free() {
+    let (market, _clock) = market(2);
+    let buy = |n, outcome| {
+        market
+            .begin(seller(n), MODEL, Endpoint::Chat)
+            .record(outcome)
+    };
+    buy(1, document(2_000, 100));
+    let now = measured(&market, 1);
+    assert_eq!((now.first_token, now.first_token_p50), (None, None));
+    assert_eq!(now.per_token, Some(20.0), "all that there is to go by");
+    (0..20).for_each(|_| buy(2, served(100, 1_100, 101)));
+    let streams = measured(&market, 2);
+    (0..20).for_each(|_| buy(2, document(1_100, 100)));
+    let both = measured(&market, 2);
+    assert_eq!(both.first_token, Some(100.0));
+    assert_eq!(both.first_token_p99, streams.first_token_p99);
+    assert_eq!(both.gap_p99, streams.gap_p99);
+    assert_eq!(both.per_token, Some(10.0), "as in a stream");
+}
+
 #[test]
 fn a_long_prompt_is_no_sign_that_a_seller_is_slow() {
     let (market, _clock) = market(1);
     let buy = |prompt: u32| {
         let first_token = Duration::from_millis(u64::from(100 + prompt / 10));
         let outcome = Outcome::Served(Served {
-            first_token,
+            first_token: Some(first_token),
             elapsed: first_token,
             longest_gap: Duration::ZERO,
             prompt,

@@ -110,7 +110,7 @@ impl World {
 
 pub(super) fn served() -> Outcome {
     Outcome::Served(Served {
-        first_token: Duration::from_millis(10),
+        first_token: Some(Duration::from_millis(10)),
         elapsed: Duration::from_millis(100),
         longest_gap: Duration::from_millis(10),
         prompt: 10,

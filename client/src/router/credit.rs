@@ -1,8 +1,8 @@
 //! How much may be at risk at a seller: what it has proven, and a little for nothing.
 
 use farthing_protocol::amount::Amount;
-use farthing_protocol::pricing::FIRST_WINDOW;
 
+use crate::router::filter::opening;
 use crate::router::{Choice, Dropped, Reason, left_out};
 
 /// Leaves out those where this purchase, beside those that run, would put more at risk than the
@@ -32,7 +32,7 @@ pub(super) fn within_credit(kept: Vec<Choice>, dropped: &mut Vec<Dropped>) -> Ve
 fn overdrawn(choice: &Choice) -> Option<Reason> {
     let measured = &choice.candidate.measured;
     let prices = &choice.candidate.model().prices;
-    let opening = choice.demand.opening(prices, FIRST_WINDOW).ok()?;
+    let opening = opening(&choice.demand, prices).ok()?.ceil();
     let each = opening.min(choice.max_cost);
     let running = measured.at_seller.max(measured.in_flight);
     let running = u128::from(running).saturating_add(1);

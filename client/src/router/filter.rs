@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use farthing_protocol::amount::{Amount, Overflow, Price};
+use farthing_protocol::amount::{Amount, Cost, MICRO, Overflow, Price};
 use farthing_protocol::identity::NodeId;
 use farthing_protocol::pricing::{Demand, FIRST_WINDOW};
 use farthing_protocol::purchase::Endpoint;
@@ -120,12 +120,22 @@ pub fn check(terms: &Terms, goods: &Goods) -> Result<Demand, Reason> {
     place(wanted, goods)?;
     let demand = terms.demand(model);
     let too_much = |_: Overflow| Reason::Overflow;
-    let needed = demand.opening(prices, FIRST_WINDOW).map_err(too_much)?;
-    if needed > terms.max_cost {
-        let limit = terms.max_cost;
+    // Compared before it is rounded: this is asked of many.
+    let needed = opening(&demand, prices).map_err(too_much)?;
+    if needed > Cost::micro_atoms(terms.max_cost.get().saturating_mul(MICRO)) {
+        let (needed, limit) = (needed.ceil(), terms.max_cost);
         return Err(Reason::OverLimit { needed, limit });
     }
     Ok(demand)
+}
+
+/// What is reserved before a stranger starts to work.
+pub(super) fn opening(demand: &Demand, prices: &Prices) -> Result<Cost, Overflow> {
+    let output = match demand.mode {
+        Mode::Plain => demand.output,
+        Mode::Stream => demand.output.min(FIRST_WINDOW),
+    };
+    demand.up_to(prices, output)
 }
 
 fn within(price: Price, limit: Option<Price>) -> Result<(), Reason> {

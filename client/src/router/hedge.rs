@@ -1,9 +1,10 @@
 //! When the next seller is asked beside the first. Pure.
 //!
-//! A first token that is later than nineteen times out of twenty, or three times as late as the
-//! next seller's is expected, is worth a second question, if both together stay within what one
-//! purchase may cost, and not for every request: what a hedge costs is the other's prompt, should
-//! both begin.
+//! A first token that is later than nineteen times out of twenty, or twice as late as the next
+//! seller's is expected, is worth a second question, if both together stay within what one purchase
+//! may cost, and not for every request: what a hedge costs is the other's prompt, should both
+//! begin. A seller that nobody knows is the likeliest to be late: its own time is what is expected
+//! of it.
 
 use std::time::Duration;
 
@@ -16,10 +17,9 @@ use crate::router::{Choice, Standing};
 
 /// A seller is known by so many purchases, at least, before its 95th percentile is one.
 const WEIGHT: f64 = 5.0;
-/// The next seller, if it is known as well, is asked after so many times what it is expected to
-/// take itself: a seller whose requests often wait is late by its own measure only when it is too
-/// late.
-const LATE: f64 = 3.0;
+/// The next seller is asked after so many times what it is expected to take itself: a seller whose
+/// requests often wait is late by its own measure only when it is too late.
+const LATE: f64 = 2.0;
 /// The second seller may be so many times as dear as the first.
 const DEARER: u128 = 2;
 /// One hedge, in the unit in which they are earned: hundredths.
@@ -35,13 +35,20 @@ pub fn after(terms: &Terms, first: &Choice, second: &Choice) -> Option<Duration>
         return None;
     }
     let measured = &first.candidate.measured;
+    // Of two that nobody knows, neither is late.
+    second
+        .candidate
+        .measured
+        .first_token
+        .or(measured.first_token)?;
+    let with_prompt = |millis| measured.with_prompt(millis, terms.expected.prompt);
     let own = measured
         .first_token_p95
         .filter(|_| measured.weight >= WEIGHT)
-        .map(|late| measured.with_prompt(late, terms.expected.prompt))?;
-    let is_known = second.candidate.measured.weight >= WEIGHT;
-    let next = is_known.then_some(second.expected.first_token * LATE);
-    let late = next.map_or(own, |next| own.min(next));
+        .map_or(first.expected.first_token * LATE, with_prompt);
+    // Not before half of its answers have begun.
+    let half = measured.first_token_p50.map_or(0.0, with_prompt);
+    let late = own.min(half.max(second.expected.first_token * LATE));
     let both = first.max_cost.saturating_add(second.max_cost);
     let dear = first.expected.cost.get().checked_mul(DEARER)?;
     let affordable = both <= terms.max_cost && second.expected.cost <= Cost::micro_atoms(dear);

@@ -4,7 +4,7 @@
 
 use farthing_protocol::amount::Cost;
 
-use crate::market::{Measured, mix, mix_seed};
+use crate::market::{Candidate, Measured, mix, mix_seed};
 use crate::policy::{Percentiles, Terms};
 use crate::router::{Choice, Standing};
 
@@ -35,16 +35,16 @@ pub(super) struct Tier {
 }
 
 impl Tier {
-    pub(super) fn of(terms: &Terms, choice: &Choice) -> Self {
+    pub(super) fn of(terms: &Terms, candidate: &Candidate) -> Self {
         let order = &terms.preferences.order;
-        let goods = &choice.candidate.goods;
+        let goods = &candidate.goods;
         let named = order.iter().position(|name| goods.is_named(name));
         let has = |name: &&str| goods.model.features.iter().any(|feature| feature == name);
         let skills = terms.needs.skills().filter(|name| !has(name));
         Self {
             ordered: named.unwrap_or(order.len()),
             lacks: skills.count(),
-            slow: is_slow(terms, &choice.candidate.measured),
+            slow: is_slow(terms, &candidate.measured),
         }
     }
 }
@@ -110,21 +110,23 @@ struct Lineup {
 
 impl Lineup {
     fn by_score(choices: Vec<Choice>, seed: u64) -> Self {
-        let paused = |choice: &Choice| match choice.standing {
-            Standing::LastResort(pause) => Some(pause.left()),
-            _ => None,
+        // Side by side: a choice is too large to be compared where it lies.
+        let rank = |(place, choice): (usize, &Choice)| {
+            let paused = match choice.standing {
+                Standing::LastResort(pause) => Some(pause.left()),
+                _ => None,
+            };
+            (paused, choice.tier, choice.score, place)
         };
-        let tie = |choice: &Choice| mix(seed, choice.candidate.seller());
-        let mut order: Vec<_> = (0..choices.len()).collect();
-        order.sort_by(|a, b| {
-            let (a, b) = (&choices[*a], &choices[*b]);
-            let by_score = a.score.total_cmp(&b.score);
-            paused(a)
-                .cmp(&paused(b))
-                .then(a.tier.cmp(&b.tier))
-                .then(by_score)
-                .then_with(|| tie(a).cmp(&tie(b)))
+        let mut ranks: Vec<_> = choices.iter().enumerate().map(rank).collect();
+        let tie = |place: usize| mix(seed, choices[place].candidate.seller());
+        ranks.sort_by(|a, b| {
+            (a.0.cmp(&b.0))
+                .then(a.1.cmp(&b.1))
+                .then(a.2.total_cmp(&b.2))
+                .then_with(|| tie(a.3).cmp(&tie(b.3)))
         });
+        let order = ranks.into_iter().map(|(_, _, _, place)| place).collect();
         Self { choices, order }
     }
 
@@ -151,10 +153,19 @@ impl Lineup {
         self.order[..=place].rotate_right(1);
     }
 
+    /// The choices in order, each moved once, where they lie.
     fn done(self) -> Vec<Choice> {
-        let mut choices: Vec<_> = self.choices.into_iter().map(Some).collect();
-        let in_order = self.order.into_iter();
-        in_order.filter_map(|place| choices[place].take()).collect()
+        let Self { mut choices, order } = self;
+        let mut lies: Vec<_> = (0..order.len()).collect();
+        let mut holds = lies.clone();
+        for (place, wanted) in order.into_iter().enumerate() {
+            let from = lies[wanted];
+            choices.swap(place, from);
+            let moved = holds[place];
+            holds.swap(place, from);
+            lies[moved] = from;
+        }
+        choices
     }
 
     /// Behind the first place, puts those that have shown that they answer before the others of
@@ -254,5 +265,7 @@ fn is_scored(choice: &Choice) -> bool {
 /// Whether it has answered before, and mostly does.
 fn is_proven(choice: &Choice) -> bool {
     let measured = &choice.candidate.measured;
-    measured.weight > 0.0 && measured.first_token.is_some() && measured.success >= PROVEN
+    // Whose answers are documents has no first token, and no failure since the last of them.
+    let has_answered = measured.first_token.is_some() || measured.failures == 0;
+    measured.weight > 0.0 && has_answered && measured.success >= PROVEN
 }

@@ -9,7 +9,7 @@
 use farthing_protocol::amount::Cost;
 
 use crate::config::Strategy;
-use crate::market::{Candidate, Measured};
+use crate::market::Measured;
 use crate::policy::{Sort, Terms};
 use crate::router::Choice;
 
@@ -47,11 +47,10 @@ pub struct Expected {
 }
 
 impl Expected {
-    pub(super) fn of(terms: &Terms, candidate: &Candidate, cost: Cost) -> Self {
-        let usage = terms.expected_of(candidate.model());
+    pub(super) fn of(cost: Cost, completion: u32) -> Self {
         Self {
             cost,
-            tokens: f64::from(usage.completion),
+            tokens: f64::from(completion),
             first_token: 0.0,
             millis: 0.0,
         }
@@ -68,7 +67,7 @@ struct Weights {
 impl Weights {
     const fn of(strategy: Strategy) -> Self {
         let (price, time, risk) = match strategy {
-            Strategy::Balanced => (1.0, 0.6, 1.0),
+            Strategy::Balanced => (1.0, 0.75, 1.0),
             Strategy::Cheapest => (1.0, 0.0, 0.5),
             Strategy::Fastest => (0.0, 1.0, 0.5),
             Strategy::Reliable => (0.25, 0.25, 8.0),
@@ -84,9 +83,12 @@ pub(super) fn score(choices: &mut [Choice], terms: &Terms) {
         first_token: middle(choices, |m| m.first_token).unwrap_or(FIRST_TOKEN),
         per_token: middle(choices, |m| m.per_token).unwrap_or(PER_TOKEN),
         prompt: terms.expected.prompt,
+        measured_at: middle(choices, |m| m.first_token.map(|_| m.prompt)).unwrap_or(0.0),
+        per_prompt: middle(choices, |m| Some(m.per_prompt).filter(|adds| *adds > 0.0))
+            .unwrap_or(0.0),
     };
     for choice in choices {
-        let measured = choice.candidate.measured;
+        let measured = &choice.candidate.measured;
         let success = measured.success.clamp(LEAST_SUCCESS, 1.0);
         let warm = terms
             .warm
@@ -117,6 +119,9 @@ struct Usual {
     first_token: f64,
     per_token: f64,
     prompt: u32,
+    /// The prompt that the usual time to a first token is about, and what each token more adds.
+    measured_at: f64,
+    per_prompt: f64,
 }
 
 struct Times {
@@ -126,14 +131,23 @@ struct Times {
 }
 
 impl Usual {
+    /// A time to the first token that was measured with one prompt, with another. Where a seller
+    /// has not shown what a longer one adds, it is what is usual.
+    fn with_prompt(&self, (millis, prompt): (f64, f64), adds: f64, fresh: u32) -> f64 {
+        let adds = if adds > 0.0 { adds } else { self.per_prompt };
+        millis + (f64::from(fresh) - prompt).max(0.0) * adds
+    }
+
     /// How long it takes, when `read` tokens of the prompt are in its cache.
     fn of(&self, choice: &Choice, read: u32) -> Times {
         let measured = &choice.candidate.measured;
         let fresh = self.prompt.saturating_sub(read);
         let first = measured
             .first_token
-            .map(|first| measured.with_prompt(first, fresh));
-        let first = shrunk(first, self.first_token, measured.weight);
+            .map(|first| self.with_prompt((first, measured.prompt), measured.per_prompt, fresh));
+        let usual = (self.first_token, self.measured_at);
+        let usual = self.with_prompt(usual, self.per_prompt, fresh);
+        let first = shrunk(first, usual, measured.weight);
         let token = shrunk(measured.per_token, self.per_token, measured.weight);
         let crowd = 1.0 + waiting(measured, choice.candidate.model().slots);
         Times {

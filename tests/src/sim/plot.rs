@@ -8,9 +8,9 @@ const HEIGHT: f64 = 420.0;
 /// Left, top, right (where the names stand) and bottom.
 const MARGIN: (f64, f64, f64, f64) = (64.0, 40.0, 210.0, 48.0);
 /// Colours that are told apart by most eyes.
-const COLOURS: [&str; 11] = [
+const COLOURS: [&str; 12] = [
     "#000000", "#888888", "#d62728", "#1f77b4", "#17becf", "#2ca02c", "#9467bd", "#ff7f0e",
-    "#8c564b", "#e377c2", "#bcbd22",
+    "#8c564b", "#e377c2", "#bcbd22", "#00429d",
 ];
 
 /// An axis.
@@ -175,8 +175,10 @@ impl Plot {
 
     fn names(&self, svg: &mut String) {
         let x = WIDTH - MARGIN.2 + 14.0;
-        let rows = self.series.iter().zip(COLOURS.iter().cycle()).zip(0..);
-        for ((series, colour), row) in rows {
+        // Each has its colour in every plot, whoever is left out.
+        let drawn = self.series.iter().zip(COLOURS.iter().cycle());
+        let drawn = drawn.filter(|(series, _)| !series.points.is_empty());
+        for ((series, colour), row) in drawn.zip(0..) {
             let y = MARGIN.1 + 12.0 + 18.0 * f64::from(row);
             put(
                 svg,

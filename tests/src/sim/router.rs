@@ -117,7 +117,7 @@ impl Purchase {
                 elapsed,
                 tokens,
             } => Outcome::Served(Served {
-                first_token: millis(first),
+                first_token: Some(millis(first)),
                 elapsed: millis(elapsed),
                 // Tokens come at an even pace here.
                 longest_gap: millis((elapsed - first) / f64::from(tokens.max(1))),

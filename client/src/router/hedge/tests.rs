@@ -43,26 +43,60 @@ fn choice(n: u8, output: u64, measured: Measured) -> Choice {
 #[test]
 fn the_second_is_asked_when_the_first_is_later_than_it_nearly_ever_is() {
     let (first, second) = (choice(1, 500_000, known()), choice(2, 600_000, known()));
-    let wait = after(&terms(true), &first, &second);
-    assert_eq!(wait, Some(Duration::from_millis(250)));
+    let wait = |second| after(&terms(true), &first, second);
+    let slow = Measured {
+        first_token: Some(200.0),
+        ..known()
+    };
+    let slow = choice(2, 600_000, slow);
+    assert_eq!(wait(&slow), Some(Duration::from_millis(250)));
+    assert_eq!(wait(&second), Some(Duration::from_millis(200)));
 }
 
 #[test]
-fn nobody_is_asked_beside_one_that_nobody_knows_or_for_a_document() {
+fn one_that_nobody_knows_is_waited_for_twice_as_long_as_is_expected() {
     let second = choice(2, 600_000, known());
     let unknown = choice(1, 500_000, Measured::default());
-    assert_eq!(after(&terms(true), &unknown, &second), None);
-    let seldom = choice(
-        1,
-        500_000,
-        Measured {
-            weight: 1.0,
-            ..known()
-        },
+    assert_eq!(
+        after(&terms(true), &unknown, &second),
+        millis(second.expected.first_token * LATE)
     );
-    assert_eq!(after(&terms(true), &seldom, &second), None);
-    let first = choice(1, 500_000, known());
+    let seldom = Measured {
+        weight: 1.0,
+        first_token: Some(40.0),
+        ..known()
+    };
+    let seldom = choice(1, 500_000, seldom);
+    assert_eq!(
+        after(&terms(true), &seldom, &second),
+        millis(seldom.expected.first_token * LATE)
+    );
+}
+
+fn millis(millis: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(millis / 1000.0).ok()
+}
+
+#[test]
+fn nobody_is_asked_as_well_where_neither_is_known_or_for_a_document() {
+    let unknown = |n| choice(n, 500_000, Measured::default());
+    assert_eq!(after(&terms(true), &unknown(1), &unknown(2)), None);
+    let (first, second) = (choice(1, 500_000, known()), choice(2, 600_000, known()));
     assert_eq!(after(&terms(false), &first, &second), None);
+}
+
+#[test]
+fn nobody_is_asked_as_well_before_half_of_the_first_ones_answers_have_begun() {
+    let slow = Measured {
+        first_token: Some(900.0),
+        first_token_p50: Some(800.0),
+        first_token_p95: Some(2_000.0),
+        ..known()
+    };
+    let (first, second) = (choice(1, 500_000, slow), choice(2, 600_000, known()));
+    assert!(second.expected.first_token * LATE < 800.0);
+    let wait = after(&terms(true), &first, &second);
+    assert_eq!(wait, Some(Duration::from_millis(800)));
 }
 
 #[test]
@@ -96,11 +130,12 @@ fn one_that_is_dear_or_paused_is_not_asked_as_well() {
 #[test]
 fn a_wait_beyond_the_deadline_is_none() {
     let late = Measured {
+        first_token: Some(1e9),
         first_token_p95: Some(1e9),
         ..known()
     };
     let first = choice(1, 500_000, late);
-    let second = choice(2, 600_000, Measured::default());
+    let second = choice(2, 600_000, late);
     assert_eq!(after(&terms(true), &first, &second), None);
 }
 
@@ -112,12 +147,12 @@ fn one_that_is_often_late_is_not_waited_for_much_longer_than_the_next_would_take
     };
     let first = choice(1, 500_000, often);
     let wait = |second| after(&terms(true), &first, &choice(2, 600_000, second));
-    assert_eq!(wait(known()), Some(Duration::from_millis(300)));
-    let seldom = Measured {
-        weight: 1.0,
+    assert_eq!(wait(known()), Some(Duration::from_millis(200)));
+    let slow = Measured {
+        first_token: Some(3_000.0),
         ..known()
     };
-    assert_eq!(wait(seldom), Some(Duration::from_secs(4)));
+    assert_eq!(wait(slow), Some(Duration::from_secs(4)));
 }
 
 proptest! {
