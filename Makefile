@@ -79,7 +79,7 @@ fuzz: ## Fuzz every decoder; FUZZ_SECONDS=60 each
 .PHONY: tools
 tools: ## Install the real parts of the tests into .tools/
 	$(call step,Setting up the real parts of the tests)
-	@$(SETUP) anvil model clients suites openrouter schemathesis x402 agents
+	@$(SETUP)
 
 .PHONY: fmt
 fmt: ## Format the code

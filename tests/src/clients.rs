@@ -48,6 +48,12 @@ pub fn tool(part: &str, name: &str) -> Command {
     Command::new(installed(part, &format!("bin/{name}")))
 }
 
+/// A program of a part's npm packages.
+#[must_use]
+pub fn npm_tool(part: &str, name: &str) -> Command {
+    Command::new(installed(part, &format!("node_modules/.bin/{name}")))
+}
+
 /// Runs it to its end; what it printed.
 ///
 /// # Panics

@@ -1,5 +1,6 @@
 //! What agents' developers use, as its registry has it, against the gateway: LangChain and its own
-//! suite, the Vercel AI SDK, the `llm` command line. Nothing but the base URL is set.
+//! suite, the Vercel AI SDK, the `llm` command line, the coding agents aider and Codex. Nothing
+//! but the base URL is set, and what only OpenAI's own servers do is off.
 #![allow(clippy::disallowed_methods, reason = "a test may ask plainly")]
 #![allow(clippy::print_stdout, reason = "a test says what it saw")]
 
@@ -14,8 +15,12 @@ use serde::Deserialize;
 const OTHER: &str = "mock/other";
 
 async fn open() -> (Street, RunningGateway) {
+    open_with(Behaviour::default()).await
+}
+
+async fn open_with(behaviour: Behaviour) -> (Street, RunningGateway) {
     let street = TestNet::new()
-        .upstreams(Behaviour::default().models([MODEL, OTHER]))
+        .upstreams(behaviour.models([MODEL, OTHER]))
         .seller_config(|_, config| {
             let mut other = config.models[0].clone();
             OTHER.clone_into(&mut other.id);
@@ -89,6 +94,92 @@ async fn the_llm_command_line_asks_by_its_own_configuration() {
     let object: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(&object).expect("an object");
     assert_eq!(object.keys().collect::<Vec<_>>(), ["coin", "worth"]);
+    close(street, gateway).await;
+}
+
+/// What aider makes of an answer: it writes the file down.
+const EDIT: &str = "Here you are.\n\ncoin.py\n```\nCOIN = \"farthing\"\n```\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aider_changes_a_file_as_the_model_says() {
+    let (street, gateway) = open_with(Behaviour::default().says(EDIT)).await;
+    let home = tempfile::tempdir().expect("a folder");
+    let file = home.path().join("coin.py");
+    for (told, more) in [("streamed", "--stream"), ("whole", "--no-stream")] {
+        std::fs::write(&file, "COIN = \"penny\"\n").expect("written");
+        let model = format!("openai/{MODEL}");
+        let limits = serde_json::json!({&model: {"max_input_tokens": 4096, "litellm_provider": "openai", "mode": "chat"}});
+        let metadata = home.path().join(".aider.model.metadata.json");
+        std::fs::write(metadata, limits.to_string()).expect("written");
+        let mut command = clients::tool("aider", "aider");
+        command
+            .current_dir(home.path())
+            .env("HOME", home.path())
+            .env("OPENAI_API_BASE", gateway.base_url())
+            .env("OPENAI_API_KEY", "unused")
+            // What it would ask the Internet for.
+            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+            .args(["--no-check-update", "--analytics-disable", "--no-git"])
+            .args(["--no-show-release-notes", "--no-show-model-warnings"])
+            .args(["--yes-always", "--no-pretty", more, "--model", &model])
+            .args(["--message", "Let the coin be a farthing.", "coin.py"]);
+        println!("{told}: {}", clients::run(command).await);
+        let changed = std::fs::read_to_string(&file).expect("read");
+        assert_eq!(changed, "COIN = \"farthing\"\n", "{told}");
+    }
+    assert_eq!(street.sellers[0].upstream.count(), 2, "once each time");
+    close(street, gateway).await;
+}
+
+/// What Codex is told of the gateway. Tools of OpenAI's own servers are off.
+fn codex_settings(gateway: &RunningGateway) -> String {
+    format!(
+        r#"model = "{MODEL}"
+model_provider = "farthing"
+web_search = "disabled"
+
+[model_providers.farthing]
+name = "Farthing"
+base_url = "{}"
+wire_api = "responses"
+
+[agents]
+enabled = false
+"#,
+        gateway.base_url()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_runs_the_command_that_the_model_asks_for() {
+    let (street, gateway) = open().await;
+    let home = tempfile::tempdir().expect("a folder");
+    let work = tempfile::tempdir().expect("a folder");
+    std::fs::write(home.path().join("config.toml"), codex_settings(&gateway)).expect("written");
+    // The mock calls the tool that is named, with the words in quotes in the order of its fields:
+    // the command, its justification, a rule, a shell, a folder.
+    let prompt =
+        "Use exec_command: 'printf farthing > coin.txt' 'no' 'printf' '/bin/sh' '.' 10000 10000";
+    let mut command = clients::npm_tool("codex", "codex");
+    command
+        .current_dir(work.path())
+        .env("CODEX_HOME", home.path())
+        .env("HOME", home.path())
+        .args(["exec", "--skip-git-repo-check"])
+        .args(["--sandbox", "danger-full-access", prompt]);
+    let said = clients::run(command).await;
+    println!("{said}");
+    assert!(
+        said.contains("A farthing buys"),
+        "the last word is the model's"
+    );
+    let written = std::fs::read_to_string(work.path().join("coin.txt"));
+    assert_eq!(written.expect("is there"), "farthing");
+    assert_eq!(
+        street.sellers[0].upstream.count(),
+        2,
+        "once, and with the result"
+    );
     close(street, gateway).await;
 }
 

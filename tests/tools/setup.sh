@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Put the pinned real parts of the tests into .tools/ at the repository root.
 #
-#   tests/tools/setup.sh                      all of: anvil model clients suites openrouter schemathesis x402 agents
+#   tests/tools/setup.sh                      all of: anvil model clients suites openrouter schemathesis x402 agents aider codex
 #   tests/tools/setup.sh anvil model          only these
 #
 #   anvil    the EVM chain (npm; the same folder also holds the stock Node client)
@@ -12,6 +12,8 @@
 #   slither  the contracts' linter (a Python environment)
 #   x402     the stock x402 clients (npm, and a Python environment)
 #   agents   what agents' developers use: MCP, LangChain, llm (a Python environment), AI SDK (npm)
+#   aider    the coding agent of that name (a Python environment; Python 3.12 or older)
+#   codex    OpenAI's coding agent (npm)
 #   deny     cargo-deny, built from source: minutes, so only `make deny` asks for it
 #   fuzz     cargo-fuzz, built from source, for `make fuzz`
 #
@@ -45,6 +47,17 @@ find_python() {
         fi
     done
     fail "no Python 3.10 or newer found; install one and run this again"
+}
+
+# One that aider runs on.
+find_older_python() {
+    for name in python3 python3.12 python3.11 python3.10; do
+        if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
 }
 
 need_node() {
@@ -162,6 +175,22 @@ setup() {
             "$({ cat "$here/agents/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
             install_python "$tools/agents" "$here/agents/requirements.txt"
         ;;
+    aider)
+        python=$(find_older_python) || {
+            [ -n "$everything" ] || fail "aider needs Python 3.10, 3.11 or 3.12; none was found"
+            say "aider: LEFT OUT, it needs Python 3.10, 3.11 or 3.12; its test will fail"
+            return
+        }
+        part aider "aider (about 100 MB, half a gigabyte unpacked)" \
+            "$({ cat "$here/aider/requirements.txt" && "$python" --version && echo "$tools"; } | digest)" \
+            install_python "$tools/aider" "$here/aider/requirements.txt"
+        ;;
+    codex)
+        need_node
+        part codex "Codex (about 170 MB, almost half a gigabyte unpacked)" \
+            "$(cat "$here/codex/package.json" "$here/codex/package-lock.json" | digest)" \
+            install_npm "$tools/codex" "$here/codex"
+        ;;
     model | clients | openrouter | schemathesis)
         python=$(find_python)
         case $1 in
@@ -192,7 +221,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents aider codex deny fuzz" ;;
     esac
 }
 
@@ -200,5 +229,6 @@ mkdir -p "$tools/stamps"
 # Environments remember where they are; a .tools that is a link (of a second worktree) is the place
 # it points to, or each worktree would install it anew under the others.
 tools=$(cd "$tools" && pwd -P)
-[ $# -gt 0 ] || set -- anvil model clients suites openrouter schemathesis x402 agents
+everything=
+[ $# -gt 0 ] || { everything=yes && set -- anvil model clients suites openrouter schemathesis x402 agents aider codex; }
 for each in "$@"; do setup "$each"; done

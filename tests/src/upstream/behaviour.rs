@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::bodies;
+
 /// How a mock upstream behaves. The default answers 16 tokens at once and never fails.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
@@ -9,6 +11,8 @@ pub struct Behaviour {
     pub models: Vec<String>,
     /// Tokens in an answer; a smaller limit in the request wins.
     pub tokens: usize,
+    /// What it says, instead of the words.
+    pub text: Option<String>,
     /// Bytes of each token, instead of the words.
     pub token_bytes: Option<usize>,
     /// The time between two tokens. Also stretches an answer that is not streamed.
@@ -103,6 +107,7 @@ impl Default for Behaviour {
         Self {
             models: vec!["mock/model".to_owned()],
             tokens: 16,
+            text: None,
             token_bytes: None,
             pace: Duration::ZERO,
             stream_usage: StreamUsage::WhenAsked,
@@ -140,6 +145,13 @@ impl Behaviour {
     /// Answer in words, whatever a request asks for.
     pub fn words_only(mut self) -> Self {
         self.skills = false;
+        self
+    }
+
+    /// Say this, to the end.
+    pub fn says(mut self, text: &str) -> Self {
+        self.tokens = bodies::pieces(text).count();
+        self.text = Some(text.to_owned());
         self
     }
 

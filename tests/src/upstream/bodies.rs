@@ -35,6 +35,11 @@ pub fn prompt_tokens(raw: &str) -> u64 {
     raw.len().div_ceil(CHARS_PER_PROMPT_TOKEN) as u64
 }
 
+/// A text in tokens: its lines.
+pub(super) fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n')
+}
+
 /// The tokens of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -77,7 +82,10 @@ impl Bodies {
     pub(super) fn prepare(behaviour: &Behaviour) -> Self {
         let long = behaviour.token_bytes.map(|bytes| "x".repeat(bytes));
         let words = WORDS.iter().cycle().take(behaviour.tokens);
-        let words: Vec<&str> = words.map(|word| long.as_deref().unwrap_or(word)).collect();
+        let words: Vec<&str> = match &behaviour.text {
+            Some(text) => pieces(text).collect(),
+            None => words.map(|word| long.as_deref().unwrap_or(word)).collect(),
+        };
         let mut text = String::new();
         let ends = words.iter().map(|word| {
             text.push_str(word);
