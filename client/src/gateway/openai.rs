@@ -49,7 +49,7 @@ pub(crate) async fn buy(
     let delivery = delivery(&body)?;
     let bought = exchange::buy(shared, Request { endpoint, body }, &headers).await?;
     match delivery {
-        Delivery::Stream(usage) => Ok(sse::respond(shared, bought, Chunks(usage))),
+        Delivery::Stream(usage) => Ok(sse::respond(shared, bought, Chunks::new(usage))),
         Delivery::Plain => {
             let whole = exchange::whole(shared, bought).await?;
             Ok(whole.respond(whole.document.clone()))

@@ -60,13 +60,52 @@ pub(in crate::gateway) trait Dialect: Send + 'static {
 }
 
 /// OpenAI's words: chunks as they came.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::gateway) struct Chunks(pub(in crate::gateway) UsageChunk);
+#[derive(Debug)]
+pub(in crate::gateway) struct Chunks {
+    usage: UsageChunk,
+    /// The last chunk, where it should hold the usage.
+    last: Vec<u8>,
+}
+
+impl Chunks {
+    pub(in crate::gateway) const fn new(usage: UsageChunk) -> Self {
+        Self {
+            usage,
+            last: Vec::new(),
+        }
+    }
+
+    /// The chunk of usage that was asked for, in the receipt's numbers, where the seller's server
+    /// has sent none.
+    fn missing(&self, settled: &Settled) -> Option<Bytes> {
+        if self.usage == UsageChunk::Unwanted {
+            return None;
+        }
+        let used = settled.used()?;
+        let last = Body::parse(&self.last).ok()?;
+        if last.raw("usage").is_some() {
+            return None;
+        }
+        let usage = json!({
+            "prompt_tokens": used.prompt,
+            "completion_tokens": used.completion,
+            "total_tokens": u64::from(used.prompt) + u64::from(used.completion),
+            "prompt_tokens_details": { "cached_tokens": used.cached },
+        });
+        let usage = usage.to_string();
+        let chunk = last.with(&[("choices", "[]"), ("usage", &usage)]);
+        Some(event_of(&chunk))
+    }
+}
 
 impl Dialect for Chunks {
     fn data(&mut self, json: &[u8]) -> Result<Option<Bytes>, Problem> {
-        let passes = self.0 == UsageChunk::Wanted || !only_usage(json);
-        Ok(passes.then(|| event_of(json)))
+        if self.usage == UsageChunk::Wanted {
+            json.clone_into(&mut self.last);
+        } else if only_usage(json) {
+            return Ok(None);
+        }
+        Ok(Some(event_of(json)))
     }
 
     fn silence(&self) -> Bytes {
@@ -77,13 +116,15 @@ impl Dialect for Chunks {
         problem.event()
     }
 
-    fn end(&mut self, note: &Value, _: &Settled) -> Bytes {
-        Bytes::from(format!(": farthing {note}\n\ndata: [DONE]\n\n"))
+    fn end(&mut self, note: &Value, settled: &Settled) -> Bytes {
+        let usage = self.missing(settled).unwrap_or_default();
+        let end = format!(": farthing {note}\n\ndata: [DONE]\n\n");
+        [&usage[..], end.as_bytes()].concat().into()
     }
 }
 
 /// Whether it is a seller's own end of the stream.
-fn is_end(json: &[u8]) -> bool {
+pub(in crate::gateway) fn is_end(json: &[u8]) -> bool {
     json.trim_ascii_start().starts_with(DONE)
 }
 
