@@ -232,9 +232,7 @@ setup() {
         part fuzz "cargo-fuzz $cargo_fuzz_version (a minute)" "$cargo_fuzz_version" \
             install_cargo cargo-fuzz "$cargo_fuzz_version"
         ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents aider codex deny fuzz" ;;
-        ;;
-    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents peers deny fuzz" ;;
+    *) fail "unknown part '$1'; the parts are: anvil model clients suites openrouter schemathesis slither x402 agents aider codex peers deny fuzz" ;;
     esac
 }
 
