@@ -67,7 +67,12 @@ impl KnownNode {
         }
     }
 
-    fn holds(&self, table: &EdwardsBasepointTable, message: &[u8], signature: &NodeSignature) -> bool {
+    fn holds(
+        &self,
+        table: &EdwardsBasepointTable,
+        message: &[u8],
+        signature: &NodeSignature,
+    ) -> bool {
         let (Some(commitment), Some(response)) = (
             signature.0.first_chunk::<32>(),
             signature.0.last_chunk::<32>(),
