@@ -41,6 +41,18 @@ bench: ## Measure added latency, throughput and memory; writes docs/benchmarks.m
 	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
 	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write $(ARGS)
 
+.PHONY: bench-streams
+bench-streams: ## Measure 2 000 streams at once: memory, delay and processor time of each; writes docs/benchmarks.md
+	@$(SETUP) anvil
+	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
+	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write streams $(ARGS)
+
+.PHONY: soak
+soak: ## Ten minutes of mixed paid traffic: does anything grow? Writes docs/benchmarks.md; ARGS="--seconds 120"
+	@$(SETUP) anvil
+	@$(CARGO) build --locked --release -p farthing-tests --bin bench --bin mock_upstream
+	@$(CARGO) run --quiet --locked --release -p farthing-tests --bin bench -- --write endure $(ARGS)
+
 .PHONY: gas
 gas: ## Measure the gas of deposits, claims and payments; writes docs/benchmarks.md
 	@$(SETUP) anvil

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use farthing_protocol::chain::ChainError;
 use farthing_protocol::clock::Clock;
+use farthing_protocol::descriptors;
 use farthing_protocol::keystore::{KeyError, Passphrase};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,7 +36,7 @@ use crate::cli::control::{ControlError, Question};
 use crate::cli::receipts::ExportError;
 use crate::config::{self, Config, ConfigError, LogConfig, LogFormat, Override};
 use crate::control::{Control, serve_metrics};
-use crate::node::{Node, Outside, StartError};
+use crate::node::{self, Node, Outside, StartError};
 use crate::report::{Claimed, Earnings, SoldPage, Status};
 
 /// Sells inference from a model server you run, and is paid as the answer streams.
@@ -315,6 +316,9 @@ async fn run(config: Config, clock: Clock) -> Result<ExitCode, CliError> {
     if config.chain.payout.is_none() {
         let claim = keys.claim.address();
         tracing::warn!(%claim, "no payout address: earnings go to the claim key");
+    }
+    if let Err(error) = descriptors::need(node::descriptors(&config)) {
+        tracing::warn!(%error, "too few files for what the configuration allows at once");
     }
     let mut terminated = signal(SignalKind::terminate()).map_err(system("cannot await signals"))?;
     let outside = Outside::by(clock, &config)?;

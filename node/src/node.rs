@@ -42,6 +42,8 @@ const CALLS: usize = 256;
 /// Streams a buyer may have beyond twice its purchases (those over the limit are told so): for
 /// calls.
 const SPARE_STREAMS: usize = 16;
+/// Files and sockets of the node itself: its ledger, listeners, the chain.
+const OWN_DESCRIPTORS: u64 = 128;
 
 /// The node's secrets.
 #[derive(Debug)]
@@ -352,6 +354,15 @@ pub(crate) fn net_config(config: &Config) -> net::Config {
         },
         ..net::Config::default()
     }
+}
+
+/// The files and sockets a node may have open: its ledger, peers, buyers over HTTP, and a
+/// connection to the model server for each purchase.
+#[must_use]
+pub fn descriptors(config: &Config) -> u64 {
+    let doors = config.http.listen.map_or(0, |_| config.http.connections);
+    let peers = net::Limits::default().connections;
+    OWN_DESCRIPTORS + u64::from(config.limits.slots) + u64::from(peers) + u64::from(doors)
 }
 
 fn terms(config: &Config, claim: Address) -> Terms {

@@ -66,15 +66,17 @@ impl From<WireError> for Halt {
     }
 }
 
-/// The hops of a purchase, in order.
+/// The hops of a purchase, in order. The ask's body, which may be long, is let go as soon as it is
+/// admitted, and the model server's when it has it: an answer may take minutes.
 pub(crate) async fn sell<C: Counter>(
     shop: &Shop,
     counter: &mut C,
-    ask: &Ask,
+    ask: &mut Ask,
 ) -> Result<Ending, Halt> {
     let started = shop.clock.now();
     let deadline = Instant::now() + ask.deadline().min(shop.limits.deadline);
-    let admitted = admission::admit(shop, counter.payer(), ask).await?;
+    let mut admitted = admission::admit(shop, counter.payer(), ask).await?;
+    let meter = Meter::new(std::mem::take(&mut ask.body).len());
     let _seat = shop.seats.take(&admitted.model.id)?;
     let reservation = counter.reserve(&admitted, deadline).await?;
     let root = match ask.ack {
@@ -83,9 +85,9 @@ pub(crate) async fn sell<C: Counter>(
     };
     let load = shop.seats.load(&admitted.model.id);
     counter.accepted(load).await?;
-    let asked = ask_upstream(shop, &admitted, deadline);
+    let body = std::mem::take(&mut admitted.body);
+    let asked = ask_upstream(shop, &admitted, body, deadline);
     let reply = unless_cancelled(counter, admitted.channel, deadline, asked).await??;
-    let meter = Meter::new(ask.body.len());
     let mut sale = Sale {
         shop,
         counter,
@@ -148,13 +150,13 @@ async fn unless_cancelled<C: Counter, T>(
 async fn ask_upstream(
     shop: &Shop,
     admitted: &Admitted,
+    body: Vec<u8>,
     deadline: Instant,
 ) -> Result<Reply, Refusal> {
-    let body = Bytes::from(admitted.body.clone());
     let left = deadline.saturating_duration_since(Instant::now());
     let asked = shop
         .upstream
-        .ask(admitted.endpoint, admitted.mode, body, left);
+        .ask(admitted.endpoint, admitted.mode, Bytes::from(body), left);
     asked.await.map_err(refused_upstream)
 }
 

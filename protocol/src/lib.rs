@@ -9,7 +9,7 @@
 //! | ink | [`codec`], [`identity`], [`eip712`] | bytes and signatures, one form each |
 //! | sentences | [`x402`], [`voucher`], [`payment`], [`root`], [`body`], [`offer`], [`purchase`], [`receipt`], [`testimony`], [`frame`] | every message that crosses the wire |
 //! | grammar | [`pricing`], [`channel`], [`merkle`], [`history`], [`evidence`], [`book`], [`roll`] | pure rules both sides obey |
-//! | doors | `store`, `retention`, `keystore`, `chain`, `net`, `grapevine` | disk, chain and network, each behind a feature |
+//! | doors | `store`, `retention`, `keystore`, `chain`, `descriptors`, `net`, `grapevine` | disk, chain, network and what the system allows, each behind a feature |
 
 // words
 pub mod amount;
@@ -48,6 +48,8 @@ pub mod retention;
 pub mod keystore;
 #[cfg(feature = "chain")]
 pub mod chain;
+#[cfg(feature = "net")]
+pub mod descriptors;
 #[cfg(feature = "net")]
 pub mod net;
 #[cfg(all(feature = "chain", feature = "net"))]

@@ -311,6 +311,9 @@ pub enum OpenError {
     /// It took too long.
     #[error("no stream before the deadline")]
     Deadline,
+    /// As many of our streams are open on the connection as it carries.
+    #[error("too many streams are open to the peer")]
+    Full,
 }
 
 /// Why a message was not published.
@@ -549,6 +552,7 @@ impl From<Refusal> for OpenError {
             Refusal::NotConnected | Refusal::Lost => Self::Lost,
             Refusal::Deadline => Self::Deadline,
             Refusal::Unsupported => Self::Unsupported,
+            Refusal::Full => Self::Full,
         }
     }
 }

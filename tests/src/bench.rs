@@ -10,6 +10,8 @@ pub mod figures;
 pub mod fleet;
 pub mod load;
 pub mod machine;
+pub mod many;
+pub mod endure;
 pub mod parts;
 pub mod receipts;
 pub mod report;

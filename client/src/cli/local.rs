@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use farthing_protocol::clock::Clock;
+use farthing_protocol::descriptors;
 use farthing_protocol::keystore::Passphrase;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use crate::metrics::Metrics;
 
 /// Every setting at its default, with comments.
 const EXAMPLE: &str = include_str!("../../client.example.toml");
+/// Files and sockets that may be open: two for each of some thousand requests under way, and peers.
+const DESCRIPTORS: u64 = 8_192;
 
 /// Runs the buyer until it is interrupted, and stops it in reverse order.
 ///
@@ -28,6 +31,9 @@ const EXAMPLE: &str = include_str!("../../client.example.toml");
 pub async fn gateway(config: Config, passphrase: &Passphrase, clock: Clock) -> Result<(), Failure> {
     start_log(&config.log);
     make_dir(&config.data_dir)?;
+    if let Err(error) = descriptors::need(DESCRIPTORS) {
+        tracing::warn!(%error, "too few files for many requests at once");
+    }
     let metrics = Metrics::default();
     let keys = Keys::open(&config.data_dir, passphrase, config.wallet.payer)?;
     let outside = Outside::by(clock, &config).map_err(OpenError::from)?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use farthing_protocol::identity::NodeId;
+use farthing_protocol::net::OpenError;
 use farthing_protocol::purchase::Refusal;
 
 use crate::channels::ChannelError;
@@ -139,6 +140,7 @@ pub(in crate::client) fn blame(failure: &Failure) -> Outcome {
                 Outcome::Blameless
             }
             PurchaseError::Refused(Refusal::StaleOffer)
+            | PurchaseError::Unreachable(OpenError::Full)
             | PurchaseError::Ledger(_)
             | PurchaseError::Unpayable(Unpayable::Allowance { .. }) => Outcome::Blameless,
             PurchaseError::Channel(error) => blame_channel(error),

@@ -14,7 +14,7 @@ use crate::serve::{self, Halt};
 /// Begins a sale; `held` is given back when it is over.
 pub(in crate::http) fn begin<G: Send + 'static>(
     shared: &Arc<Shared>,
-    ask: Ask,
+    mut ask: Ask,
     (means, shows_usage): (Means, bool),
     held: G,
 ) -> mpsc::Receiver<Word> {
@@ -32,7 +32,7 @@ pub(in crate::http) fn begin<G: Send + 'static>(
             window.say(word).await.ok();
             return;
         }
-        match serve::sell(&shop, &mut window, &ask).await {
+        match serve::sell(&shop, &mut window, &mut ask).await {
             Ok(ending) => tracing::debug!(request = %request.short(), ?ending, "sold over HTTP"),
             Err(Halt::Refused(refusal)) => {
                 shop.metrics.refused(&refusal);

@@ -26,14 +26,14 @@ pub async fn serve(shop: Arc<Shop>, buyer: NodeId, stream: Stream, (turnstile, p
     let mut asked = till.ask().await;
     let mut place = place;
     loop {
-        let ask = match asked {
+        let mut ask = match asked {
             Ok(ask) => ask,
             Err(error) => {
                 tracing::debug!(%error, "no ask came");
                 return till.refuse_noise(&error).await;
             }
         };
-        let open = purchase(&shop, &mut till, &ask).await;
+        let open = purchase(&shop, &mut till, &mut ask).await;
         drop(place);
         if !open {
             return;
@@ -81,7 +81,7 @@ async fn no_room(till: &mut Till<'_>, turnstile: &Turnstile) {
 }
 
 /// One purchase; whether another may follow on the stream.
-async fn purchase(shop: &Shop, till: &mut Till<'_>, ask: &Ask) -> bool {
+async fn purchase(shop: &Shop, till: &mut Till<'_>, ask: &mut Ask) -> bool {
     let request = ask.request;
     match sell(shop, till, ask).await {
         Ok(ending) => {

@@ -46,6 +46,8 @@ pub(super) enum Refusal {
     Deadline,
     /// The peer does not speak the protocol.
     Unsupported,
+    /// As many streams are open on the connection as it carries.
+    Full,
 }
 
 /// Asks the task of a connection for a stream.

@@ -34,6 +34,10 @@ const READ_MIN: usize = 2 * 1024;
 /// Most room offered to a read: what a peer can make us allocate by announcing alone.
 const READ_MAX: usize = 16 * 1024;
 
+/// Room that a half keeps for the next frames. What a longer one took is given back: a stream
+/// begins with a prompt and goes on for minutes in pieces of some hundred bytes.
+const KEPT: usize = READ_MAX;
+
 /// Queued bytes past which [`Writer::queue`] writes by itself.
 const QUEUE: usize = 64 * 1024;
 
@@ -124,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite> Session<S> {
             writer: Writer {
                 io: write,
                 buffer: BytesMut::new(),
+                long: false,
                 limits,
             },
         }
@@ -217,7 +222,11 @@ impl<S: AsyncRead> Reader<S> {
             return Ok(Taken::Missing(len - have));
         }
         self.buffer.advance(HEADER);
-        Ok(Taken::Frame(self.buffer.split_to(len).freeze()))
+        let frame = self.buffer.split_to(len).freeze();
+        if len > KEPT && self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        Ok(Taken::Frame(frame))
     }
 }
 
@@ -231,6 +240,8 @@ enum Taken {
 pub struct Writer<S = Stream> {
     io: WriteHalf<S>,
     buffer: BytesMut,
+    /// More was queued than [`KEPT`].
+    long: bool,
     limits: Limits,
 }
 
@@ -254,7 +265,9 @@ impl<S: AsyncWrite> Writer<S> {
 
     /// Writes all that is queued.
     pub async fn flush(&mut self) -> Result<(), SendError> {
-        let Self { io, buffer, limits } = self;
+        let Self {
+            io, buffer, limits, ..
+        } = self;
         let write = async {
             while buffer.has_remaining() {
                 if io.write_buf(buffer).await? == 0 {
@@ -266,7 +279,11 @@ impl<S: AsyncWrite> Writer<S> {
         timeout(limits.write, write)
             .await
             .map_err(|_| SendError::Deadline)?
-            .map_err(sent)
+            .map_err(sent)?;
+        if std::mem::take(&mut self.long) {
+            self.buffer = BytesMut::new();
+        }
+        Ok(())
     }
 
     /// Says that nothing more comes; the other direction stays open.
@@ -289,6 +306,7 @@ impl<S: AsyncWrite> Writer<S> {
         self.buffer.reserve(HEADER + frame.len());
         self.buffer.put_u32(len);
         self.buffer.put_slice(frame);
+        self.long |= self.buffer.len() > KEPT;
         Ok(())
     }
 }
@@ -440,6 +458,22 @@ mod tests {
         assert_eq!(right.recv(10, soon()).await.unwrap().unwrap(), "two");
         drop(left);
         assert!(!right.reader.is_quiet(), "an end is no quiet");
+    }
+
+    #[tokio::test]
+    async fn a_long_frame_leaves_no_memory_behind() {
+        let (mut left, mut right) = pair(1 << 20);
+        left.send(&[7; 200_000]).await.unwrap();
+        let frame = right.recv(200_000, soon()).await.unwrap().unwrap();
+        assert_eq!(frame.len(), 200_000);
+        drop(frame);
+        assert!(!left.writer.buffer.try_reclaim(KEPT + 1));
+        assert!(!right.reader.buffer.try_reclaim(KEPT + 1));
+        // One that is followed by another is there as long as the other waits.
+        left.writer.queue(&[7; 50_000]).await.unwrap();
+        left.send(b"next").await.unwrap();
+        assert!(right.recv(50_000, soon()).await.unwrap().is_some());
+        assert_eq!(right.recv(10, soon()).await.unwrap().unwrap(), "next");
     }
 
     #[tokio::test]

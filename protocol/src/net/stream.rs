@@ -23,18 +23,23 @@ pub struct Stream {
     both: Option<Arc<Both>>,
     /// Counts what a circuit carries.
     carried: Option<Arc<AtomicU64>>,
-    /// Gives the place under the peer's stream cap back when the stream is dropped.
-    _slot: Option<Slot>,
+    /// Gives the place under the cap of such streams back when the stream is dropped.
+    _slot: Slot,
 }
 
 impl Stream {
-    /// A stream we opened: its protocol is confirmed only when the peer first answers.
-    pub(super) fn outbound(inner: libp2p::Stream, carried: Option<Arc<AtomicU64>>) -> Self {
+    /// A stream we opened, counted under our cap: its protocol is confirmed only when the peer
+    /// first answers.
+    pub(super) fn outbound(
+        inner: libp2p::Stream,
+        slot: Slot,
+        carried: Option<Arc<AtomicU64>>,
+    ) -> Self {
         Self {
             inner,
             both: Some(Arc::default()),
             carried,
-            _slot: None,
+            _slot: slot,
         }
     }
 
@@ -48,7 +53,7 @@ impl Stream {
             inner,
             both: None,
             carried,
-            _slot: Some(slot),
+            _slot: slot,
         }
     }
 }
@@ -156,7 +161,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// One place under a peer's cap of open inbound streams.
+/// One place under a cap of open streams: of a peer's, or of ours on one connection.
 #[derive(Debug)]
 pub(super) struct Slot(Arc<AtomicUsize>);
 

@@ -49,6 +49,11 @@ const REQUESTS: usize = 64;
 /// Streams one connection negotiates at once; yamux allows 256 unacknowledged ones.
 const NEGOTIATING: usize = 256;
 
+/// Streams we have open on one connection at most. The muxers take some more
+/// ([`STREAMS`](super::swarm)): what is left is for those of the peer, and of other behaviours.
+/// Past it a caller is told, for past theirs yamux ends the connection with all that runs on it.
+pub(super) const OPENED: usize = 3_072;
+
 /// How long either side may take to agree on a stream.
 const NEGOTIATION: Duration = Duration::from_secs(10);
 
@@ -115,6 +120,7 @@ impl Behaviour {
             peer: node,
             carried,
             open,
+            opened: Arc::default(),
             negotiating: 0,
         })
     }
@@ -187,6 +193,8 @@ pub(super) struct Handler {
     /// Counts the bytes of a circuit.
     carried: Option<Arc<AtomicU64>>,
     open: Arc<AtomicUsize>,
+    /// The streams of ours alive on this connection.
+    opened: Arc<AtomicUsize>,
     negotiating: usize,
 }
 
@@ -223,7 +231,7 @@ impl ConnectionHandler for Handler {
     type InboundProtocol = Upgrade;
     type OutboundProtocol = Upgrade;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = Reply;
+    type OutboundOpenInfo = (Reply, Slot);
 
     fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
         SubstreamProtocol::new(Upgrade(&Protocol::ALL), ()).with_timeout(NEGOTIATION)
@@ -232,7 +240,7 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Upgrade, Reply, Infallible>> {
+    ) -> Poll<ConnectionHandlerEvent<Upgrade, (Reply, Slot), Infallible>> {
         // At the bound no waker is needed: the connection polls us after each negotiation ends.
         while self.negotiating < NEGOTIATING {
             let Poll::Ready(Some(request)) = self.requests.poll_recv(cx) else {
@@ -241,9 +249,15 @@ impl ConnectionHandler for Handler {
             if request.reply.is_closed() {
                 continue;
             }
+            let Some(slot) = Slot::take(&self.opened, OPENED) else {
+                // Whoever asked may have gone meanwhile.
+                request.reply.send(Err(Refusal::Full)).ok();
+                continue;
+            };
             self.negotiating += 1;
             let upgrade = Upgrade(request.protocol.alone());
-            let protocol = SubstreamProtocol::new(upgrade, request.reply).with_timeout(NEGOTIATION);
+            let protocol =
+                SubstreamProtocol::new(upgrade, (request.reply, slot)).with_timeout(NEGOTIATION);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
         Poll::Pending
@@ -253,7 +267,10 @@ impl ConnectionHandler for Handler {
         match event {}
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), Reply>) {
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Upgrade, Upgrade, (), (Reply, Slot)>,
+    ) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (protocol, stream),
@@ -263,18 +280,22 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (_, stream),
-                info,
+                info: (reply, slot),
             }) => {
-                self.answer(info, Ok(Stream::outbound(stream, self.carried.clone())));
+                let stream = Stream::outbound(stream, slot, self.carried.clone());
+                self.answer(reply, Ok(stream));
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+            ConnectionEvent::DialUpgradeError(DialUpgradeError {
+                info: (reply, _slot),
+                error,
+            }) => {
                 let refusal = match error {
                     StreamUpgradeError::Timeout => Refusal::Deadline,
                     StreamUpgradeError::NegotiationFailed => Refusal::Unsupported,
                     StreamUpgradeError::Io(_) => Refusal::Lost,
                     StreamUpgradeError::Apply(never) => match never {},
                 };
-                self.answer(info, Err(refusal));
+                self.answer(reply, Err(refusal));
             }
             _ => {}
         }

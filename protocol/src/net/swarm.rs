@@ -29,14 +29,19 @@ use crate::net::{
     gossip, knock, knocker, relays, routes, streams,
 };
 
-/// Streams on one connection, over both transports.
-const STREAMS: u32 = 1_024;
+/// Streams on one connection, both ways together: as many as yamux allows in a gibibyte of
+/// windows. At one more it ends the connection with all its streams; so we open no more than
+/// [`streams::OPENED`].
+const STREAMS: u32 = 4_096;
 
-/// Unread bytes of one QUIC stream. Fills 80 Mbit/s at 100 ms; text needs a thousandth.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Unread bytes of one QUIC stream, as many as yamux begins with. Fills 20 Mbit/s at 100 ms; text
+/// needs a hundredth.
+const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Unread bytes of one QUIC connection.
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Unread bytes of one QUIC connection: of all streams that may be open at once. With fewer, some
+/// readers that have stopped would hold up all other streams of their connection. What a peer can
+/// fill is bounded by the streams it may open ([`quic`]).
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 
 /// A connection's handshakes together.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -102,7 +107,9 @@ pub(super) fn build(
         .with_max_negotiating_inbound_streams(NEGOTIATING)
         .with_per_connection_event_buffer_size(EVENTS)
         .with_notify_handler_buffer_size(NonZeroUsize::new(EVENTS).unwrap_or(NonZeroUsize::MIN));
-    let transport = Gate::new(transport(keypair, circuits)?, rules).boxed();
+    let inbound = config.limits.streams_per_peer.saturating_add(NEGOTIATING);
+    let quic = quic(keypair, inbound);
+    let transport = Gate::new(transport(keypair, quic, circuits)?, rules).boxed();
     Ok(Swarm::new(transport, behaviour, peer, settings))
 }
 
@@ -164,6 +171,7 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
 /// Circuits, QUIC, TCP and memory, with names resolved before QUIC and TCP.
 fn transport(
     keypair: &Keypair,
+    quic: quic::Config,
     circuits: relay::client::Transport,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
     let noise = noise::Config::new(keypair).map_err(setup)?;
@@ -202,7 +210,7 @@ fn transport(
         .timeout(HANDSHAKE)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
-    let quic = quic::tokio::Transport::new(quic(keypair))
+    let quic = quic::tokio::Transport::new(quic)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
     let direct = quic
@@ -225,9 +233,10 @@ fn transport(
         .boxed())
 }
 
-fn quic(keypair: &Keypair) -> quic::Config {
+/// A peer may open `inbound` streams: more wait at its end.
+fn quic(keypair: &Keypair, inbound: usize) -> quic::Config {
     let mut config = quic::Config::new(keypair);
-    config.max_concurrent_stream_limit = STREAMS;
+    config.max_concurrent_stream_limit = u32::try_from(inbound).unwrap_or(STREAMS).min(STREAMS);
     config.max_stream_data = STREAM_WINDOW;
     config.max_connection_data = CONNECTION_WINDOW;
     config

@@ -20,6 +20,9 @@ use crate::street::{StreetError, anvil};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a part is left alone before its idle memory is read.
 const REST: Duration = Duration::from_secs(2);
+/// Their directories, and what they are called.
+const NODE: &str = "node";
+const GATEWAY: &str = "gateway";
 /// Gas for the node.
 const GAS: u128 = 10_000_000_000_000_000_000;
 
@@ -43,6 +46,57 @@ impl Transport {
             Self::Quic => vec![quic],
             Self::Tcp => vec![tcp],
         }
+    }
+}
+
+/// What the processes are told at their start.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// How the buyer reaches the node.
+    pub transport: Transport,
+    /// Where the ledgers are: the disk that is measured. The system's temporary directory if none.
+    pub disk: Option<PathBuf>,
+    /// Purchases at once.
+    pub slots: u32,
+    /// Whether the model server is also the buyer's own, and asked before any seller.
+    pub own: bool,
+    /// Bytes of each token of the model server, instead of words.
+    pub token_bytes: Option<usize>,
+}
+
+impl Shape {
+    /// What most rounds are measured on.
+    #[must_use]
+    pub fn new(transport: Transport, disk: Option<&Path>) -> Self {
+        Self {
+            transport,
+            disk: disk.map(Path::to_owned),
+            slots: roles::SLOTS,
+            own: false,
+            token_bytes: None,
+        }
+    }
+}
+
+/// What is left when every process has ended.
+#[derive(Debug)]
+pub struct Remains {
+    /// The chain, which still runs.
+    pub chain: LocalChain,
+    disk: TempDir,
+}
+
+impl Remains {
+    /// The node's directory.
+    #[must_use]
+    pub fn node(&self) -> PathBuf {
+        self.disk.path().join(NODE)
+    }
+
+    /// The gateway's.
+    #[must_use]
+    pub fn gateway(&self) -> PathBuf {
+        self.disk.path().join(GATEWAY)
     }
 }
 
@@ -133,8 +187,7 @@ pub struct Fleet {
     node: Member,
     gateway: Member,
     // Last: the others end first.
-    _chain: LocalChain,
-    _disk: TempDir,
+    remains: Remains,
 }
 
 /// The mock upstream's first line.
@@ -144,31 +197,45 @@ struct Listening {
 }
 
 impl Fleet {
-    /// Starts every process and waits until the gateway knows the node's offer.
+    /// Starts every process as most rounds need it.
     ///
     /// # Errors
     /// [`BenchError`].
     pub async fn start(effort: &Effort) -> Result<Self, BenchError> {
-        let disk = match &effort.disk {
+        Self::open(&Shape::new(effort.transport, effort.disk.as_deref())).await
+    }
+
+    /// Starts every process and waits until the gateway knows the node's offer.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub async fn open(shape: &Shape) -> Result<Self, BenchError> {
+        let disk = match &shape.disk {
             Some(dir) => TempDir::new_in(dir)?,
             None => TempDir::new()?,
         };
         let chain = chain().await?;
-        let mut upstream = Member::start("model server", &mut mock()?)?;
+        let remains = Remains { chain, disk };
+        let mut upstream = Member::start("model server", &mut mock(shape)?)?;
         let direct = upstream.line::<Listening>().await?.base_url;
-        let mut command = role("node", &disk.path().join("node"), chain.url())?;
+        let mut command = role(NODE, &remains.node(), remains.chain.url())?;
         command.args(["--upstream", &direct]);
-        for address in effort.transport.listen() {
+        command.args(["--slots", &shape.slots.to_string()]);
+        for address in shape.transport.listen() {
             command.args(["--listen", &address]);
         }
-        let mut node = Member::start("node", &mut command)?;
+        let mut node = Member::start(NODE, &mut command)?;
         let at = node.line::<Ready>().await?;
-        let mut command = role("gateway", &disk.path().join("gateway"), chain.url())?;
+        let mut command = role(GATEWAY, &remains.gateway(), remains.chain.url())?;
         command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        command.args(["--slots", &shape.slots.to_string()]);
+        if shape.own {
+            command.args(["--upstream", &direct]);
+        }
         for address in &at.addresses {
             command.args(["--bootstrap", address]);
         }
-        let mut gateway = Member::start("gateway", &mut command)?;
+        let mut gateway = Member::start(GATEWAY, &mut command)?;
         let paid = gateway.line::<Ready>().await?.url;
         tokio::time::sleep(REST).await;
         Ok(Self {
@@ -177,8 +244,7 @@ impl Fleet {
             upstream,
             node,
             gateway,
-            _chain: chain,
-            _disk: disk,
+            remains,
         })
     }
 
@@ -222,17 +288,28 @@ impl Fleet {
         self.used().await.map(drop)
     }
 
-    /// Ends every process, the gateway first.
-    pub async fn stop(mut self) {
+    /// The node's and the gateway's directories.
+    #[must_use]
+    pub fn disks(&self) -> [PathBuf; 2] {
+        [self.remains.node(), self.remains.gateway()]
+    }
+
+    /// Ends every process, the gateway first; the books stay until what is returned is dropped.
+    pub async fn stop(mut self) -> Remains {
         self.gateway.stop().await;
         self.node.stop().await;
         // The model server does not listen to its input, and has nothing to lose.
         self.upstream.child.kill().await.ok();
+        self.remains
     }
 }
 
 impl Each<u32> {
-    fn each<T>(&self, of: impl Fn(u32) -> std::io::Result<T>) -> std::io::Result<Each<T>> {
+    /// The same of each.
+    ///
+    /// # Errors
+    /// The first that cannot be had.
+    pub fn each<T>(&self, of: impl Fn(u32) -> std::io::Result<T>) -> std::io::Result<Each<T>> {
         Ok(Each {
             upstream: of(self.upstream)?,
             node: of(self.node)?,
@@ -254,7 +331,7 @@ async fn chain() -> Result<LocalChain, BenchError> {
 }
 
 /// This program's neighbour, built with it.
-fn mock() -> Result<Command, BenchError> {
+fn mock(shape: &Shape) -> Result<Command, BenchError> {
     let mock: PathBuf = std::env::current_exe()?.with_file_name("mock_upstream");
     if !mock.exists() {
         let hint = "build it too: cargo build --release -p farthing-tests --bins";
@@ -262,6 +339,9 @@ fn mock() -> Result<Command, BenchError> {
     }
     let mut command = Command::new(mock);
     command.args(["--tokens", "1024"]);
+    if let Some(bytes) = shape.token_bytes {
+        command.args(["--token-bytes", &bytes.to_string()]);
+    }
     Ok(command)
 }
 

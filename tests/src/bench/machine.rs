@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Ticks of `/proc/<pid>/stat` in a second: fixed at 100 for all programs on Linux.
@@ -65,6 +67,39 @@ pub fn memory(pid: u32) -> io::Result<u64> {
     Ok(kilobytes.unwrap_or(0) * 1024)
 }
 
+/// The files and sockets a process has open.
+///
+/// # Errors
+/// When there is no such process.
+pub fn descriptors(pid: u32) -> io::Result<u64> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
+/// The threads of a process.
+///
+/// # Errors
+/// When there is no such process.
+pub fn threads(pid: u32) -> io::Result<u64> {
+    Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count() as u64)
+}
+
+/// What a folder holds on the disk, in bytes. What goes away meanwhile is not counted.
+///
+/// # Errors
+/// When there is no such folder.
+pub fn size(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        bytes += match entry.metadata() {
+            Ok(data) if data.is_dir() => size(&entry.path()).unwrap_or(0),
+            Ok(data) => data.blocks() * 512,
+            Err(_) => 0,
+        };
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +107,8 @@ mod tests {
     #[test]
     fn a_process_has_memory_and_time() {
         let me = std::process::id();
+        assert!(descriptors(me).unwrap() > 2 && threads(me).unwrap() > 0);
+        assert!(descriptors(u32::MAX).is_err() && threads(u32::MAX).is_err());
         assert!(memory(me).unwrap() > 1024 * 1024);
         assert!(cpu(me).is_ok());
         assert!(cpu(u32::MAX).is_err());

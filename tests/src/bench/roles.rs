@@ -4,11 +4,12 @@
 //! A child says one line of JSON when it is ready, answers each line it is told with one line of
 //! [`Counts`], and ends in order when its input does.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use farthing_client::client::{self, Client};
-use farthing_client::config::Config as BuyerConfig;
+use farthing_client::config::{Config as BuyerConfig, Upstream};
 use farthing_client::gateway::Gateway;
 use farthing_client::metrics::Metrics;
 use farthing_client::wallet;
@@ -17,10 +18,12 @@ use farthing_node::node::{self, Node};
 use farthing_protocol::amount::Amount;
 use farthing_protocol::chain::{Chain, RpcConfig};
 use farthing_protocol::clock::Clock;
+use farthing_protocol::descriptors;
 use farthing_protocol::eip712::EvmKey;
 use farthing_protocol::store::Store;
 use farthing_protocol::testing;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::BenchError;
@@ -32,8 +35,8 @@ const SELLER: u8 = 1;
 const BUYER: u8 = 2;
 /// Enough for every round, so that no figure has a deposit in it.
 const DEPOSIT: Amount = Amount::atoms(500_000_000);
-/// Purchases at once, more than any round makes.
-const SLOTS: u32 = 512;
+/// Purchases at once, more than most rounds make.
+pub const SLOTS: u32 = 512;
 
 /// What a child is told at its start.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,9 +47,12 @@ pub struct Setting {
     /// The chain's RPC endpoint.
     #[arg(long)]
     pub chain: String,
-    /// The model server's base URL (a node's).
-    #[arg(long, default_value = "")]
-    pub upstream: String,
+    /// The model server's base URL: a node's, or a buyer's own, if it has one.
+    #[arg(long)]
+    pub upstream: Option<String>,
+    /// Purchases at once.
+    #[arg(long, default_value_t = SLOTS)]
+    pub slots: u32,
     /// Addresses to listen at, for peers.
     #[arg(long)]
     pub listen: Vec<String>,
@@ -71,6 +77,8 @@ pub struct Counts {
     pub commits: u64,
     /// Disk writes they took.
     pub syncs: u64,
+    /// Tasks alive now.
+    pub tasks: u64,
 }
 
 impl Counts {
@@ -79,6 +87,7 @@ impl Counts {
         Self {
             commits: stats.commits,
             syncs: stats.groups,
+            tasks: Handle::current().metrics().num_alive_tasks() as u64,
         }
     }
 }
@@ -106,6 +115,7 @@ pub const fn wealth() -> Amount {
 /// # Errors
 /// [`BenchError`].
 pub async fn node(setting: Setting) -> Result<(), BenchError> {
+    enough(&setting)?;
     let keys = node::Keys {
         node: testing::node_key(SELLER),
         claim: claim_key(),
@@ -135,6 +145,7 @@ pub async fn node(setting: Setting) -> Result<(), BenchError> {
 /// # Errors
 /// [`BenchError`].
 pub async fn gateway(setting: Setting) -> Result<(), BenchError> {
+    enough(&setting)?;
     let config = buyer(&setting);
     let keys = client::Keys {
         node: testing::node_key(BUYER),
@@ -172,6 +183,12 @@ pub async fn gateway(setting: Setting) -> Result<(), BenchError> {
     Ok(())
 }
 
+/// Room for two connections of each purchase, and some.
+fn enough(setting: &Setting) -> Result<(), BenchError> {
+    let few = descriptors::need(2 * u64::from(setting.slots) + 256);
+    few.map_err(|error| BenchError::Part(error.to_string()))
+}
+
 fn chain(setting: &Setting) -> Result<Chain, BenchError> {
     let rpc = RpcConfig {
         urls: vec![setting.chain.clone()],
@@ -183,22 +200,25 @@ fn chain(setting: &Setting) -> Result<Chain, BenchError> {
 fn seller(setting: &Setting) -> Result<SellerConfig, BenchError> {
     let model = format!(
         r#"id = "{MODEL}"
-context = 8192
+context = 131072
 max_output = 1024
-slots = {SLOTS}
-prices = {{ input = 100000, output = 500000 }}"#
+slots = {}
+prices = {{ input = 100000, output = 500000 }}"#,
+        setting.slots
     );
     let model: ModelConfig =
         toml::from_str(&model).map_err(|error| BenchError::Part(error.to_string()))?;
     let mut config = SellerConfig::default();
     config.data_dir.clone_from(&setting.data);
-    config.upstream.base_url.clone_from(&setting.upstream);
+    if let Some(upstream) = &setting.upstream {
+        config.upstream.base_url.clone_from(upstream);
+    }
     config.chain.payout = Some(testing::payout());
     config.network.listen.clone_from(&setting.listen);
     config.network.bootstrap.clone_from(&setting.bootstrap);
     config.network.mdns = false;
-    config.limits.slots = SLOTS;
-    config.limits.purchases_per_buyer = SLOTS;
+    config.limits.slots = setting.slots;
+    config.limits.purchases_per_buyer = setting.slots;
     config.limits.exposure_per_payer = DEPOSIT;
     config.models = vec![model];
     Ok(config)
@@ -211,6 +231,15 @@ fn buyer(setting: &Setting) -> BuyerConfig {
     config.network.bootstrap.clone_from(&setting.bootstrap);
     config.network.mdns = false;
     config.gateway.listen.set_port(0);
+    config
+        .upstream
+        .extend(setting.upstream.clone().map(|url| Upstream {
+            url,
+            models: BTreeMap::from([(MODEL.to_owned(), MODEL.to_owned())]),
+            api_key_file: None,
+            slots: setting.slots,
+            max_output: 1024,
+        }));
     let spend = &mut config.spend;
     for limit in [
         &mut spend.per_seller,

@@ -79,7 +79,8 @@ pub async fn paced(load: &Load, effort: &Effort) -> Result<Paced, BenchError> {
     Ok(paced)
 }
 
-fn body(chunks: usize, pace: Duration) -> Bytes {
+/// A stream of so many chunks at this pace, each of which says when it was sent.
+pub(in crate::bench) fn body(chunks: usize, pace: Duration) -> Bytes {
     let pace = pace.as_micros();
     Bytes::from(format!(
         r#"{{"model":"{MODEL}","stream":true,"max_tokens":{chunks},"mock":{{"pace_us":{pace},"stamp":true}},"messages":[{{"role":"user","content":"How much is a farthing?"}}]}}"#
@@ -123,7 +124,7 @@ async fn stream(
 }
 
 /// The stamps in these bytes, and how many bytes need not be looked at again.
-fn stamps(bytes: &[u8]) -> (usize, Vec<u128>) {
+pub(in crate::bench) fn stamps(bytes: &[u8]) -> (usize, Vec<u128>) {
     let mut found = Vec::new();
     let mut used = 0;
     while let Some(line) = bytes[used..].iter().position(|byte| *byte == b'\n') {

@@ -1,4 +1,6 @@
 //! `make bench`: what the market adds to a request, in time, processor, disk and memory.
+//! `make bench-streams`: what a stream costs when two thousand are open. `make soak`: whether
+//! anything grows.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,8 +9,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use farthing_tests::bench::fleet::Transport;
 use farthing_tests::bench::roles::{self, Setting};
-use farthing_tests::bench::{self, BenchError, Effort, Soak};
-use farthing_tests::section::BENCHMARKS;
+use farthing_tests::bench::{self, BenchError, Effort, Soak, endure, many};
+use farthing_tests::section::{BENCHMARKS, Section};
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
@@ -50,6 +52,36 @@ enum Role {
         #[arg(long)]
         streams: bool,
     },
+    /// Many streams at once, and readers that stop.
+    Streams {
+        /// Streams open at once.
+        #[arg(long, default_value_t = 2_000)]
+        streams: usize,
+        /// Bytes of each one's prompt.
+        #[arg(long, default_value_t = 64)]
+        prompt: usize,
+        /// Milliseconds between two chunks of one.
+        #[arg(long, default_value_t = 1_000)]
+        pace_ms: u64,
+        /// Seconds over which they are opened.
+        #[arg(long, default_value_t = 10)]
+        opening: u64,
+        /// Readers that stop.
+        #[arg(long, default_value_t = 50)]
+        stopped: usize,
+    },
+    /// Mixed traffic for long.
+    Endure {
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// What of it does not count.
+        #[arg(long, default_value_t = 60)]
+        warm_up: u64,
+        /// How long the books are filled before.
+        #[arg(long, default_value_t = 30)]
+        fill: u64,
+    },
     /// A node.
     #[command(hide = true)]
     Node(Setting),
@@ -69,6 +101,40 @@ async fn main() -> Result<(), BenchError> {
     match options.role.clone() {
         Some(Role::Node(setting)) => roles::node(setting).await,
         Some(Role::Gateway(setting)) => roles::gateway(setting).await,
+        Some(Role::Streams {
+            streams,
+            prompt,
+            pace_ms,
+            opening,
+            stopped,
+        }) => {
+            let pace = Duration::from_millis(pace_ms);
+            let opening = Duration::from_secs(opening);
+            let plan = many::Plan {
+                streams,
+                prompt,
+                stopped,
+                ..crowd(&options, pace, opening)
+            };
+            let report = many::run(&plan, say).await?;
+            tell(&options, many::SECTION, &report.to_string())
+        }
+        Some(Role::Endure {
+            seconds,
+            warm_up,
+            fill,
+        }) => {
+            let plan = endure::Plan {
+                time: Duration::from_secs(seconds),
+                fill: Duration::from_secs(fill),
+                warm_up: Duration::from_secs(warm_up.min(seconds / 2)),
+                every: Duration::from_secs(5),
+                transport: options.transport,
+                disk: options.disk.clone(),
+            };
+            let report = endure::run(&plan, say).await?;
+            tell(&options, endure::SECTION, &report.to_string())
+        }
         Some(Role::Soak {
             lines,
             seconds,
@@ -95,6 +161,38 @@ async fn measure(options: &Options) -> Result<(), BenchError> {
         say("written to docs/benchmarks.md");
     }
     Ok(())
+}
+
+/// Shows figures, and writes them if that is wanted.
+fn tell(options: &Options, section: Section, figures: &str) -> Result<(), BenchError> {
+    writeln!(std::io::stdout(), "{figures}")?;
+    if options.write {
+        section.write(BENCHMARKS.as_ref(), figures)?;
+        say("written to docs/benchmarks.md");
+    }
+    Ok(())
+}
+
+/// Streams that run long enough for all of them to be open together for twelve seconds.
+fn crowd(options: &Options, pace: Duration, opening: Duration) -> many::Plan {
+    let watch = Duration::from_secs(8);
+    let lasts = opening + watch + Duration::from_secs(4);
+    let chunks = lasts.as_millis() / pace.as_millis().max(1);
+    many::Plan {
+        streams: 0,
+        prompt: 0,
+        opening,
+        chunks: usize::try_from(chunks)
+            .unwrap_or(usize::MAX)
+            .clamp(2, 1_024),
+        pace,
+        watch,
+        probes: 100,
+        stopped: 0,
+        pause: Duration::from_secs(20),
+        transport: options.transport,
+        disk: options.disk.clone(),
+    }
 }
 
 fn say(line: &str) {

@@ -22,6 +22,9 @@ struct Options {
     /// Tokens in an answer, unless the request asks for fewer.
     #[arg(long, default_value_t = 16)]
     tokens: usize,
+    /// Bytes of each token, instead of words.
+    #[arg(long)]
+    token_bytes: Option<usize>,
     /// Microseconds between two tokens.
     #[arg(long, default_value_t = 0)]
     pace_us: u64,
@@ -40,6 +43,7 @@ async fn main() -> std::io::Result<()> {
     let behaviour = Behaviour {
         models: options.models,
         tokens: options.tokens,
+        token_bytes: options.token_bytes,
         pace: Duration::from_micros(options.pace_us),
         api_key: options.api_key,
         remember: false,
