@@ -168,7 +168,9 @@ impl Gateway {
         });
         let stop = until.clone().cancelled_owned();
         let tending = tokio::spawn(self.shared.responses.clone().tend(until.clone()));
-        let server = axum::serve(listener, routes(self.shared)).with_graceful_shutdown(stop);
+        // By itself axum copies every route for every connection.
+        let routes = routes(self.shared).into_make_service();
+        let server = axum::serve(listener, routes).with_graceful_shutdown(stop);
         let served = bounded(server.into_future(), until).await;
         tending.abort();
         served

@@ -91,7 +91,8 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
     } = order;
     let model = terms.model.clone();
     let used = tried.iter().map(|one| one.seller).chain([seller]).collect();
-    let delivery = Delivery {
+    // In a box: its task passes it on from step to step, and would have room for each.
+    let delivery = Box::new(Delivery {
         parts,
         named: request,
         splice: opened.splice.clone(),
@@ -102,7 +103,7 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
         spent: Amount::ZERO,
         broken: Vec::new(),
         events,
-    };
+    });
     tokio::spawn(delivery.run(opened));
     Answer {
         request,
@@ -116,7 +117,7 @@ pub(in crate::client) fn deliver(parts: Arc<Parts>, opened: Opened, order: Order
 }
 
 impl Delivery {
-    async fn run(mut self, mut opened: Opened) {
+    async fn run(mut self: Box<Self>, mut opened: Opened) {
         loop {
             let broken = match self.flow(opened).await {
                 Ok(Flow::Whole(closed)) => return self.end(closed).await,
@@ -240,7 +241,7 @@ impl Delivery {
     }
 
     /// As many tokens as were asked for are there; the seller broke off before it said so.
-    async fn length(mut self, used: Usage) {
+    async fn length(mut self: Box<Self>, used: Usage) {
         self.splice = self.splice.handed_on(false, used);
         for event in self.splice.end_of_length() {
             if self.say(event).await.is_err() {
@@ -251,7 +252,7 @@ impl Delivery {
     }
 
     /// The bill, over all sellers that had a part in the answer.
-    async fn end(mut self, last: Closed) {
+    async fn end(mut self: Box<Self>, last: Closed) {
         let (mut charged, mut receipts) = self.broken_off().await;
         charged = charged.saturating_add(last.charged);
         receipts.extend(last.receipt.map(|receipt| *receipt));
@@ -296,7 +297,7 @@ impl Delivery {
     }
 
     /// The error, once it is known what is charged, or left in doubt.
-    async fn fail(mut self, error: InferError) {
+    async fn fail(mut self: Box<Self>, error: InferError) {
         let (charged, receipts) = self.broken_off().await;
         self.join(charged, &receipts).await;
         // Whoever asked may have gone.

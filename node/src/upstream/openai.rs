@@ -123,7 +123,7 @@ impl Client {
         let now = Instant::now();
         let end = now + deadline.min(self.total);
         let first = now + self.first;
-        let response = match timeout_at(first.min(end), self.send(endpoint, body)).await {
+        let mut response = match timeout_at(first.min(end), self.send(endpoint, body)).await {
             Ok(response) => response?,
             Err(_) if end <= first => return Err(UpstreamError::Deadline),
             Err(_) => return Err(UpstreamError::NoFirstEvent(self.first)),
@@ -131,6 +131,8 @@ impl Client {
         if !is_event_stream(&response) {
             return Err(not_a_stream(response, end).await);
         }
+        // They are parts of the buffer they were read into, and would hold it to the end.
+        response.headers_mut().clear();
         Ok(Events {
             response: Some(response),
             decoder: Decoder::new(MAX_EVENT),
