@@ -30,9 +30,9 @@ pub use crate::bench::endure::traffic::{Kind, Seen, Traffic};
 pub struct Plan {
     /// How long the traffic lasts.
     pub time: Duration,
-    /// How long before it plain requests come as fast as they go, so that the books are longer than
+    /// Plain answers that are bought before, as fast as they come, so that the books are longer than
     /// what of them is kept in memory.
-    pub fill: Duration,
+    pub fill: usize,
     /// What of the traffic is not counted.
     pub warm_up: Duration,
     /// How often everything is read.
@@ -43,8 +43,9 @@ pub struct Plan {
     pub disk: Option<PathBuf>,
 }
 
-/// Plain requests at once while the books are filled.
+/// Plain requests at once while the books are filled, and for how long at a time.
 const LINES: usize = 64;
+const STEP: Duration = Duration::from_secs(5);
 
 /// What filling the books came to.
 #[derive(Debug, Clone, Copy)]
@@ -128,9 +129,12 @@ pub async fn run(plan: &Plan, say: impl Fn(&str)) -> Result<Report, BenchError> 
 
 async fn fill(plan: &Plan, load: &Load, fleet: &mut Fleet) -> Result<Filled, BenchError> {
     let before = fleet.memory()?;
-    let spent = Unary::soak(load, fleet, LINES, plan.fill).await?;
+    let mut purchases = 0;
+    while purchases < plan.fill {
+        purchases += Unary::soak(load, fleet, LINES, STEP).await?.count();
+    }
     Ok(Filled {
-        purchases: spent.count() as u64,
+        purchases: purchases as u64,
         before,
         after: fleet.memory()?,
     })

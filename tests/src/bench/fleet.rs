@@ -60,7 +60,8 @@ pub struct Shape {
     pub slots: u32,
     /// Whether the model server is also the buyer's own, and asked before any seller.
     pub own: bool,
-    /// Bytes of each token of the model server, instead of words.
+    /// Bytes of each token of the model server, instead of words. They cost next to nothing: a whole
+    /// answer is paid for by the first promise.
     pub token_bytes: Option<usize>,
 }
 
@@ -221,6 +222,9 @@ impl Fleet {
         let mut command = role(NODE, &remains.node(), remains.chain.url())?;
         command.args(["--upstream", &direct]);
         command.args(["--slots", &shape.slots.to_string()]);
+        if shape.token_bytes.is_some() {
+            command.args(["--output", "1"]);
+        }
         for address in shape.transport.listen() {
             command.args(["--listen", &address]);
         }

@@ -38,6 +38,9 @@ const DEPOSIT: Amount = Amount::atoms(500_000_000);
 /// Purchases at once, more than most rounds make.
 pub const SLOTS: u32 = 512;
 
+/// What a token of the answer costs, in micro-atoms.
+const OUTPUT: u64 = 500_000;
+
 /// What a child is told at its start.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Setting {
@@ -53,6 +56,9 @@ pub struct Setting {
     /// Purchases at once.
     #[arg(long, default_value_t = SLOTS)]
     pub slots: u32,
+    /// What a token of the answer costs (a node's), in micro-atoms.
+    #[arg(long, default_value_t = OUTPUT)]
+    pub output: u64,
     /// Addresses to listen at, for peers.
     #[arg(long)]
     pub listen: Vec<String>,
@@ -203,8 +209,8 @@ fn seller(setting: &Setting) -> Result<SellerConfig, BenchError> {
 context = 131072
 max_output = 1024
 slots = {}
-prices = {{ input = 100000, output = 500000 }}"#,
-        setting.slots
+prices = {{ input = 100000, output = {} }}"#,
+        setting.slots, setting.output
     );
     let model: ModelConfig =
         toml::from_str(&model).map_err(|error| BenchError::Part(error.to_string()))?;

@@ -61,7 +61,7 @@ enum Role {
         #[arg(long, default_value_t = 64)]
         prompt: usize,
         /// Milliseconds between two chunks of one.
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 400)]
         pace_ms: u64,
         /// Seconds over which they are opened.
         #[arg(long, default_value_t = 10)]
@@ -78,9 +78,9 @@ enum Role {
         /// What of it does not count.
         #[arg(long, default_value_t = 60)]
         warm_up: u64,
-        /// How long the books are filled before.
-        #[arg(long, default_value_t = 30)]
-        fill: u64,
+        /// Purchases made before.
+        #[arg(long, default_value_t = 450_000)]
+        fill: usize,
     },
     /// A node.
     #[command(hide = true)]
@@ -126,7 +126,7 @@ async fn main() -> Result<(), BenchError> {
         }) => {
             let plan = endure::Plan {
                 time: Duration::from_secs(seconds),
-                fill: Duration::from_secs(fill),
+                fill,
                 warm_up: Duration::from_secs(warm_up.min(seconds / 2)),
                 every: Duration::from_secs(5),
                 transport: options.transport,

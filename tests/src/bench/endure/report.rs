@@ -113,7 +113,7 @@ impl Report {
         writeln!(
             f,
             "Before, {} plain answers were bought as fast as they came: the gateway grew from {:.1} to \
-             {:.1} MiB, the node from {:.1} to {:.1} MiB. That is the store's cache of pages, which is \
+             {:.1} MiB, the node from {:.1} to {:.1} MiB: mostly the store's cache of pages, which is \
              bounded.\n",
             filled.purchases,
             mib(filled.before.gateway),

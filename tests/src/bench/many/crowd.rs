@@ -181,6 +181,8 @@ impl Crowd {
         let watched = watch(plan, &load, way.route(), (&mut *fleet, &*tally)).await?;
         let least = tally.least.load(Ordering::Relaxed);
         while running.join_next().await.is_some() {}
+        // The applications close their connections.
+        drop(load);
         sleep(REST).await;
         let left = fleet.memory()?;
         let after = self::tasks(&fleet.used().await?);
