@@ -90,7 +90,8 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
     }
     let kept = content.into_iter().take(keep.unwrap_or(usize::MAX));
     for (number, chunk) in kept.enumerate() {
-        if !pace.is_zero() && !(eager && number == 0) {
+        let at_once = eager && number == 0;
+        if !at_once && !pace.is_zero() {
             steps.push(Step::Wait(pace));
         }
         steps.push(if stamp {

@@ -64,9 +64,13 @@ impl Report {
         writeln!(
             page,
             "Machine: {processor}, Linux {kernel}, load average {load} at the start; one core{core} for \
-             the gateways, one for load, model server, node and chain. {}. Transport of the bought \
-             ones: {:?}. {} rounds: the middle one, and in brackets the least and the most.\n",
-            self.versions.join("; "),
+             the gateways, one for load, model server, node and chain. Others: {}. Transport of the \
+             bought ones: {:?}. Rounds: {}; the middle one, and in brackets the least and the most.\n",
+            if self.versions.is_empty() {
+                "none".to_owned()
+            } else {
+                self.versions.join(", ")
+            },
             self.effort.place.transport,
             self.effort.rounds,
         )
