@@ -90,13 +90,8 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
     }
     let kept = content.into_iter().take(keep.unwrap_or(usize::MAX));
     for (number, chunk) in kept.enumerate() {
-<<<<<<< ours
-        let at_once = pace.is_zero() || (eager && number == 0);
-        if !at_once {
-=======
         let at_once = eager && number == 0;
         if !at_once && !pace.is_zero() {
->>>>>>> theirs
             steps.push(Step::Wait(pace));
         }
         steps.push(if stamp {
