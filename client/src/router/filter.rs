@@ -4,8 +4,9 @@ use std::fmt;
 
 use farthing_protocol::amount::{Amount, Cost, MICRO, Overflow, Price};
 use farthing_protocol::identity::NodeId;
+use farthing_protocol::offer::Prices;
 use farthing_protocol::pricing::{Demand, FIRST_WINDOW};
-use farthing_protocol::purchase::Endpoint;
+use farthing_protocol::purchase::{Endpoint, Mode};
 
 use crate::market::{Goods, Pause};
 use crate::policy::{Preferences, Terms};
