@@ -25,6 +25,7 @@ use crate::policy::{Session, Warm};
 use crate::report::{ModelListing, OfferReport};
 
 mod sketch;
+mod slope;
 mod belief;
 mod stats;
 mod web;

@@ -13,31 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::market::belief::Belief;
 use crate::market::sketch::{Sketch, Spread};
+use crate::market::slope::Slope;
 
 /// Time in which an outcome's weight halves.
 const HALF_LIFE: Duration = Duration::from_secs(1200);
 /// What a new latency weighs against all earlier ones.
 const NEW_SAMPLE: f64 = 0.3;
-/// A sample counts for what is usual, and for what a prompt adds, as so many times what was
-/// expected at most: once in a while everybody is late.
+/// A sample counts for what is usual as so many times what was expected at most: once in a while
+/// everybody is late.
 const OUTLIER: f64 = 3.0;
-/// Time in which what a peak adds halves.
-const PEAK_HALF_LIFE: Duration = Duration::from_secs(10);
-/// Purchases whose wait for a first token is watched, per seller and model.
-const WATCHED: usize = 64;
-/// For how long a reported load is believed.
-const LOAD_AGE: Duration = Duration::from_secs(30);
-/// Time in which the chance that a seller is still full halves.
-const FULL_HALF_LIFE: Duration = Duration::from_secs(20);
-/// What is left of that chance when it takes a purchase.
-const NOT_FULL: f64 = 0.3;
-/// The pause after one failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
-/// The longest that a seller's word "busy" is taken for.
-const LONGEST_BUSY: Duration = Duration::from_secs(30);
-
 /// Whoever was not waited for to the end is taken to need so many times as long.
 const UNFINISHED: f64 = 2.0;
 /// Overtaken so often in a row without a word, a seller has failed.
@@ -256,52 +240,6 @@ fn level(level: &mut Option<Level>, sample: f64, now: Timestamp) {
     match level {
         Some(level) => level.add(sample, now),
         None => *level = Some(Level::first(sample, now)),
-    }
-}
-
-/// How the time to the first token grows with the prompt: a line through the samples, the old
-/// ones counting less.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-struct Slope {
-    weight: f64,
-    prompt: f64,
-    millis: f64,
-    /// Weighted sums of squares and products around the means.
-    spread: f64,
-    joint: f64,
-}
-
-/// Prompts must differ by about so many tokens before the line through them means anything.
-const SPREAD: f64 = 64.0;
-/// What all earlier samples keep of their weight when a new one comes.
-const KEPT: f64 = 0.97;
-
-impl Slope {
-    fn add(&mut self, prompt: f64, millis: f64) {
-        let most = self
-            .expected(prompt)
-            .map_or(f64::MAX, |most| most * OUTLIER);
-        let millis = millis.min(most);
-        self.weight = self.weight * KEPT + 1.0;
-        let (off, late) = (prompt - self.prompt, millis - self.millis);
-        self.prompt += off / self.weight;
-        self.millis += late / self.weight;
-        self.spread = self.spread * KEPT + off * (prompt - self.prompt);
-        self.joint = self.joint * KEPT + off * (millis - self.millis);
-    }
-
-    /// The time with this prompt, once there are samples enough.
-    fn expected(&self, prompt: f64) -> Option<f64> {
-        let millis = self.millis + (prompt - self.prompt) * self.per_prompt();
-        // The line ends somewhere.
-        (self.weight >= 5.0).then(|| millis.max(self.millis / 4.0).max(1.0))
-    }
-
-    fn per_prompt(&self) -> f64 {
-        if self.weight < 5.0 || self.spread < SPREAD * SPREAD * self.weight {
-            return 0.0;
-        }
-        (self.joint / self.spread).max(0.0)
     }
 }
 
