@@ -192,6 +192,8 @@ pub struct Gateway {
     /// How often a silent stream says that it is alive.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+    /// How many responses may be under way in the background at once.
+    pub background: usize,
     /// How many answers of `/v1/responses` are kept in the data directory; 0: none.
     pub responses_kept: u64,
     /// The most bytes of them.
@@ -210,6 +212,7 @@ impl Default for Gateway {
             // As long as the OpenAI libraries wait.
             deadline: Duration::from_secs(600),
             keep_alive: Duration::from_secs(10),
+            background: 32,
             responses_kept: 1_000,
             responses_bytes: 256 * 1024 * 1024,
             // As long as OpenAI keeps them.

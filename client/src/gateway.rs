@@ -27,8 +27,9 @@ use crate::config;
 use crate::gateway::error::Problem;
 use crate::gateway::inflight::InFlight;
 use crate::gateway::keys::Keys;
-use crate::gateway::responses::Named;
+use crate::gateway::responses::background::Background;
 use crate::gateway::responses::store::{Bounds, Store};
+use crate::gateway::responses::{Named, conversations};
 use crate::metrics::{Answered, Metrics};
 
 pub mod error;
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) in_flight: InFlight,
     pub(crate) responses: Store,
+    pub(crate) background: Background,
 }
 
 /// The endpoint, bound and not yet serving.
@@ -137,6 +139,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             client,
             responses,
+            background: Background::default(),
             keys,
             settings,
             metrics,
@@ -168,8 +171,16 @@ impl Gateway {
         });
         let stop = until.clone().cancelled_owned();
         let tending = tokio::spawn(self.shared.responses.clone().tend(until.clone()));
+        let shared = Arc::clone(&self.shared);
         let server = axum::serve(listener, routes(self.shared)).with_graceful_shutdown(stop);
-        let served = bounded(server.into_future(), until).await;
+        // A listener that fails ends what is in the background too.
+        let ending = until.child_token();
+        let serving = async {
+            let served = bounded(server.into_future(), until).await;
+            ending.cancel();
+            served
+        };
+        let (served, ()) = tokio::join!(serving, shared.background.end(ending.clone()));
         tending.abort();
         served
     }
@@ -207,6 +218,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         )
         .route("/v1/responses/{id}/cancel", post(cancel_response))
         .route("/v1/responses/{id}/input_items", get(input_items))
+        .merge(conversations::routes())
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/metrics", get(metrics))

@@ -194,6 +194,51 @@ def streamed_response(client):
     return len(events)
 
 
+def background(client):
+    """A response goes on by itself, is asked for until it is over, and comes back from any event."""
+    begun = client.responses.create(model=MODEL, input="Name three colours.", background=True)
+    check(begun.background and begun.status in ("queued", "in_progress"), f"begins {begun.status}")
+    until = time.monotonic() + 60
+    while (now := client.responses.retrieve(begun.id)).status in ("queued", "in_progress"):
+        check(time.monotonic() < until, "it does not come to its end")
+    check(now.status in ("completed", "incomplete") and now.output_text, f"ends {now.status}")
+    check(now.usage.output_tokens > 0, f"usage {now.usage}")
+    events = list(client.responses.retrieve(begun.id, stream=True))
+    check([event.type for event in events[:2]] == ["response.created", "response.queued"], "queued")
+    after = events[4].sequence_number
+    rest = list(client.responses.retrieve(begun.id, stream=True, starting_after=after))
+    check(rest == events[5:], "told from a number on it is another")
+    with client.responses.create(
+        model=MODEL, input="Name three colours.", background=True, stream=True
+    ) as stream:
+        first = next(iter(stream))
+    left = client.responses.retrieve(first.response.id, stream=True, starting_after=0)
+    check(list(left)[-1].response.output_text, "hanging up has ended it")
+    return now.status
+
+
+def conversation(client):
+    """Each turn goes on from those before, and is added."""
+    item = {"role": "user", "content": "I like blue."}
+    talk = client.conversations.create(items=[item], metadata={"topic": "colours"})
+    first = respond(client, input="Name three colours.", conversation=talk.id)
+    check(first.conversation.id == talk.id, "the response does not name its conversation")
+    second = respond(client, input="And one more.", conversation={"id": talk.id})
+    check(second.usage.input_tokens > first.usage.input_tokens, "it had not read the first")
+    items = list(client.conversations.items.list(talk.id, order="asc"))
+    roles = [item.role for item in items]
+    check(roles == ["user", "user", "assistant", "user", "assistant"], f"roles {roles}")
+    check(items[2].content[0].text == first.output_text, "the answer is not in it")
+    left = client.conversations.items.delete(items[0].id, conversation_id=talk.id)
+    check(left.metadata == {"topic": "colours"}, f"metadata {left.metadata}")
+    check(client.conversations.delete(talk.id).deleted, "it is not deleted")
+    try:
+        client.conversations.retrieve(talk.id)
+    except openai.NotFoundError:
+        return len(items)
+    raise AssertionError("a deleted conversation is still there")
+
+
 def response_tools(client):
     """A tool is called, and what it gave back is answered."""
     tool = {
@@ -276,6 +321,8 @@ def main():
     if os.environ.get("RESPONSES") == "1":
         steps["responses"] = lambda: responses(client)
         steps["streamed_response"] = lambda: streamed_response(client)
+        steps["background"] = lambda: background(client)
+        steps["conversation"] = lambda: conversation(client)
         steps["counted"] = lambda: counted(client)
     if os.environ.get("TOOLS") == "1":
         steps["response_tools"] = lambda: response_tools(client)

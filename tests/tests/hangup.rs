@@ -7,8 +7,10 @@ use farthing_client::client::Request;
 use farthing_protocol::amount::{Amount, Cost};
 use farthing_protocol::pricing;
 use farthing_protocol::purchase::Ending;
-use farthing_tests::street::{Buyer, Street, TestNet};
+use farthing_tests::street::{Buyer, MODEL, RunningGateway, Street, TestNet};
 use farthing_tests::upstream::{Behaviour, Fault};
+use futures::StreamExt;
+use serde_json::{Value, json};
 
 const PACE: Duration = Duration::from_millis(2);
 const LONG: Duration = Duration::from_secs(60);
@@ -39,6 +41,45 @@ async fn a_buyer_that_hangs_up_mid_stream_pays_exactly_what_was_delivered() {
     let prices = street.sellers[0].config.models[0].offer().prices;
     let due = pricing::cost(&receipt.usage, &prices).expect("fits");
     assert_eq!(charged, due.floor());
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_cancelled_in_the_background_costs_exactly_what_was_delivered() {
+    let street = street(
+        Behaviour::default()
+            .tokens(1000)
+            .fault(Fault::StallAfter(40)),
+    )
+    .await;
+    let gateway = RunningGateway::free(&street.buyers[0]).await;
+    let gateway = gateway.expect("listens");
+    let http = reqwest::Client::new();
+    let url = format!("{}/responses", gateway.base_url());
+    let body = json!({"model": MODEL, "input": "Hi", "background": true});
+    let begun = http.post(&url).body(body.to_string()).send().await;
+    let begun: Value = begun.expect("begins").json().await.expect("JSON");
+    let one = format!("{url}/{}", begun["id"].as_str().expect("an id"));
+    let told = http.get(format!("{one}?stream=true")).send().await;
+    let mut told = told.expect("is told").bytes_stream();
+    let mut text = String::new();
+    while text.matches("output_text.delta\ndata").count() < 40 {
+        let more = told.next().await.expect("goes on").expect("goes on");
+        text += &String::from_utf8_lossy(&more);
+    }
+    let cancelled = http.post(format!("{one}/cancel")).send().await;
+    let cancelled: Value = cancelled.expect("ends").json().await.expect("JSON");
+    assert_eq!(cancelled["status"], "cancelled", "{cancelled}");
+    street.sellers[0].upstream.disconnected(1).await;
+    let charged = street.settled().await.expect("agrees");
+    let receipts = street.buyers[0].receipts().await;
+    let receipt = &receipts[0];
+    assert_eq!(receipt.ending, Ending::Cancelled);
+    assert_eq!(receipt.usage.completion, 40);
+    assert_eq!(receipt.charged, charged);
+    let request = cancelled["farthing"]["request"].as_str();
+    assert_eq!(request, Some(receipt.request.to_string().as_str()));
+    gateway.stop().await;
     street.stop().await;
 }
 

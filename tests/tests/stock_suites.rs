@@ -37,8 +37,10 @@ const OPENAI: Suite = Suite {
     folder: "openai-3.51.0",
     tests: &[
         "chat",
+        "conversations",
         "responses",
         "test_completions.py",
+        "test_conversations.py",
         "test_embeddings.py",
         "test_models.py",
         "test_moderations.py",
@@ -144,7 +146,7 @@ async fn what_openai_tests_its_python_library_with_passes() {
     let street = street(Vec::new()).await;
     let gateway = RunningGateway::free(&street.buyers[0]).await;
     let gateway = gateway.expect("listens");
-    assert_passes(&OPENAI, &street, &gateway.base_url(), 300).await;
+    assert_passes(&OPENAI, &street, &gateway.base_url(), 500).await;
     gateway.stop().await;
     street.stop().await;
 }

@@ -42,6 +42,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("gateway.max_body", Kind::Integer),
     ("gateway.deadline", Kind::Text),
     ("gateway.keep_alive", Kind::Text),
+    ("gateway.background", Kind::Integer),
     ("gateway.responses_kept", Kind::Integer),
     ("gateway.responses_bytes", Kind::Integer),
     ("gateway.responses_for", Kind::Text),

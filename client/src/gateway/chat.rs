@@ -148,7 +148,7 @@ pub(in crate::gateway) enum Piece {
 }
 
 /// Reads what chunks say, in order: which call goes on, and which begins.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::gateway) struct Reader {
     /// The number of the call that may go on.
     open: Option<u64>,

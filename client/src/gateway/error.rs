@@ -59,6 +59,9 @@ pub enum Problem {
     /// The same request, by its name, is being answered.
     #[error("this request (`Idempotency-Key`) is under way; it is not bought twice")]
     InFlight,
+    /// No more responses may be under way in the background.
+    #[error("as many responses are under way in the background as may be (`gateway.background`)")]
+    Crowded,
     /// Nothing came for as long as the gateway waits.
     #[error("no seller answered within the gateway's deadline (`gateway.deadline`)")]
     Deadline,
@@ -168,6 +171,7 @@ impl Problem {
             Self::Method { .. } => row(405, Kind::Request, "method_not_allowed", Usual),
             Self::NotArrived(_) => row(408, Kind::NotArrived, "request_timeout", Usual),
             Self::InFlight => row(409, Kind::Request, "in_flight", After(1_000)),
+            Self::Crowded => row(429, Kind::Busy, "background_full", After(5_000)),
             Self::Deadline => row(504, Kind::Late, "deadline", No),
         }
     }

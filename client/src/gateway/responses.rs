@@ -1,16 +1,18 @@
 //! OpenAI's Responses, sold as chat, and kept on this machine.
 //!
 //! Pure translations ([`request`], [`items`], [`answer`], [`events`]), the files of those that are
-//! kept ([`store`]), and the paths that call them. A conversation that goes on from a kept response
-//! is put together here; sellers see a chat and know of no responses.
+//! kept ([`store`]), those that nobody waits for ([`background`]), the [`conversations`] that they
+//! are turns of, and the paths that call them. What a request goes on from is put together here;
+//! sellers see a chat and know of no responses.
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request as HttpRequest};
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
+use farthing_protocol::body::Body;
 use farthing_protocol::purchase::{Endpoint, RequestId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -22,7 +24,9 @@ use crate::gateway::chat::{self, Strange};
 use crate::gateway::error::Problem;
 use crate::gateway::exchange::{self, Settled};
 use crate::gateway::responses::answer::Head;
+use crate::gateway::responses::background::Commission;
 use crate::gateway::responses::events::Telling;
+use crate::gateway::responses::item::Step;
 use crate::gateway::responses::items::Untranslatable;
 use crate::gateway::responses::request::Asked;
 use crate::gateway::responses::store::{Kept, Store};
@@ -31,8 +35,12 @@ use crate::gateway::sse::{self, Dialect, json_of};
 pub mod items;
 pub mod request;
 pub mod answer;
+pub mod item;
+pub mod again;
 pub mod events;
 pub mod store;
+pub mod background;
+pub mod conversations;
 
 /// Hex digits of a response's name.
 const STEM: usize = 32;
@@ -50,7 +58,6 @@ pub(in crate::gateway) async fn create(
     shared: &Arc<Shared>,
     asking: HttpRequest,
 ) -> Result<Response, Problem> {
-    let created_at = shared.client.clock().now().seconds();
     let headers = asking.headers().clone();
     let body = exchange::read(shared, asking).await?;
     let (asked, chat) = translated(shared, &body).await?;
@@ -58,29 +65,60 @@ pub(in crate::gateway) async fn create(
         endpoint: Endpoint::Chat,
         body: Bytes::from(chat.to_string()),
     };
+    if asked.background {
+        return alone(shared, asked, request, &headers).await;
+    }
+    let created_at = shared.client.clock().now().seconds();
     let bought = exchange::buy(shared, request, &headers).await?;
     let stem = stem(bought.answer.request);
+    let record = Record::of(shared, &asked, &stem);
     let head = Head {
         id: format!("resp_{stem}"),
         created_at,
         model: bought.answer.model.clone(),
         settings: asked.settings,
     };
-    let record = asked.store.then(|| Record {
-        store: shared.responses.clone(),
-        input: items::listed(&asked.input, &stem),
-    });
     let telling = Telling::new(head, stem);
     if asked.stream {
+        let record = Some(record);
         return Ok(sse::respond(shared, bought, Told { telling, record }));
     }
     let whole = exchange::whole(shared, bought).await?;
     let response = telling.whole(&whole.document, whole.settled.used());
     let response = response.map_err(interrupted)?;
-    if let Some(record) = record {
-        record.keep(response.clone()).await;
-    }
+    record.keep(response.clone(), None).await;
     Ok(whole.respond(response.to_string().into()))
+}
+
+/// Begins a response in the background.
+async fn alone(
+    shared: &Arc<Shared>,
+    asked: Asked,
+    request: Request,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let place = shared
+        .in_flight
+        .enter(headers, request.endpoint, &request.body)?;
+    let model = Body::parse(&request.body)?.get::<String>("model")?;
+    let stem = fresh();
+    let commission = Commission {
+        record: Record::of(shared, &asked, &stem),
+        head: Head {
+            id: format!("resp_{stem}"),
+            created_at: shared.client.clock().now().seconds(),
+            model: model.unwrap_or_default(),
+            settings: asked.settings,
+        },
+        stem,
+        request,
+        place,
+    };
+    let live = shared.background.begin(shared, commission).await?;
+    match asked.stream {
+        true => Ok(live.follow(None, shared.settings.keep_alive)),
+        false => Ok(json_of(&live.response())),
+    }
 }
 
 /// `POST /v1/responses/input_tokens`: an estimate from the size, for each model counts otherwise.
@@ -125,24 +163,39 @@ pub(in crate::gateway) async fn retrieve(
     uri: &Uri,
 ) -> Result<Response, Problem> {
     let wish: Again = queried(uri)?;
-    let response = kept(shared, &id_of(named)?).await?.response;
+    let id = id_of(named)?;
+    if let Some(live) = shared.background.find(&id) {
+        return Ok(match wish.stream {
+            true => live.follow(wish.starting_after, shared.settings.keep_alive),
+            false => json_of(&live.response()),
+        });
+    }
+    let Kept {
+        response, steps, ..
+    } = kept(shared, &id).await?;
     if !wish.stream {
         return Ok(json_of(&response));
     }
-    if wish.starting_after.is_some_and(|after| after >= ALIKE) {
-        let again = "`starting_after`: a kept response is told again from its beginning";
+    if steps.is_none() && wish.starting_after.is_some_and(|after| after >= ALIKE) {
+        let again =
+            "`starting_after`: this response was told in no events; it is told from its beginning";
         return Err(InferError::BadRequest(again.to_owned()).into());
     }
-    Ok((sse::head(), events::again(&response, wish.starting_after)).into_response())
+    let events = again::again(&response, steps.as_deref(), wish.starting_after);
+    Ok((sse::head(), events).into_response())
 }
 
-/// `DELETE /v1/responses/{id}`.
+/// `DELETE /v1/responses/{id}`. One under way is cancelled.
 ///
 /// # Errors
 /// Any [`Problem`].
 pub(in crate::gateway) async fn remove(shared: &Shared, named: Named) -> Result<Response, Problem> {
     let id = id_of(named)?;
-    match shared.responses.remove(&id).await.map_err(unreadable)? {
+    if let Some(live) = shared.background.find(&id) {
+        live.remove().await;
+    }
+    let removed = shared.responses.remove::<Kept>(&id).await;
+    match removed.map_err(unreadable)? {
         true => Ok(json_of(
             &json!({ "id": id, "object": "response", "deleted": true }),
         )),
@@ -150,13 +203,17 @@ pub(in crate::gateway) async fn remove(shared: &Shared, named: Named) -> Result<
     }
 }
 
-/// `POST /v1/responses/{id}/cancel`. What is kept is over, and stays as it is: a response is only
-/// kept once it is said, and what is being said is cancelled by hanging up.
+/// `POST /v1/responses/{id}/cancel`. What is over stays as it is; what is told to somebody who waits
+/// for it is cancelled by hanging up.
 ///
 /// # Errors
 /// Any [`Problem`].
 pub(in crate::gateway) async fn cancel(shared: &Shared, named: Named) -> Result<Response, Problem> {
-    Ok(json_of(&kept(shared, &id_of(named)?).await?.response))
+    let id = id_of(named)?;
+    match shared.background.find(&id) {
+        Some(live) => Ok(json_of(&live.cancel().await)),
+        None => Ok(json_of(&kept(shared, &id).await?.response)),
+    }
 }
 
 /// Which items of a response's request are wanted.
@@ -183,8 +240,12 @@ pub(in crate::gateway) async fn input_items(
     named: Named,
     uri: &Uri,
 ) -> Result<Response, Problem> {
+    page(kept(shared, &id_of(named)?).await?.input, uri)
+}
+
+/// The page of items, oldest first, that a query wants.
+fn page(mut items: Vec<Value>, uri: &Uri) -> Result<Response, Problem> {
     let paging: Paging = queried(uri)?;
-    let mut items = kept(shared, &id_of(named)?).await?.input;
     if paging.order != Some(Order::Asc) {
         items.reverse();
     }
@@ -211,14 +272,28 @@ pub(in crate::gateway) async fn input_items(
 /// The request with what it refers to, and the chat request that asks for the same.
 async fn translated(shared: &Shared, body: &[u8]) -> Result<(Asked, Value), Problem> {
     let mut asked = Asked::read(body).map_err(|error| bad(&error))?;
-    let before = conversation(shared, asked.previous.as_deref()).await?;
-    for item in &mut asked.input {
-        if let Some(id) = items::reference(item) {
-            *item = referred(shared, id).await?;
-        }
-    }
+    let before = match &asked.conversation {
+        Some(id) => conversations::turns(shared, id).await?,
+        None => conversation(shared, asked.previous.as_deref()).await?,
+    };
+    resolved(shared, &mut asked.input, &before).await?;
     let chat = asked.chat(&before).map_err(|error| bad(&error))?;
     Ok((asked, chat))
+}
+
+/// Puts the items that are only named in their places; those of `before` are known.
+async fn resolved(shared: &Shared, items: &mut [Value], before: &[Value]) -> Result<(), Problem> {
+    for item in items {
+        let Some(id) = items::reference(item) else {
+            continue;
+        };
+        let known = before.iter().find(|item| item["id"] == id).cloned();
+        *item = match known {
+            Some(known) => known,
+            None => referred(shared, id).await?,
+        };
+    }
+    Ok(())
 }
 
 /// The items of a conversation up to and with this response, in order.
@@ -227,7 +302,11 @@ async fn conversation(shared: &Shared, last: Option<&str>) -> Result<Vec<Value>,
     let mut bytes = 0;
     let mut next = last.map(str::to_owned);
     while let Some(id) = next {
-        let kept = shared.responses.get(&id).await.map_err(unreadable)?;
+        if shared.background.find(&id).is_some() {
+            let early = format!("`previous_response_id`: `{id}` is still being said");
+            return Err(InferError::BadRequest(early).into());
+        }
+        let kept: Option<Kept> = shared.responses.get(&id).await.map_err(unreadable)?;
         let kept = kept.ok_or(Problem::NoPrevious { id })?;
         next = kept.response["previous_response_id"]
             .as_str()
@@ -255,16 +334,23 @@ async fn referred(shared: &Shared, id: &str) -> Result<Value, Problem> {
     let missing = || Problem::NotHere(format!("item `{id}`; its response is not kept (any more)"));
     let stem = id.split_once('_').and_then(|(_, name)| name.get(..STEM));
     let response = format!("resp_{}", stem.ok_or_else(missing)?);
-    let kept = shared.responses.get(&response).await.map_err(unreadable)?;
+    let kept: Option<Kept> = shared.responses.get(&response).await.map_err(unreadable)?;
     let kept = kept.ok_or_else(missing)?;
     let mut all = kept.input.iter().chain(outputs(&kept.response));
     let found = all.find(|item| item["id"] == id).cloned();
     found.ok_or_else(missing)
 }
 
+/// A kept response. One that says it is under way and is not was cut off with the gateway.
 async fn kept(shared: &Shared, id: &str) -> Result<Kept, Problem> {
-    let kept = shared.responses.get(id).await.map_err(unreadable)?;
-    kept.ok_or_else(|| not_here(id))
+    let kept: Option<Kept> = shared.responses.get(id).await.map_err(unreadable)?;
+    let mut kept = kept.ok_or_else(|| not_here(id))?;
+    if kept.response["status"] == "queued" {
+        let why = "the gateway ended before it was said";
+        kept.response["status"] = "failed".into();
+        kept.response["error"] = json!({ "code": "server_error", "message": why });
+    }
+    Ok(kept)
 }
 
 /// What a response and its items are named after: its purchase.
@@ -272,6 +358,15 @@ fn stem(request: RequestId) -> String {
     let name = request.to_string();
     let hex = name.trim_start_matches("0x");
     hex.get(..STEM).unwrap_or(hex).to_owned()
+}
+
+/// A name that no other has.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a name that no other response or conversation has"
+)]
+fn fresh() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 fn id_of(named: Named) -> Result<String, Problem> {
@@ -300,19 +395,67 @@ fn unreadable(error: std::io::Error) -> Problem {
     InferError::Internal(format!("kept responses cannot be read: {error}")).into()
 }
 
-/// Where a response is kept when it is over.
+/// Where a response is kept when it is over, and the conversation it is a turn of.
 #[derive(Debug)]
 struct Record {
     store: Store,
+    /// Whether the response itself is kept.
+    keeps: bool,
     input: Vec<Value>,
+    conversation: Option<String>,
 }
 
 impl Record {
-    /// It is paid for: if it cannot be kept, it is still delivered.
-    async fn keep(self, response: Value) {
-        let input = self.input;
-        if let Err(error) = self.store.put(Kept { response, input }).await {
-            tracing::warn!(%error, "a response cannot be kept");
+    fn of(shared: &Shared, asked: &Asked, stem: &str) -> Self {
+        Self {
+            store: shared.responses.clone(),
+            keeps: asked.store,
+            input: items::listed(&asked.input, stem),
+            conversation: asked.conversation.clone(),
+        }
+    }
+
+    /// Writes a response down; says whether it is kept.
+    async fn put(&self, response: Value, steps: Option<Vec<Vec<Step>>>) -> Result<bool, Problem> {
+        let input = self.input.clone();
+        let kept = Kept {
+            response,
+            input,
+            steps,
+        };
+        self.store.put(kept).await.map_err(unreadable)
+    }
+
+    /// It is over, and paid for: if it cannot be kept, it is still delivered. As it is kept.
+    async fn keep(self, response: Value, steps: Option<Vec<Vec<Step>>>) -> Value {
+        let status = &response["status"];
+        let is_turn = status == "completed" || status == "incomplete";
+        if let Some(id) = self.conversation.as_deref().filter(|_| is_turn) {
+            let mut turn = self.input.clone();
+            turn.extend(outputs(&response).cloned());
+            conversations::goes_on(&self.store, id, turn).await;
+        }
+        if !self.keeps {
+            return response;
+        }
+        match self.put(response.clone(), steps).await {
+            // Whoever comes for it later must learn what became of it.
+            Ok(false) if response["background"] == true => {
+                let why = "it is larger than all that may be kept (`gateway.responses_bytes`)";
+                let mut short = response;
+                short["status"] = "failed".into();
+                short["error"] = json!({ "code": "server_error", "message": why });
+                short["output"] = json!([]);
+                if let Err(error) = self.put(short.clone(), None).await {
+                    tracing::warn!(%error, "a response cannot be kept");
+                }
+                short
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a response cannot be kept");
+                response
+            }
+            Ok(_) => response,
         }
     }
 }
@@ -351,7 +494,7 @@ impl Dialect for Told {
                 Some(problem) => self.telling.failed(&problem.message()),
                 None => self.telling.response(),
             };
-            record.keep(response).await;
+            record.keep(response, Some(self.telling.steps())).await;
         }
     }
 }

@@ -18,6 +18,9 @@ use super::*;
 use crate::client::scripted::{Events, answer, data, end, whole};
 use crate::client::{Answer, Attempt, Errand, InferError, Request};
 
+mod background;
+mod conversations;
+mod openai;
 mod responses;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -484,7 +487,8 @@ async fn ask(gateway: &Running, body: &str) -> TcpStream {
 }
 
 async fn ask_at(gateway: &Running, path: &str, body: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(gateway.address).await.expect("connects");
+    let stream = TcpStream::connect(gateway.address).await;
+    let mut stream = stream.expect("connects");
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
         body.len()
@@ -657,21 +661,25 @@ async fn the_description_names_every_path_and_no_other() {
     let paths = document["paths"].as_object().expect("paths");
     let mut described: Vec<_> = paths.keys().cloned().collect();
     described.sort();
-    let sources = [include_str!("../gateway.rs"), include_str!("api.rs")];
+    let sources = [
+        include_str!("../gateway.rs"),
+        include_str!("api.rs"),
+        include_str!("responses/conversations.rs"),
+    ];
     assert_eq!(described, routed(&sources));
     let gateway = start(|_| Err(InferError::SpendLimit("none left".into()))).await;
     for (path, methods) in paths {
         let path = path.replace("{author}", "test").replace("{slug}", "model");
-        let is_response = path.contains("/responses/");
-        let id = if is_response { "resp_1" } else { "test/model" };
-        let path = path.replace("{id}", id);
+        let is_kept = path.contains("/responses/") || path.contains("/conversations/");
+        let id = if is_kept { "kept_1" } else { "test/model" };
+        let path = path.replace("{id}", id).replace("{item}", "msg_1");
         for method in methods.as_object().expect("methods").keys() {
             let reply = match method.as_str() {
                 "get" => gateway.get(&path).await,
                 "delete" => gateway.delete(&path).await,
                 _ => gateway.post(&path, PLAIN).await,
             };
-            // No response is kept here under any name; but somebody looks.
+            // Nothing is kept here under any name; but somebody looks.
             let is_looked_for = reply.status == 404 && reply.error().2 == "not_found";
             assert!(
                 ![404, 405].contains(&reply.status) || is_looked_for,

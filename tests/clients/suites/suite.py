@@ -3,9 +3,9 @@
 Nothing of theirs is changed. What does not apply stands in a list (SUITE_LIST) with the reason; a
 test on it must fail, and every pattern of it must match a test, so that the list cannot rot.
 
-The suites are written for a server that makes answers up. Where one asks for a kept response by an
-id that it made up itself, such a response is put there first: RESPONSES_DIR is the folder in which
-the gateway keeps them, and the copy is of one that the gateway has answered with and kept.
+The suites are written for a server that makes answers up. Where one asks for a kept response or
+conversation by an id that it made up itself, such a one is put there first: RESPONSES_DIR is the
+folder in which the gateway keeps them, and the copy is of one that the gateway itself has made.
 
 TEST_API_BASE_URL   the gateway, ending in /v1 (read by the suites too)
 SUITE_LIST          the list
@@ -22,6 +22,8 @@ import urllib.request
 import pytest
 
 MADE_UP = ["resp_677efb5139a88190b512bc3fef8e535d", "response_id"]
+CONVERSATION = "conv_123"
+ITEM = {"type": "message", "id": "msg_abc", "role": "user", "content": "Hello"}
 FOLDER = "tests/api_resources/"
 
 
@@ -73,12 +75,26 @@ def kept():
     return response["id"], path.read_text()
 
 
+@pytest.fixture(scope="session")
+def begun():
+    """What the gateway wrote down of a conversation."""
+    conversation = ask("/conversations", {"items": [ITEM]})
+    path = pathlib.Path(os.environ["RESPONSES_DIR"], conversation["id"] + ".json")
+    return conversation["id"], path.read_text()
+
+
+def put(made_up, name, text):
+    """A copy under a made-up id."""
+    path = pathlib.Path(os.environ["RESPONSES_DIR"], made_up + ".json")
+    path.write_text(text.replace(name, made_up))
+
+
 @pytest.fixture(autouse=True)
 def what_they_ask_for(request):
-    """Responses under the made-up ids, for the tests that may ask for one."""
-    if "responses" not in name_of(request.node):
-        return
-    name, text = request.getfixturevalue("kept")
-    for made_up in MADE_UP:
-        path = pathlib.Path(os.environ["RESPONSES_DIR"], made_up + ".json")
-        path.write_text(text.replace(name, made_up))
+    """Responses and a conversation under the made-up ids, for the tests that may ask for one."""
+    name = name_of(request.node)
+    if "responses" in name:
+        for made_up in MADE_UP:
+            put(made_up, *request.getfixturevalue("kept"))
+    if "conversations" in name:
+        put(CONVERSATION, *request.getfixturevalue("begun"))

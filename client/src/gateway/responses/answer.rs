@@ -20,6 +20,8 @@ pub struct Head {
 /// How far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Standing {
+    /// Nobody says it yet.
+    Queued,
     /// It is being said.
     #[default]
     InProgress,
@@ -29,6 +31,15 @@ pub enum Standing {
     Incomplete(&'static str),
     /// It broke off: what happened.
     Failed(String),
+    /// The application wants no more of it.
+    Cancelled,
+}
+
+impl Head {
+    /// Whether it goes on without anybody listening.
+    pub(super) fn background(&self) -> bool {
+        self.settings.get("background") == Some(&Value::Bool(true))
+    }
 }
 
 impl Standing {
@@ -44,19 +55,21 @@ impl Standing {
     /// Its name.
     pub(super) const fn status(&self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::InProgress => "in_progress",
             Self::Completed => "completed",
             Self::Incomplete(_) => "incomplete",
             Self::Failed(_) => "failed",
+            Self::Cancelled => "cancelled",
         }
     }
 
     /// That of the item that was being said when it came so far.
     pub(super) const fn item(&self) -> &'static str {
         match self {
-            Self::InProgress => "in_progress",
+            Self::Queued | Self::InProgress => "in_progress",
             Self::Completed => "completed",
-            Self::Incomplete(_) | Self::Failed(_) => "incomplete",
+            Self::Incomplete(_) | Self::Failed(_) | Self::Cancelled => "incomplete",
         }
     }
 }

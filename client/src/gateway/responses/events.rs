@@ -7,31 +7,15 @@
 
 use bytes::Bytes;
 use farthing_protocol::purchase::Usage as Counted;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::gateway::chat::{Choice, Completion, Page, Piece, Reader, Said, Strange, Usage};
+use crate::gateway::responses::again::{self, Script};
 use crate::gateway::responses::answer::{Head, Standing, document};
-
-/// What kind of item is open, with what names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
-    Thought,
-    Text,
-    Refusal,
-    Call { id: String, name: String },
-}
-
-/// The item that is being said.
-#[derive(Debug, Clone)]
-struct Open {
-    kind: Kind,
-    id: String,
-    said: String,
-    logprobs: Vec<Value>,
-}
+use crate::gateway::responses::item::{Kind, Open, Step, Told};
 
 /// A response that is being told.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Telling {
     head: Head,
     /// What the items are named after.
@@ -41,161 +25,10 @@ pub struct Telling {
     reader: Reader,
     open: Option<Open>,
     output: Vec<Value>,
+    /// Of each item of the output, how it was told.
+    steps: Vec<Vec<Step>>,
     usage: Option<Usage>,
     standing: Standing,
-}
-
-/// Numbered events, growing.
-struct Told<'a> {
-    page: Page,
-    sequence: &'a mut u64,
-    /// The number of the last event that is left out.
-    after: Option<u64>,
-}
-
-impl Told<'_> {
-    fn event(&mut self, name: &str, fields: Value) {
-        let mut event = Map::new();
-        event.insert("type".into(), name.into());
-        event.insert("sequence_number".into(), (*self.sequence).into());
-        if let Value::Object(fields) = fields {
-            event.extend(fields);
-        }
-        if self.after.is_none_or(|after| *self.sequence > after) {
-            self.page.event(name, &event.into());
-        }
-        *self.sequence += 1;
-    }
-}
-
-impl Open {
-    /// As it was when all of this item was said.
-    fn of(item: &Value) -> Self {
-        let part = &item["content"][0];
-        let (kind, said) = match (text_of(&item["type"]), text_of(&part["type"])) {
-            ("function_call", _) => {
-                let [id, name] = ["call_id", "name"].map(|field| text_of(&item[field]).to_owned());
-                (Kind::Call { id, name }, &item["arguments"])
-            }
-            ("reasoning", _) => (Kind::Thought, &part["text"]),
-            (_, "refusal") => (Kind::Refusal, &part["refusal"]),
-            _ => (Kind::Text, &part["text"]),
-        };
-        Self {
-            kind,
-            id: text_of(&item["id"]).to_owned(),
-            said: text_of(said).to_owned(),
-            logprobs: part["logprobs"].as_array().cloned().unwrap_or_default(),
-        }
-    }
-
-    /// The item, with what was said so far.
-    fn item(&self, status: &str) -> Value {
-        let part = || json!([self.part()]);
-        match &self.kind {
-            Kind::Thought => json!({
-                "type": "reasoning", "id": self.id, "summary": [], "content": part(),
-                "status": status,
-            }),
-            Kind::Text | Kind::Refusal => json!({
-                "type": "message", "id": self.id, "role": "assistant", "content": part(),
-                "status": status,
-            }),
-            Kind::Call { id, name } => json!({
-                "type": "function_call", "id": self.id, "call_id": id, "name": name,
-                "arguments": self.said, "status": status,
-            }),
-        }
-    }
-
-    /// The item before anything was said.
-    fn empty(&self) -> Value {
-        let mut item = self.item("in_progress");
-        if item.get("content").is_some() {
-            item["content"] = json!([]);
-        }
-        item
-    }
-
-    fn part(&self) -> Value {
-        match self.kind {
-            Kind::Thought => json!({ "type": "reasoning_text", "text": self.said }),
-            Kind::Refusal => json!({ "type": "refusal", "refusal": self.said }),
-            _ => json!({
-                "type": "output_text", "text": self.said, "annotations": [],
-                "logprobs": self.logprobs,
-            }),
-        }
-    }
-
-    /// What its own events are called.
-    const fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Thought => "response.reasoning_text",
-            Kind::Text => "response.output_text",
-            Kind::Refusal => "response.refusal",
-            Kind::Call { .. } => "response.function_call_arguments",
-        }
-    }
-
-    const fn is_call(&self) -> bool {
-        matches!(self.kind, Kind::Call { .. })
-    }
-
-    /// Where it stands, for one of its own events.
-    fn place(&self, index: usize) -> Value {
-        let mut place = json!({ "item_id": self.id, "output_index": index });
-        if !self.is_call() {
-            place["content_index"] = 0.into();
-        }
-        place
-    }
-
-    fn begin(&self, index: usize, told: &mut Told<'_>) {
-        let added = json!({ "output_index": index, "item": self.empty() });
-        told.event("response.output_item.added", added);
-        if !self.is_call() {
-            let mut part = self.place(index);
-            part["part"] = self.part();
-            told.event("response.content_part.added", part);
-        }
-    }
-
-    fn more(&mut self, text: &str, logprobs: Vec<Value>, index: usize, told: &mut Told<'_>) {
-        self.said.push_str(text);
-        let mut delta = self.place(index);
-        delta["delta"] = text.into();
-        if self.kind == Kind::Text {
-            delta["logprobs"] = logprobs.as_slice().into();
-            self.logprobs.extend(logprobs);
-        }
-        told.event(&format!("{}.delta", self.name()), delta);
-    }
-
-    fn end(&self, status: &str, index: usize, told: &mut Told<'_>) -> Value {
-        let mut done = self.place(index);
-        let said = match self.kind {
-            Kind::Call { .. } => "arguments",
-            Kind::Refusal => "refusal",
-            Kind::Text | Kind::Thought => "text",
-        };
-        done[said] = self.said.as_str().into();
-        match &self.kind {
-            Kind::Call { name, .. } => done["name"] = name.as_str().into(),
-            Kind::Text => done["logprobs"] = self.logprobs.as_slice().into(),
-            _ => {}
-        }
-        told.event(&format!("{}.done", self.name()), done);
-        if !self.is_call() {
-            let mut part = self.place(index);
-            part["part"] = self.part();
-            told.event("response.content_part.done", part);
-        }
-        let item = self.item(status);
-        let done = json!({ "output_index": index, "item": item });
-        told.event("response.output_item.done", done);
-        item
-    }
 }
 
 impl Telling {
@@ -297,6 +130,61 @@ impl Telling {
         document(&self.head, &self.standing, &self.output, self.usage)
     }
 
+    /// The response as far as it was said, the open item with it. It is not over before its bill
+    /// is there, whatever was said last.
+    #[must_use]
+    pub fn so_far(&self) -> Value {
+        let standing = match self.standing {
+            Standing::Queued => Standing::Queued,
+            _ => Standing::InProgress,
+        };
+        let mut output = self.output.clone();
+        output.extend(self.open.as_ref().map(|open| open.item("in_progress")));
+        document(&self.head, &standing, &output, None)
+    }
+
+    /// How each item was told, for telling it again by the same numbers.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Vec<Step>> {
+        let open = self.open.iter().map(|open| open.steps.clone());
+        self.steps.iter().cloned().chain(open).collect()
+    }
+
+    /// Bytes of what was said so far.
+    #[must_use]
+    pub fn said(&self) -> usize {
+        let bytes = |steps: &Vec<Step>| steps.last().map_or(0, |step| step.0);
+        let open = self.open.as_ref().map_or(0, |open| open.said.len());
+        self.steps.iter().map(bytes).sum::<usize>() + open
+    }
+
+    /// It stands so from now on, whatever was said.
+    pub fn stands(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// The model that answers, as its offer names it.
+    pub fn answered_by(&mut self, model: &str) {
+        self.head.model = model.to_owned();
+        self.standing = Standing::InProgress;
+    }
+
+    /// The events after the number `after` of what was said so far, and the number of the next.
+    /// `ended` is the response, if all is said.
+    #[must_use]
+    pub fn since(&self, after: Option<u64>, ended: Option<&Value>) -> (Bytes, u64) {
+        let empty = || document(&self.head, &Standing::InProgress, &[], None);
+        let script = Script {
+            queued: self.head.background(),
+            begun: self.standing != Standing::Queued,
+            items: &self.output,
+            steps: Some(&self.steps),
+            open: self.open.as_ref(),
+            ended,
+        };
+        script.since(&empty, after)
+    }
+
     /// The response, had it ended here for this reason.
     #[must_use]
     pub fn failed(&self, why: &str) -> Value {
@@ -318,10 +206,8 @@ impl Telling {
             after: None,
         };
         if !std::mem::replace(&mut self.begun, true) {
-            let empty = document(&self.head, &Standing::InProgress, &[], None);
-            for name in ["response.created", "response.in_progress"] {
-                told.event(name, json!({ "response": empty }));
-            }
+            let empty = || document(&self.head, &Standing::InProgress, &[], None);
+            again::begin(self.head.background(), true, &empty, &mut told);
         }
         let result = tell(self, &mut told);
         let page = told.page;
@@ -376,6 +262,7 @@ impl Telling {
             id: format!("{prefix}_{stem}o{index}", stem = self.stem),
             said: String::new(),
             logprobs: Vec::new(),
+            steps: Vec::new(),
         };
         open.begin(index, told);
         self.open = Some(open);
@@ -392,43 +279,7 @@ impl Telling {
         if let Some(open) = self.open.take() {
             let item = open.end(status, self.output.len(), told);
             self.output.push(item);
+            self.steps.push(open.steps);
         }
     }
-}
-
-/// The events of a response that is over, as if each item were said at once; without those up to
-/// the number `after`.
-#[must_use]
-pub fn again(response: &Value, after: Option<u64>) -> Bytes {
-    let mut sequence = 0;
-    let mut told = Told {
-        page: Page::default(),
-        sequence: &mut sequence,
-        after,
-    };
-    let mut empty = response.clone();
-    empty["status"] = "in_progress".into();
-    empty["output"] = json!([]);
-    for field in ["usage", "error", "incomplete_details"] {
-        empty[field] = Value::Null;
-    }
-    for name in ["response.created", "response.in_progress"] {
-        told.event(name, json!({ "response": empty }));
-    }
-    let items = response["output"].as_array().into_iter().flatten();
-    for (index, item) in items.enumerate() {
-        let mut open = Open::of(item);
-        let said = std::mem::take(&mut open.said);
-        let logprobs = std::mem::take(&mut open.logprobs);
-        open.begin(index, &mut told);
-        open.more(&said, logprobs, index, &mut told);
-        open.end(text_of(&item["status"]), index, &mut told);
-    }
-    let name = format!("response.{}", text_of(&response["status"]));
-    told.event(&name, json!({ "response": response }));
-    told.page.into()
-}
-
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }

@@ -340,7 +340,9 @@ pub fn listed(items: &[Value], stem: &str) -> Vec<Value> {
     items.iter().enumerate().map(one).collect()
 }
 
-fn list(item: &Value, name: &str) -> Value {
+/// One item as it is listed, under this name unless it has its own.
+#[must_use]
+pub fn list(item: &Value, name: &str) -> Value {
     let mut item = item.clone();
     let Some(fields) = item.as_object_mut() else {
         return item;

@@ -1,7 +1,7 @@
 //! A Responses request becomes a chat request. Pure.
 //!
 //! What has a counterpart is translated, what OpenAI's own servers would do (their tools, their
-//! conversations) is refused by name, and every other field passes as it came.
+//! prompts) is refused by name, and every other field passes as it came.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -9,18 +9,19 @@ use serde_json::{Map, Value, json};
 use crate::gateway::responses::items::{self, Untranslatable};
 
 /// Fields that mean something to OpenAI's servers alone and nothing for the answer.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     "service_tier",
     "prompt_cache_options",
     "prompt_cache_retention",
     "access_programs",
+    "client_metadata",
     "image",
     "max_tool_calls",
     "truncation",
     "stream_options",
 ];
 /// Fields whose work is done by OpenAI's servers.
-const SERVED: [&str; 4] = ["conversation", "prompt", "context_management", "moderation"];
+const SERVED: [&str; 3] = ["prompt", "context_management", "moderation"];
 /// What a request asks for to be told the logprobs of the text.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -38,6 +39,7 @@ struct Create {
     tools: Option<Vec<Tool>>,
     tool_choice: Option<Choice>,
     background: Option<bool>,
+    conversation: Option<Conversation>,
     include: Option<Vec<String>>,
     top_logprobs: Option<u64>,
     #[serde(flatten)]
@@ -49,6 +51,13 @@ struct Create {
 enum Input {
     Text(String),
     Items(Vec<Value>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Conversation {
+    Id(String),
+    Named { id: String },
 }
 
 #[derive(Deserialize)]
@@ -98,6 +107,10 @@ pub struct Asked {
     pub input: Vec<Value>,
     /// The response it goes on from.
     pub previous: Option<String>,
+    /// The conversation it is a turn of.
+    pub conversation: Option<String>,
+    /// Whether it goes on without anybody listening.
+    pub background: bool,
     /// Whether the response is kept.
     pub store: bool,
     /// Whether it is told in events.
@@ -113,14 +126,26 @@ impl Asked {
     /// Any [`Untranslatable`].
     pub fn read(body: &[u8]) -> Result<Self, Untranslatable> {
         let whole: Map<String, Value> = serde_json::from_slice(body)?;
-        let settings = settings(&whole);
+        let mut settings = settings(&whole);
         let asked: Create = serde_json::from_value(Value::Object(whole))?;
         let given = |field: &&str| asked.rest.get(*field).is_some_and(|value| !value.is_null());
         if let Some(field) = SERVED.iter().find(|field| given(field)) {
             return Err(Untranslatable::Theirs((*field).to_owned()));
         }
-        if asked.background == Some(true) {
-            return Err(Untranslatable::Theirs("background".to_owned()));
+        let background = asked.background.unwrap_or(false);
+        if background && asked.store == Some(false) {
+            let lost = "`background`: what is not stored cannot be asked for later";
+            return Err(Untranslatable::Shape(lost.to_owned()));
+        }
+        let conversation = asked.conversation.map(|it| match it {
+            Conversation::Id(id) | Conversation::Named { id } => id,
+        });
+        if let Some(id) = &conversation {
+            if asked.previous_response_id.is_some() {
+                let two = "`conversation` and `previous_response_id` exclude each other";
+                return Err(Untranslatable::Shape(two.to_owned()));
+            }
+            settings.insert("conversation".into(), json!({ "id": id }));
         }
         let input = match asked.input {
             None => Vec::new(),
@@ -132,6 +157,8 @@ impl Asked {
             instructions: asked.instructions,
             input,
             previous: asked.previous_response_id,
+            conversation,
+            background,
             store: asked.store.unwrap_or(true),
             stream: asked.stream.unwrap_or(false),
             settings,
@@ -139,7 +166,8 @@ impl Asked {
         for field in OWN {
             read.chat.remove(field);
         }
-        if read.stream {
+        // What nobody waits for is heard piece by piece too: so much of it is known when it ends.
+        if read.stream || read.background {
             read.set("stream", true);
             read.set("stream_options", json!({ "include_usage": true }));
         }

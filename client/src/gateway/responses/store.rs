@@ -1,4 +1,4 @@
-//! Responses that are kept: one file each, readable by their owner alone.
+//! Responses and conversations that are kept: one file each, readable by their owner alone.
 //!
 //! Bounded by number, bytes and age; age counts from the last use, so that a conversation that
 //! goes on does not lose its beginning. The files are the truth; what is remembered of them is how
@@ -13,9 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farthing_protocol::clock::{Clock, Timestamp};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+
+use crate::gateway::responses::item::Step;
 
 /// The folder within the data directory.
 pub const FOLDER: &str = "responses";
@@ -42,6 +45,21 @@ pub struct Kept {
     pub response: Value,
     /// The items of its own request.
     pub input: Vec<Value>,
+    /// How each item of the response was told; `None` if it was told in no events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<Vec<Step>>>,
+}
+
+/// What may be kept: a document that is not another kind's.
+pub trait Document: Serialize + DeserializeOwned + Send + 'static {
+    /// What it is called.
+    fn id(&self) -> &str;
+}
+
+impl Document for Kept {
+    fn id(&self) -> &str {
+        self.response["id"].as_str().unwrap_or_default()
+    }
 }
 
 /// The responses of one data directory. Cheap to clone; clones share them.
@@ -55,6 +73,8 @@ struct Inner {
     clock: Clock,
     /// What the files come to; unknown before the first sweep. Held while files change.
     tally: Mutex<Option<Tally>>,
+    /// Held while one is read, changed and written again.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,33 +92,67 @@ impl Store {
             bounds,
             clock,
             tally: Mutex::default(),
+            changing: Mutex::default(),
         }))
     }
 
-    /// Keeps a response. One that is larger than all of them may be is not kept.
+    /// Keeps a document; says whether it does: one that is larger than all of them may be is not
+    /// kept.
     ///
     /// # Errors
     /// What the file system says.
-    pub async fn put(&self, kept: Kept) -> io::Result<()> {
-        self.off(move |inner| inner.put(&kept)).await
+    pub async fn put(&self, one: impl Document) -> io::Result<bool> {
+        self.off(move |inner| inner.put(&one)).await
     }
 
-    /// A response, which counts as used now; `None` if it is not kept (any more).
+    /// A document, which counts as used now; `None` if it is not kept (any more), or is of another
+    /// kind.
     ///
     /// # Errors
     /// What the file system says.
-    pub async fn get(&self, id: &str) -> io::Result<Option<Kept>> {
+    pub async fn get<T: Document>(&self, id: &str) -> io::Result<Option<T>> {
         let id = id.to_owned();
         self.off(move |inner| inner.get(&id)).await
     }
 
-    /// Removes a response; says whether there was one.
+    /// Changes a document, if it is kept and `change` does not refuse; one change at a time.
     ///
     /// # Errors
     /// What the file system says.
-    pub async fn remove(&self, id: &str) -> io::Result<bool> {
+    pub async fn change<T: Document, R: Send + 'static, E: Send + 'static>(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut T) -> Result<R, E> + Send + 'static,
+    ) -> io::Result<Option<Result<R, E>>> {
         let id = id.to_owned();
-        self.off(move |inner| inner.remove(&id)).await
+        let changed = move |inner: &Inner| {
+            let _turn = inner
+                .changing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let Some(mut one) = inner.get::<T>(&id)? else {
+                return Ok(None);
+            };
+            let said = change(&mut one);
+            if said.is_ok() {
+                inner.put(&one)?;
+            }
+            Ok(Some(said))
+        };
+        self.off(changed).await
+    }
+
+    /// Removes a document of this kind; says whether there was one.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn remove<T: Document>(&self, id: &str) -> io::Result<bool> {
+        let id = id.to_owned();
+        let removed = move |inner: &Inner| match inner.get::<T>(&id)? {
+            Some(_) => inner.remove(&id),
+            None => Ok(false),
+        };
+        self.off(removed).await
     }
 
     /// Removes what is too old, now and then, until cancelled.
@@ -139,9 +193,8 @@ impl Inner {
         is_id.then(|| self.dir.join(format!("{id}.json")))
     }
 
-    fn put(&self, kept: &Kept) -> io::Result<()> {
-        let id = kept.response["id"].as_str().unwrap_or_default();
-        let Some(path) = self.path(id) else {
+    fn put(&self, kept: &impl Document) -> io::Result<bool> {
+        let Some(path) = self.path(kept.id()) else {
             return Err(ErrorKind::InvalidInput.into());
         };
         let text = serde_json::to_vec(kept)?;
@@ -150,7 +203,7 @@ impl Inner {
             bytes: text.len() as u64,
         };
         if !self.holds(one) {
-            return Ok(());
+            return Ok(false);
         }
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&self.dir)?;
@@ -167,10 +220,10 @@ impl Inner {
         file.set_modified(self.now())?;
         fs::rename(&part, &path)?;
         *tally = Some(tally.unwrap_or_default().and(one));
-        Ok(())
+        Ok(true)
     }
 
-    fn get(&self, id: &str) -> io::Result<Option<Kept>> {
+    fn get<T: Document>(&self, id: &str) -> io::Result<Option<T>> {
         let Some(path) = self.path(id) else {
             return Ok(None);
         };
@@ -293,6 +346,7 @@ mod tests {
         Kept {
             response: serde_json::json!({ "id": id, "text": "x".repeat(200) }),
             input: Vec::new(),
+            steps: None,
         }
     }
 
@@ -303,7 +357,7 @@ mod tests {
         }
 
         async fn has(&self, id: &str) -> bool {
-            self.store.get(id).await.expect("is read").is_some()
+            self.store.get::<Kept>(id).await.expect("is read").is_some()
         }
 
         fn files(&self) -> usize {
@@ -318,8 +372,14 @@ mod tests {
         shelf.put("resp_a").await;
         let found = shelf.store.get("resp_a").await.expect("is read");
         assert_eq!(found, Some(kept("resp_a")));
-        assert!(shelf.store.remove("resp_a").await.expect("is removed"));
-        assert!(!shelf.store.remove("resp_a").await.expect("is gone"));
+        assert!(
+            shelf
+                .store
+                .remove::<Kept>("resp_a")
+                .await
+                .expect("is removed")
+        );
+        assert!(!shelf.store.remove::<Kept>("resp_a").await.expect("is gone"));
         assert!(!shelf.has("resp_a").await);
     }
 
@@ -346,7 +406,10 @@ mod tests {
             &"a".repeat(65),
         ] {
             assert!(!shelf.has(id).await, "{id}");
-            assert!(!shelf.store.remove(id).await.expect("nothing"), "{id}");
+            assert!(
+                !shelf.store.remove::<Kept>(id).await.expect("nothing"),
+                "{id}"
+            );
             assert!(shelf.store.put(kept(id)).await.is_err(), "{id}");
         }
     }

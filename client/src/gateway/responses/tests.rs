@@ -129,7 +129,7 @@ fn every_golden_stream_becomes_its_events() {
         assert_eq!(&Value::from(middle), &pair["events"], "{}", pair["name"]);
         assert_eq!(last["type"], pair["last"]);
         assert_eq!(last["response"], telling.response());
-        let again = events::again(&telling.response(), None);
+        let again = again::again(&telling.response(), None, None);
         assert_eq!(read(&[again]).last(), Some(last));
     }
 }
@@ -164,8 +164,8 @@ fn a_stream_that_breaks_tells_what_there_was_and_that_it_failed() {
 fn a_response_told_again_can_leave_out_its_first_event() {
     let said = br#"{"choices":[{"message":{"content":"x"}}]}"#;
     let response = telling().whole(said, None).expect("translates");
-    let whole = events::again(&response, None);
-    let rest = events::again(&response, Some(0));
+    let whole = again::again(&response, None, None);
+    let rest = again::again(&response, None, Some(0));
     assert!(whole.ends_with(&rest) && rest.starts_with(b"event: response.in_progress"));
 }
 

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::*;
 
-const RESPONSES: &str = "/v1/responses";
+pub(super) const RESPONSES: &str = "/v1/responses";
 
 /// A gateway whose seller says one thing, and the bodies it was sent.
-async fn saying(
+pub(super) async fn saying(
     settings: config::Gateway,
     said: &'static [&'static str],
 ) -> (Running, Arc<Mutex<Vec<Value>>>) {
@@ -28,7 +28,7 @@ async fn saying(
     (gateway.await, asked)
 }
 
-const HELLO: &[&str] = &[
+pub(super) const HELLO: &[&str] = &[
     r#"{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#,
 ];
 const CHUNKS: &[&str] = &[
@@ -37,14 +37,14 @@ const CHUNKS: &[&str] = &[
 ];
 
 impl Running {
-    async fn respond(&self, body: Value) -> Value {
+    pub(super) async fn respond(&self, body: Value) -> Value {
         let reply = self.post(RESPONSES, body.to_string()).await;
         assert_eq!(reply.status, 200, "{}", reply.text);
         reply.json()
     }
 }
 
-fn path(response: &Value) -> String {
+pub(super) fn path(response: &Value) -> String {
     format!("{RESPONSES}/{}", response["id"].as_str().expect("an id"))
 }
 
@@ -167,11 +167,41 @@ async fn a_streamed_response_is_kept_before_its_end_is_told() {
         .await;
     assert_eq!(again.header("content-type"), reply.header("content-type"));
     assert!(again.text.starts_with("event: response.in_progress"));
-    assert!(again.text.contains(r#""delta":"Hello""#), "{}", again.text);
-    for wrong in ["?stream=true&starting_after=7", "?stream=perhaps"] {
-        let (status, kind, _) = gateway.get(&format!("{path}{wrong}")).await.error();
-        assert_eq!((status, kind.as_str()), (400, "invalid_request_error"));
+    let (status, kind, _) = gateway.get(&format!("{path}?stream=perhaps")).await.error();
+    assert_eq!((status, kind.as_str()), (400, "invalid_request_error"));
+}
+
+#[tokio::test]
+async fn a_stream_is_told_again_from_any_of_its_numbers_on() {
+    let (gateway, _) = saying(config::Gateway::default(), CHUNKS).await;
+    let body = json!({ "model": "test/model", "input": "Hi", "stream": true });
+    let first = gateway.post(RESPONSES, body.to_string()).await.text;
+    let events: Vec<_> = first
+        .split_inclusive("\n\n")
+        .filter(|event| !event.starts_with(':'))
+        .collect();
+    let last = events.last().expect("an end");
+    let (_, last) = last.split_once("data: ").expect("data");
+    let last: Value = serde_json::from_str(last.trim_end()).expect("JSON");
+    let path = path(&last["response"]);
+    for (number, _) in events.iter().enumerate() {
+        let rest = format!("{path}?stream=true&starting_after={number}");
+        let again = gateway.get(&rest).await;
+        assert_eq!(again.text, events[number + 1..].concat(), "after {number}");
     }
+}
+
+#[tokio::test]
+async fn what_was_told_in_no_events_is_told_from_its_beginning() {
+    let (gateway, _) = saying(config::Gateway::default(), HELLO).await;
+    let body = json!({ "model": "test/model", "input": "Hi" });
+    let path = path(&gateway.respond(body).await);
+    let again = gateway.get(&format!("{path}?stream=true")).await;
+    assert!(again.text.contains(r#""delta":"Hello""#), "{}", again.text);
+    let after = gateway
+        .get(&format!("{path}?stream=true&starting_after=7"))
+        .await;
+    assert_eq!(after.error().0, 400);
 }
 
 #[tokio::test]
@@ -256,7 +286,8 @@ async fn tokens_are_counted_with_what_went_before_and_nothing_is_bought() {
 async fn a_request_that_only_openai_can_serve_buys_nothing() {
     let (gateway, asked) = saying(config::Gateway::default(), HELLO).await;
     for body in [
-        json!({ "model": "test/model", "input": "x", "background": true }),
+        json!({ "model": "test/model", "input": "x", "background": true, "store": false }),
+        json!({ "model": "test/model", "input": "x", "prompt": { "id": "pmpt_1" } }),
         json!({ "model": "test/model", "input": "x", "tools": [{ "type": "web_search" }] }),
         json!({ "model": "test/model", "input": 7 }),
     ] {
