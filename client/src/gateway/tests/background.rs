@@ -136,6 +136,41 @@ async fn one_that_is_cancelled_lets_go_of_its_seller_and_keeps_what_was_said() {
 }
 
 #[tokio::test]
+async fn who_follows_a_silent_one_hears_that_it_is_still_there() {
+    let settings = config::Gateway {
+        keep_alive: Duration::from_millis(5),
+        ..config::Gateway::default()
+    };
+    let (gateway, mut feeds) = fed(settings).await;
+    let path = path(&gateway.respond(alone(json!({}))).await);
+    let feed = feeds.recv().await.expect("is asked");
+    let mut follower = follow(&gateway, &format!("{path}?stream=true")).await;
+    read_until(&mut follower, ": keep-alive\n\n").await;
+    feed.send(data(LAST)).await.expect("is taken");
+    read_until(&mut follower, r#""delta":" ho""#).await;
+}
+
+#[tokio::test]
+async fn the_same_request_by_its_name_is_not_begun_twice() {
+    let (gateway, mut feeds) = fed(config::Gateway::default()).await;
+    let again = async || {
+        let request = reqwest::Client::new().post(gateway.url(RESPONSES));
+        let request = request.header("idempotency-key", "one");
+        gateway
+            .send(request.body(alone(json!({})).to_string()))
+            .await
+    };
+    let first = again().await;
+    assert_eq!(first.json()["status"], "queued");
+    let feed = feeds.recv().await.expect("is asked");
+    assert_eq!(again().await.error().0, 409);
+    feed.send(data(LAST)).await.expect("is taken");
+    feed.send(end()).await.expect("is taken");
+    let told = heard(&gateway, &path(&first.json())).await;
+    assert_eq!(told.last().expect("an end")["type"], "response.completed");
+}
+
+#[tokio::test]
 async fn one_that_is_removed_is_cancelled_and_gone() {
     let (gateway, mut feeds) = fed(config::Gateway::default()).await;
     let path = path(&gateway.respond(alone(json!({}))).await);
