@@ -22,6 +22,22 @@ const NEW_SAMPLE: f64 = 0.3;
 /// A sample counts for what is usual as so many times what was expected at most: once in a while
 /// everybody is late.
 const OUTLIER: f64 = 3.0;
+/// Time in which what a peak adds halves.
+const PEAK_HALF_LIFE: Duration = Duration::from_secs(10);
+/// Purchases whose wait for a first token is watched, per seller and model.
+const WATCHED: usize = 64;
+/// For how long a reported load is believed.
+const LOAD_AGE: Duration = Duration::from_secs(30);
+/// Time in which the chance that a seller is still full halves.
+const FULL_HALF_LIFE: Duration = Duration::from_secs(20);
+/// What is left of that chance when it takes a purchase.
+const NOT_FULL: f64 = 0.3;
+/// The pause after one failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// The longest that a seller's word "busy" is taken for.
+const LONGEST_BUSY: Duration = Duration::from_secs(30);
 /// Whoever was not waited for to the end is taken to need so many times as long.
 const UNFINISHED: f64 = 2.0;
 /// Overtaken so often in a row without a word, a seller has failed.
