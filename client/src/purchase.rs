@@ -6,6 +6,7 @@
 //! bounds. This file does not know the market: what was measured is returned.
 
 mod count;
+mod near;
 mod lines;
 mod silence;
 pub mod web;

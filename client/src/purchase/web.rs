@@ -7,7 +7,6 @@
 //! signature as proof. One purchase at a time per seller: its vouchers follow each other.
 
 mod ask;
-mod near;
 mod door;
 mod events;
 mod money;

@@ -14,7 +14,7 @@ use reqwest::{RequestBuilder, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 
 use crate::purchase::PurchaseError;
-use crate::purchase::web::near::{self, Near, Rest};
+use crate::purchase::near::{self, Near, Rest};
 
 /// The most bytes of an error's document that are read.
 const ERROR_LIMIT: usize = 16 * 1024;
