@@ -51,6 +51,8 @@ pub enum Lie {
     Ends(u32, Ending),
     /// Begins like this, and says nothing more until it is told to stop.
     Stalls(Stall),
+    /// Takes the promise, and hangs up.
+    Leaves,
 }
 
 /// How one stalls. Whatever it sends counts as a token.
@@ -254,8 +256,10 @@ impl Inner {
             prompt: 10,
             ..Usage::default()
         };
-        if let Lie::Stalls(stall) = self.lie {
-            return self.stall(&ask, stall, (hears, speaks)).await;
+        match self.lie {
+            Lie::Stalls(stall) => return self.stall(&ask, stall, (hears, speaks)).await,
+            Lie::Leaves => return Ok(()),
+            _ => {}
         }
         let delivered = match self.lie {
             Lie::Ends(delivered, _) => delivered,
@@ -278,8 +282,8 @@ impl Inner {
                 let charged = Amount::ZERO;
                 say(&mut speaks, &ToBuyer::NeedVoucher { ceiling, charged }).await?;
             }
-            // It was found out before, or has stalled.
-            Lie::Mined | Lie::Stalls(_) => {}
+            // It was found out before, has stalled or left.
+            Lie::Mined | Lie::Stalls(_) | Lie::Leaves => {}
             Lie::Receipt(_) | Lie::Ends(..) => {
                 let mut receipt = self.receipt(&ask, usage, &all);
                 match self.lie {

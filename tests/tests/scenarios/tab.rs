@@ -1,8 +1,6 @@
 //! What one request may cost holds for all sellers together that are asked for it: what those may
 //! charge that were given up is not there for the next.
 
-use std::time::Duration;
-
 use farthing_client::config::Config;
 use farthing_protocol::amount::{Amount, Price};
 use farthing_protocol::offer::ASSISTANT_PREFIX;
@@ -20,13 +18,13 @@ const LONG: usize = 400;
 /// What one that stalls charges for ten tokens of the prompt and twenty more.
 const CHARGED: Amount = Amount::atoms(11);
 
-/// A stage that also knows one that stalls.
+/// A stage that also knows one that lies like this.
 async fn beside(
-    stall: Stall,
+    lie: Lie,
     net: TestNet,
     buyer: impl Fn(&mut Config) + Send + Sync + 'static,
 ) -> (Stage, Liar) {
-    let liar = Liar::start(Lie::Stalls(stall)).await.expect("listens");
+    let liar = Liar::start(lie).await.expect("listens");
     let addresses = liar.addresses();
     let net = net.buyer_config(move |_, config| {
         buyer(config);
@@ -50,7 +48,7 @@ async fn beside_an_honest_one(stall: Stall) -> (Stage, Liar) {
         (model.prices.input, model.prices.output) = (Price(100_000), Price(1_000_000));
         model.features = vec![ASSISTANT_PREFIX.to_owned()];
     });
-    beside(stall, net, impatient).await
+    beside(Lie::Stalls(stall), net, impatient).await
 }
 
 fn question() -> Value {
@@ -162,7 +160,7 @@ async fn deposits_that_are_added_to_in_the_middle_do_not_stretch_what_a_request_
         // A whole answer is more than the request may cost, and that is three deposits.
         config.models[0].prices.output = Price(10_000_000);
     });
-    let (stage, liar) = beside(stall, net, move |config| {
+    let (stage, liar) = beside(Lie::Stalls(stall), net, move |config| {
         impatient(config);
         (config.spend.deposit, config.spend.top_up_below) = (deposit, Amount::ZERO);
     })
@@ -187,7 +185,7 @@ async fn what_a_seller_delivers_before_it_hears_that_it_lost_is_paid_within_the_
     };
     // The honest one is the cheaper here, and asked first.
     let net = net(1).seller_config(|_, config| config.models[0].prices.output = Price(400_000));
-    let (stage, liar) = beside(stall, net, eager).await;
+    let (stage, liar) = beside(Lie::Stalls(stall), net, eager).await;
     acquaint(&stage).await;
     let before = stage.street.sellers[0].charged();
     let slow = Behaviour::default().tokens(crate::stage::TOKENS);
@@ -223,22 +221,12 @@ async fn what_a_seller_delivers_before_it_hears_that_it_lost_is_paid_within_the_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regression_nobody_is_asked_as_well_when_money_in_doubt_leaves_too_little_for_two() {
     for (most, second) in [("320", 1), ("250", 0)] {
-        let stall = Stall {
-            silent: 0,
-            early: 0,
-            late: 0,
-            tells: false,
-        };
         let net = net(2).seller_config(|n, config| {
             let prices = &mut config.models[0].prices;
             let output = if n == 0 { 600_000 } else { 700_000 };
             (prices.input, prices.output) = (Price(100_000), Price(output));
         });
-        let (stage, liar) = beside(stall, net, |config| {
-            eager(config);
-            config.router.first_token = Duration::from_secs(3);
-        })
-        .await;
+        let (stage, liar) = beside(Lie::Leaves, net, eager).await;
         acquaint(&stage).await;
         let slow = Behaviour::default().tokens(crate::stage::TOKENS);
         let slow = slow.fault(Fault::SlowFirstToken(LATE));
