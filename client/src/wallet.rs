@@ -492,7 +492,7 @@ impl Hold {
 
     /// What was signed on the channel and is not booked: the seller may have worked for this
     /// purchase on what was signed for another.
-    fn signed(&self) -> Amount {
+    pub(crate) fn signed(&self) -> Amount {
         let account = self.wallet.0.ledger.account(self.channel);
         account.map_or(Amount::MAX, |account| {
             let channel = account.channel;

@@ -28,7 +28,7 @@ const MOST: usize = 3_072;
 /// Readers that stop.
 const STOPPED: usize = 64;
 /// What each of them is sent before its window is full, at least.
-const WINDOW: usize = 192 * 1024;
+const WINDOW: usize = 96 * 1024;
 const FRAME: usize = 16 * 1024;
 
 fn config(listen: &[&str]) -> Config {

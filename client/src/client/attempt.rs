@@ -261,7 +261,7 @@ impl Parts {
         let asked = Instant::now();
         let purchase = Purchase::ask(&self.lines, deal, terms, hold, voucher).await?;
         let work = Work::Peer(Box::new(purchase));
-        let what = (terms.model.clone(), terms.endpoint);
+        let what = (terms.model.clone(), terms.endpoint, terms.expected.prompt);
         Running::new(Arc::clone(self), work, what, asked)
             .first()
             .await

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use farthing_protocol::purchase::Mode;
 use tokio::time::Instant;
 
 use crate::client::answer::{Answer, InferError, Request};
@@ -26,7 +27,9 @@ impl Parts {
         let until = Instant::now() + self.config.gateway.deadline;
         let terms = Terms::of(request.endpoint, &request.body, &self.config)?;
         let plan = self.plan(&terms, &[])?;
-        self.hedges().earn(self.config.router.hedge);
+        if terms.mode == Mode::Stream {
+            self.hedges().earn(self.config.router.hedge);
+        }
         let answer = self.ask(&terms, &plan.choices, until).await?;
         self.routed(&terms, plan.seed, &answer);
         Ok(answer)

@@ -28,6 +28,7 @@ use crate::client::answer::{Answer, Bill, Event, InferError, Request};
 use crate::client::likeness::{Saying, alone, differ};
 use crate::client::parts::Parts;
 use crate::client::scrutiny::{Expected, Spoken};
+use crate::client::sequel;
 use crate::ledger::experience::Deed;
 use crate::ledger::{LedgerError, PROBE_DAYS};
 use crate::policy::Terms;
@@ -106,7 +107,9 @@ impl Parts {
         let expected = Expected::of(&body);
         let again = (expected.is_none() && self.drawn()).then(|| repeated(request, &body));
         let again = again.flatten();
-        let counted = (!self.tokenizers.is_empty()).then(|| request.clone());
+        // Of several answers only the first is looked at, and the seller's count is of all.
+        let is_one = sequel::answers(&request.body) == 1 && body.raw("best_of").is_none();
+        let counted = (is_one && !self.tokenizers.is_empty()).then(|| request.clone());
         let is_watched = expected.is_some() || again.is_some() || counted.is_some();
         is_watched.then_some(Watch {
             expected,

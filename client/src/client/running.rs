@@ -126,6 +126,8 @@ struct Inner {
 /// How fast it goes.
 struct Pace {
     asked: Instant,
+    /// About how many tokens the prompt has.
+    prompt: u32,
     first: Option<Duration>,
     /// The longest silence after the first content. A slow reader is not the seller's silence.
     longest: Duration,
@@ -143,11 +145,12 @@ impl Running {
     pub(in crate::client) fn new(
         parts: Arc<Parts>,
         work: Work,
-        (model, endpoint): (String, Endpoint),
+        (model, endpoint, prompt): (String, Endpoint, u32),
         asked: Instant,
     ) -> Self {
         let pace = Pace {
             asked,
+            prompt,
             first: None,
             longest: Duration::ZERO,
         };
@@ -413,6 +416,7 @@ impl Inner {
             None if self.is_document() => Outcome::Blameless,
             None => Outcome::Overtaken {
                 waited: self.pace.asked.elapsed(),
+                prompt: self.pace.prompt,
             },
         });
         self.end(LAST_WORD).await;

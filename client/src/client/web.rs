@@ -54,11 +54,8 @@ impl Parts {
             body: terms.body.clone(),
             reckoned: quote.filter(|_| offer.fee == Fee::Stated),
             max_cost: match offer.fee {
-                Fee::Asked => terms.max_cost.min(tab.room()),
-                Fee::Stated => choice
-                    .max_cost
-                    .min(tab.room_for(choice.max_cost, first_by).await),
-                Fee::None(_) => choice.max_cost,
+                Fee::Asked => terms.max_cost,
+                Fee::Stated | Fee::None(_) => choice.max_cost,
             },
             tab: tab.clone(),
             first_by,
@@ -67,7 +64,7 @@ impl Parts {
         };
         let purchase = Box::pin(self.web.buy(deal)).await?;
         let work = Work::Web(Box::new(purchase));
-        let what = (terms.model.clone(), terms.endpoint);
+        let what = (terms.model.clone(), terms.endpoint, terms.expected.prompt);
         Running::new(Arc::clone(self), work, what, now)
             .first()
             .await

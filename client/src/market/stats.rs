@@ -62,6 +62,8 @@ pub enum Outcome {
     Overtaken {
         /// From asking on.
         waited: Duration,
+        /// About how many tokens the prompt has; 0 if unknown.
+        prompt: u32,
     },
     /// It ended for a reason that is not the seller's: the request was wrong, or nobody waits
     /// for the answer any more.
@@ -398,7 +400,7 @@ impl Stats {
                 self.full = (1.0, now);
             }
             Outcome::Failed => self.failed(now),
-            Outcome::Overtaken { waited } => self.overtaken(waited, now),
+            Outcome::Overtaken { waited, prompt } => self.overtaken(millis(waited), prompt, now),
             Outcome::Blameless => {}
         }
     }
@@ -448,16 +450,24 @@ impl Stats {
         }
     }
 
-    /// A wait that was given up says something only where it is longer than usual.
-    fn overtaken(&mut self, waited: Duration, now: Timestamp) {
-        let waited = millis(waited);
+    /// A wait that was given up says something only where it is longer than usual for such a
+    /// prompt; and it is a failure only where even the seller's slow answers begin sooner.
+    fn overtaken(&mut self, waited: f64, prompt: u32, now: Timestamp) {
+        let prompt = match prompt {
+            0 => 0.0,
+            prompt => (f64::from(prompt) - self.slope.prompt) * self.slope.per_prompt(),
+        };
         let usual = self.first_token.map(|level| level.at(now));
-        if waited < usual.unwrap_or(LEAST_SILENCE) {
+        if waited - prompt < usual.unwrap_or(LEAST_SILENCE) {
             return;
         }
-        let takes = waited * UNFINISHED;
+        let takes = (waited - prompt) * UNFINISHED;
         level(&mut self.first_token, takes, now);
-        self.first_tokens.add(takes);
+        let slow = self.first_tokens.quantiles().p95;
+        self.first_tokens.add((takes + prompt).max(0.0));
+        if waited < slow.unwrap_or(LEAST_SILENCE) {
+            return;
+        }
         self.silent = self.silent.saturating_add(1);
         if self.silent >= SILENT {
             self.failed(now);

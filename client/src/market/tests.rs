@@ -175,6 +175,7 @@ fn a_seller_that_was_overtaken_is_slower_than_it_was_taken_for_and_not_to_blame(
     let begin = || market.begin(seller(1), MODEL, Endpoint::Chat);
     let overtaken = |millis| Outcome::Overtaken {
         waited: Duration::from_millis(millis),
+        prompt: 0,
     };
     begin().record(overtaken(900));
     let unknown = measured(&market, 1);
@@ -199,19 +200,52 @@ fn a_seller_that_was_overtaken_is_slower_than_it_was_taken_for_and_not_to_blame(
 fn regression_a_seller_that_never_answers_and_is_always_overtaken_has_failed() {
     let (market, _clock) = market(1);
     let begin = || market.begin(seller(1), MODEL, Endpoint::Chat);
-    let waited = Duration::from_millis(1_500);
-    begin().record(Outcome::Overtaken { waited });
+    let overtaken = |millis| Outcome::Overtaken {
+        waited: Duration::from_millis(millis),
+        prompt: 0,
+    };
+    begin().record(overtaken(1_500));
     let once = measured(&market, 1);
     assert_eq!(once.first_token, Some(3_000.0), "it was not waited for");
     assert_eq!((once.failures, once.pause, once.weight), (0, None, 0.0));
-    begin().record(Outcome::Overtaken { waited: waited * 3 });
+    begin().record(overtaken(4_500));
     let twice = measured(&market, 1);
     assert_eq!((twice.failures, twice.weight), (1, 1.0));
     assert!(matches!(twice.pause, Some(Pause::CoolingDown(_))));
     assert!(twice.success < measured_newcomer());
     begin().record(served(100, 200, 2));
-    begin().record(Outcome::Overtaken { waited: waited * 6 });
+    begin().record(overtaken(9_000));
     assert_eq!(measured(&market, 1).failures, 0, "it has answered since");
+}
+
+#[test]
+fn a_long_prompt_is_waited_for_as_long_as_it_takes_before_a_seller_counts_as_slow() {
+    let (market, _clock) = market(1);
+    let begin = || market.begin(seller(1), MODEL, Endpoint::Chat);
+    for prompt in [1_000, 3_000, 1_000, 3_000, 1_000, 3_000, 1_000, 3_000] {
+        let first = Duration::from_millis(400 + u64::from(prompt) / 10);
+        begin().record(Outcome::Served(Served {
+            first_token: Some(first),
+            elapsed: first + Duration::from_secs(1),
+            longest_gap: Duration::from_millis(30),
+            prompt,
+            tokens: 50,
+            charged: Amount::atoms(1),
+        }));
+    }
+    let before = measured(&market, 1);
+    let given_up = Outcome::Overtaken {
+        waited: Duration::from_secs(3),
+        prompt: 100_000,
+    };
+    begin().record(given_up);
+    begin().record(given_up);
+    let after = measured(&market, 1);
+    assert_eq!(
+        after.first_token, before.first_token,
+        "ten seconds are usual"
+    );
+    assert_eq!((after.failures, after.pause), (0, None));
 }
 
 fn measured_newcomer() -> f64 {

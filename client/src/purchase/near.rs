@@ -21,6 +21,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use reqwest::Url;
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 
 use crate::purchase::PurchaseError;
@@ -46,8 +47,8 @@ impl std::fmt::Debug for Near {
 /// A connection.
 struct Link {
     requests: SendRequest<Whole>,
-    connection: Pin<Box<Connection<TokioIo<TcpStream>, Whole>>>,
-    ended: bool,
+    /// Until it has ended.
+    connection: Option<Pin<Box<Connection<TokioIo<TcpStream>, Whole>>>>,
     /// Since when it is at rest.
     since: Instant,
 }
@@ -77,7 +78,7 @@ impl hyper::body::Body for Whole {
 
 /// What comes behind an answer's head.
 pub(in crate::purchase) struct Rest {
-    body: Incoming,
+    body: Option<Incoming>,
     /// Until all of it is here.
     link: Option<Link>,
     near: Near,
@@ -124,7 +125,7 @@ impl Near {
                 Some(Ok(response)) => {
                     let (head, body) = response.into_parts();
                     let rest = Rest {
-                        body,
+                        body: Some(body),
                         link: Some(link),
                         near: self.clone(),
                         server,
@@ -156,8 +157,7 @@ impl Near {
         let (requests, connection) = made.map_err(|error| unreached(&error))?;
         Ok(Link {
             requests,
-            connection: Box::pin(connection),
-            ended: false,
+            connection: Some(Box::pin(connection)),
             since: Instant::now(),
         })
     }
@@ -196,7 +196,8 @@ impl Link {
     /// Drives the connection until `work` is done, which only the connection can bring on; nothing
     /// if that ends and the work is not done.
     async fn drive<W: Future>(&mut self, work: W) -> Option<W::Output> {
-        let mut work = pin!(work);
+        // Its turns are the connection's: a budget of its own would wake nobody.
+        let mut work = pin!(unconstrained(work));
         poll_fn(|context| {
             let mut nobody = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = work.as_mut().poll(&mut nobody) {
@@ -205,7 +206,7 @@ impl Link {
             self.turn(context);
             match work.as_mut().poll(&mut nobody) {
                 Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending if self.ended => Poll::Ready(None),
+                Poll::Pending if self.connection.is_none() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -215,13 +216,19 @@ impl Link {
     /// Whether it waits for a request. Nobody is woken for what comes of it from here on.
     fn is_at_rest(&mut self) -> bool {
         self.turn(&mut Context::from_waker(Waker::noop()));
-        !self.ended && self.requests.is_ready()
+        self.connection.is_some() && self.requests.is_ready()
     }
 
     /// Lets the connection do what it can.
     fn turn(&mut self, context: &mut Context<'_>) {
-        // Why it ended shows in the work.
-        self.ended = self.ended || self.connection.as_mut().poll(context).is_ready();
+        let ended = match &mut self.connection {
+            Some(connection) => connection.as_mut().poll(context).is_ready(),
+            None => return,
+        };
+        if ended {
+            // Why shows in the work: what was not sent comes back when the connection is dropped.
+            self.connection = None;
+        }
     }
 }
 
@@ -229,10 +236,9 @@ impl Rest {
     /// The next piece; none at the end.
     pub(in crate::purchase) async fn next(&mut self) -> Result<Option<Bytes>, PurchaseError> {
         loop {
-            let Some(link) = &mut self.link else {
+            let (Some(link), Some(body)) = (&mut self.link, &mut self.body) else {
                 return Ok(None);
             };
-            let body = &mut self.body;
             let frame = link.drive(poll_fn(|context| Pin::new(&mut *body).poll_frame(context)));
             match frame.await {
                 Some(Some(Ok(frame))) => {
@@ -255,6 +261,17 @@ impl Rest {
                     return Err(PurchaseError::Lost("the connection ended".to_owned()));
                 }
             }
+        }
+    }
+}
+
+/// A stream is left at its `[DONE]`: where its end is here too, the connection is kept. One that is
+/// left before is ended.
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.body = None;
+        if let Some(link) = self.link.take() {
+            self.near.keep(&self.server, link);
         }
     }
 }

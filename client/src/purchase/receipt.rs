@@ -35,7 +35,7 @@ pub enum Dispute {
     Promise {
         /// What it charges.
         charged: Amount,
-        /// What the ask allowed.
+        /// What the ask allowed, or what was signed to one that was told to stop.
         allowed: Amount,
     },
 }
@@ -45,17 +45,29 @@ impl Purchase {
     pub(in crate::purchase) fn check(&self, receipt: &Receipt) -> Result<(), Dispute> {
         self.same_exchange(receipt)?;
         self.believable(receipt)?;
+        let (charged, allowed) = (receipt.charged, self.allowed());
+        // Before all else: what was signed is all that it gets.
+        if self.cancelled && charged > allowed {
+            return Err(Dispute::Promise { charged, allowed });
+        }
         let due = pricing::cost(&receipt.usage, &self.deal.model.prices)
             .map_or(Amount::ZERO, farthing_protocol::amount::Cost::ceil);
-        let charged = receipt.charged;
         if charged > due {
             return Err(Dispute::Charge { charged, due });
         }
-        let allowed = self.deal.max_cost;
         if charged > allowed {
             return Err(Dispute::Promise { charged, allowed });
         }
         Ok(())
+    }
+
+    /// What a receipt may charge. No seller works beyond what is signed, and to one that was told to
+    /// stop nothing more is: the rest of the request's money is there for the next.
+    fn allowed(&self) -> Amount {
+        match self.cancelled {
+            true => self.deal.max_cost.min(self.hold.signed()),
+            false => self.deal.max_cost,
+        }
     }
 
     fn same_exchange(&self, receipt: &Receipt) -> Result<(), Dispute> {

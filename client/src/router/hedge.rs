@@ -48,7 +48,7 @@ pub fn after(terms: &Terms, first: &Choice, second: &Choice) -> Option<Duration>
         .map_or(first.expected.first_token * LATE, with_prompt);
     // Not before half of its answers have begun.
     let half = measured.first_token_p50.map_or(0.0, with_prompt);
-    let late = own.min(half.max(second.expected.first_token * LATE));
+    let late = half.max(own.min(second.expected.first_token * LATE));
     let both = first.max_cost.saturating_add(second.max_cost);
     let dear = first.expected.cost.get().checked_mul(DEARER)?;
     let affordable = both <= terms.max_cost && second.expected.cost <= Cost::micro_atoms(dear);

@@ -34,9 +34,8 @@ use crate::net::{
 /// [`streams::OPENED`].
 const STREAMS: u32 = 4_096;
 
-/// Unread bytes of one QUIC stream, as many as yamux begins with. Fills 20 Mbit/s at 100 ms; text
-/// needs a hundredth.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// Unread bytes of one QUIC stream. Fills 10 Mbit/s at 100 ms; text needs a hundredth.
+const STREAM_WINDOW: u32 = 128 * 1024;
 
 /// Unread bytes of one QUIC connection: of all streams that may be open at once. With fewer, some
 /// readers that have stopped would hold up all other streams of their connection. What a peer can
@@ -56,6 +55,10 @@ const EVENTS: usize = 32;
 
 /// Inbound streams one connection negotiates at once; more of them wait in the muxer.
 const NEGOTIATING: usize = 256;
+
+/// Streams a peer may have open on a QUIC connection beyond those it may use: being negotiated, or
+/// told that there is no room.
+const SPARE: usize = 32;
 
 /// How streams agree on a protocol: `V1Lazy` saves a round trip on each. Measured without an
 /// error with our own stream behaviour (`tests/net.rs`).
@@ -107,7 +110,7 @@ pub(super) fn build(
         .with_max_negotiating_inbound_streams(NEGOTIATING)
         .with_per_connection_event_buffer_size(EVENTS)
         .with_notify_handler_buffer_size(NonZeroUsize::new(EVENTS).unwrap_or(NonZeroUsize::MIN));
-    let inbound = config.limits.streams_per_peer.saturating_add(NEGOTIATING);
+    let inbound = config.limits.streams_per_peer.saturating_add(SPARE);
     let quic = quic(keypair, inbound);
     let transport = Gate::new(transport(keypair, quic, circuits)?, rules).boxed();
     Ok(Swarm::new(transport, behaviour, peer, settings))

@@ -131,6 +131,7 @@ impl Purchase {
             Word::Failed | Word::Late => Outcome::Failed,
             Word::Overtaken(waited) => Outcome::Overtaken {
                 waited: millis(waited),
+                prompt,
             },
         };
         self.0.record(outcome);

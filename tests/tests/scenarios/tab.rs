@@ -103,6 +103,24 @@ async fn regression_what_a_seller_charges_that_was_given_up_is_not_there_for_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_seller_that_works_on_when_it_was_told_to_stop_gets_no_more_than_was_signed() {
+    let stall = Stall {
+        silent: 20,
+        early: 0,
+        late: 400,
+        tells: true,
+    };
+    let (stage, liar) = beside_an_honest_one(stall).await;
+    let (told, honest, lost, signed) = asked(&stage, &liar, question()).await;
+    told.is_error(200, "interrupted");
+    assert!(lost.is_zero(), "a charge beyond what was signed: {lost}");
+    assert!(!honest.is_zero(), "somebody went on with it");
+    let all = honest.saturating_add(signed);
+    assert!(all <= Amount::atoms(MOST), "{honest} and {signed}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regression_money_in_doubt_before_the_first_token_is_not_there_for_the_next() {
     let stall = Stall {
         silent: 20,
