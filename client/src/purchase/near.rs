@@ -44,11 +44,14 @@ impl std::fmt::Debug for Near {
     }
 }
 
+/// What of a connection reads and writes.
+type Driven = Connection<TokioIo<TcpStream>, Whole>;
+
 /// A connection.
 struct Link {
     requests: SendRequest<Whole>,
     /// Until it has ended.
-    connection: Option<Pin<Box<Connection<TokioIo<TcpStream>, Whole>>>>,
+    connection: Option<Pin<Box<Driven>>>,
     /// Since when it is at rest.
     since: Instant,
 }
