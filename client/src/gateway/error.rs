@@ -62,6 +62,9 @@ pub enum Problem {
     /// No more responses may be under way in the background.
     #[error("as many responses are under way in the background as may be (`gateway.background`)")]
     Crowded,
+    /// Nothing more is begun.
+    #[error("the gateway is being stopped")]
+    Stopping,
     /// Nothing came for as long as the gateway waits.
     #[error("no seller answered within the gateway's deadline (`gateway.deadline`)")]
     Deadline,
@@ -172,6 +175,7 @@ impl Problem {
             Self::NotArrived(_) => row(408, Kind::NotArrived, "request_timeout", Usual),
             Self::InFlight => row(409, Kind::Request, "in_flight", After(1_000)),
             Self::Crowded => row(429, Kind::Busy, "background_full", After(5_000)),
+            Self::Stopping => row(503, Kind::Overloaded, "stopping", Usual),
             Self::Deadline => row(504, Kind::Late, "deadline", No),
         }
     }

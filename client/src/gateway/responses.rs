@@ -281,8 +281,10 @@ async fn translated(shared: &Shared, body: &[u8]) -> Result<(Asked, Value), Prob
     Ok((asked, chat))
 }
 
-/// Puts the items that are only named in their places; those of `before` are known.
+/// Puts the items that are only named in their places; those of `before` are known. All of them
+/// together are no larger than a body.
 async fn resolved(shared: &Shared, items: &mut [Value], before: &[Value]) -> Result<(), Problem> {
+    let (mut len, max) = (0, shared.settings.max_body);
     for item in items {
         let Some(id) = items::reference(item) else {
             continue;
@@ -292,6 +294,10 @@ async fn resolved(shared: &Shared, items: &mut [Value], before: &[Value]) -> Res
             Some(known) => known,
             None => referred(shared, id).await?,
         };
+        len += item.to_string().len();
+        if len > max {
+            return Err(InferError::TooLarge { len, max }.into());
+        }
     }
     Ok(())
 }
@@ -438,25 +444,26 @@ impl Record {
         if !self.keeps {
             return response;
         }
-        match self.put(response.clone(), steps).await {
-            // Whoever comes for it later must learn what became of it.
-            Ok(false) if response["background"] == true => {
-                let why = "it is larger than all that may be kept (`gateway.responses_bytes`)";
-                let mut short = response;
-                short["status"] = "failed".into();
-                short["error"] = json!({ "code": "server_error", "message": why });
-                short["output"] = json!([]);
-                if let Err(error) = self.put(short.clone(), None).await {
-                    tracing::warn!(%error, "a response cannot be kept");
-                }
-                short
-            }
+        let why = match self.put(response.clone(), steps).await {
+            Ok(true) => return response,
+            Ok(false) => "it is larger than all that may be kept (`gateway.responses_bytes`)",
             Err(error) => {
                 tracing::warn!(%error, "a response cannot be kept");
-                response
+                "it could not be written down"
             }
-            Ok(_) => response,
+        };
+        if response["background"] != true {
+            return response;
         }
+        // Whoever comes for it later must learn what became of it.
+        let mut short = response;
+        short["status"] = "failed".into();
+        short["error"] = json!({ "code": "server_error", "message": why });
+        short["output"] = json!([]);
+        if let Err(error) = self.put(short.clone(), None).await {
+            tracing::warn!(%error, "what became of a response cannot be kept");
+        }
+        short
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each is a task that buys, hears the answer to its end and keeps it; whoever asks for it meanwhile
 //! is told what there is, by the numbers of its events. Bounded by number (`gateway.background`) and
-//! by what one may say (`gateway.max_body`). It ends when all is said, when it is cancelled or
+//! by what is kept of one (`gateway.max_body`). It ends when all is said, when it is cancelled or
 //! removed, or with the gateway, [`GRACE`] after that is told to stop; what there was is kept, and
 //! why it ended. One that was under way when the process died is told as failed.
 
@@ -16,7 +16,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +27,7 @@ use crate::gateway::exchange::{self, Bought, Settled};
 use crate::gateway::inflight::Place;
 use crate::gateway::responses::answer::{Head, Standing};
 use crate::gateway::responses::events::Telling;
+use crate::gateway::responses::store::Kept;
 use crate::gateway::responses::{Record, bad, interrupted};
 use crate::gateway::sse;
 use crate::gateway::{GRACE, Shared};
@@ -86,7 +87,7 @@ impl Background {
     /// Begins one. It is kept as queued before anybody is asked for it.
     ///
     /// # Errors
-    /// [`Problem::Crowded`], or when it cannot be kept.
+    /// [`Problem::Crowded`], [`Problem::Stopping`], or when it cannot be kept.
     pub(super) async fn begin(
         &self,
         shared: &Arc<Shared>,
@@ -106,23 +107,23 @@ impl Background {
             changed: watch::Sender::new(()),
             cancelled: CancellationToken::new(),
         });
+        let (tell, told) = oneshot::channel();
         {
             let mut all = self.live();
+            if self.tasks.is_closed() {
+                return Err(Problem::Stopping);
+            }
             if all.len() >= shared.settings.background {
                 return Err(Problem::Crowded);
             }
-            all.insert(id.clone(), Arc::clone(&live));
+            all.insert(id, Arc::clone(&live));
+            // Whoever asks may hang up from here on: the task takes it away again.
+            let (shared, saying) = (Arc::clone(shared), Arc::clone(&live));
+            self.tasks.spawn(async move {
+                saying.begin(&shared, commission, queued, tell).await;
+            });
         }
-        let kept = commission.record.put(queued, None).await;
-        if let Ok(false) | Err(_) = kept {
-            self.live().remove(&id);
-            let nothing = || bad(&"`background`: nothing is kept here (`gateway.responses_kept`)");
-            return Err(kept.err().unwrap_or_else(nothing));
-        }
-        let (shared, saying) = (Arc::clone(shared), Arc::clone(&live));
-        self.tasks.spawn(async move {
-            saying.say(&shared, commission).await;
-        });
+        told.await.map_err(|_| Problem::Stopping)??;
         Ok(live)
     }
 
@@ -130,7 +131,11 @@ impl Background {
     /// that do not.
     pub(in crate::gateway) async fn end(&self, until: CancellationToken) {
         until.cancelled().await;
-        self.tasks.close();
+        {
+            // None begins between the look and its task.
+            let _all = self.live();
+            self.tasks.close();
+        }
         if timeout(GRACE, self.tasks.wait()).await.is_ok() {
             return;
         }
@@ -206,6 +211,38 @@ impl Live {
             keep_alive,
         };
         (sse::head(), Body::from_stream(events.stream())).into_response()
+    }
+
+    /// Keeps it as queued, tells whoever asks for it, and says it. Nothing is bought for somebody
+    /// who hung up before they knew its id.
+    async fn begin(
+        &self,
+        shared: &Shared,
+        commission: Commission,
+        queued: Value,
+        tell: oneshot::Sender<Result<(), Problem>>,
+    ) {
+        let id = commission.head.id.clone();
+        let nothing = || bad(&"`background`: nothing is kept here (`gateway.responses_kept`)");
+        let kept = match commission.record.put(queued, None).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(nothing()),
+            Err(problem) => Err(problem),
+        };
+        if kept.is_err() {
+            shared.background.live().remove(&id);
+            // It does not matter here whether anybody hears it.
+            tell.send(kept).ok();
+            return;
+        }
+        if tell.send(kept).is_ok() {
+            self.say(shared, commission).await;
+            return;
+        }
+        if let Err(error) = shared.responses.remove::<Kept>(&id).await {
+            tracing::warn!(%error, "a response that nobody waits for cannot be removed");
+        }
+        shared.background.live().remove(&id);
     }
 
     async fn say(&self, shared: &Shared, commission: Commission) {
@@ -290,12 +327,12 @@ impl Live {
     }
 
     fn heard(&self, json: &Bytes, most: usize) -> Result<(), Problem> {
-        let said = self.tell(|state| {
+        let kept = self.tell(|state| {
             let chunk = state.telling.chunk(json);
-            chunk.map(|_| state.telling.said())
+            chunk.map(|_| state.telling.kept())
         });
-        match said.map_err(interrupted)? {
-            said if said > most => {
+        match kept.map_err(interrupted)? {
+            kept if kept > most => {
                 let error = format!("it is longer than {most} bytes (`gateway.max_body`)");
                 Err(InferError::Interrupted(error.into()).into())
             }

@@ -20,7 +20,7 @@ use crate::client::InferError;
 use crate::gateway::Shared;
 use crate::gateway::error::Problem;
 use crate::gateway::exchange;
-use crate::gateway::responses::store::{Document, Store};
+use crate::gateway::responses::store::{Document, NoRoom, Store};
 use crate::gateway::responses::{Named, bad, fresh, id_of, items, page, resolved, unreadable};
 use crate::gateway::sse::json_of;
 
@@ -80,7 +80,14 @@ impl Talk {
 /// Why a conversation is not changed.
 enum Unchanged {
     TooLarge(usize),
+    NoRoom(NoRoom),
     NoItem,
+}
+
+impl From<NoRoom> for Unchanged {
+    fn from(none: NoRoom) -> Self {
+        Self::NoRoom(none)
+    }
 }
 
 pub(in crate::gateway) fn routes() -> Router<Arc<Shared>> {
@@ -106,14 +113,19 @@ pub(in crate::gateway) async fn turns(shared: &Shared, id: &str) -> Result<Vec<V
     Ok(talk.items)
 }
 
-/// Adds what was asked and answered in a turn; nothing if it was deleted meanwhile.
+/// Adds what was asked and answered in a turn; nothing if it was deleted meanwhile, or has no room.
 pub(in crate::gateway) async fn goes_on(store: &Store, id: &str, turn: Vec<Value>) {
     let add = move |talk: &mut Talk| {
         talk.add(turn);
-        Ok::<(), ()>(())
+        Ok::<(), NoRoom>(())
     };
-    if let Err(error) = store.change(id, add).await {
-        tracing::warn!(%error, "a conversation cannot be kept");
+    match store.change(id, add).await {
+        Ok(Some(Err(NoRoom { len }))) => tracing::warn!(
+            len,
+            "a turn is not added: its conversation would be larger than all that may be kept"
+        ),
+        Err(error) => tracing::warn!(%error, "a conversation cannot be kept"),
+        Ok(_) => {}
     }
 }
 
@@ -145,6 +157,10 @@ async fn begin(shared: &Shared, request: HttpRequest) -> Result<Response, Proble
         given: 0,
     };
     talk.add(items);
+    let (len, max) = (talk.bytes(), shared.settings.max_body);
+    if len > max {
+        return Err(InferError::TooLarge { len, max }.into());
+    }
     match shared.responses.put(talk).await.map_err(unreadable)? {
         true => Ok(json_of(&conversation)),
         false => Err(bad(&"nothing is kept here (`gateway.responses_kept`)")),
@@ -273,6 +289,10 @@ async fn changed<R: Send + 'static>(
         Some(Err(Unchanged::NoItem)) => Err(no_item(id)),
         Some(Err(Unchanged::TooLarge(len))) => {
             let max = shared.settings.max_body;
+            Err(InferError::TooLarge { len, max }.into())
+        }
+        Some(Err(Unchanged::NoRoom(NoRoom { len }))) => {
+            let max = usize::try_from(shared.settings.responses_bytes).unwrap_or(usize::MAX);
             Err(InferError::TooLarge { len, max }.into())
         }
         None => Err(not_here(id)),

@@ -14,6 +14,10 @@ use crate::gateway::responses::again::{self, Script};
 use crate::gateway::responses::answer::{Head, Standing, document};
 use crate::gateway::responses::item::{Kind, Open, Step, Told};
 
+/// What an item and a step weigh by themselves, in bytes.
+const ITEM: usize = 256;
+const STEP: usize = size_of::<Step>();
+
 /// A response that is being told.
 #[derive(Debug, Clone, Default)]
 pub struct Telling {
@@ -27,6 +31,8 @@ pub struct Telling {
     output: Vec<Value>,
     /// Of each item of the output, how it was told.
     steps: Vec<Vec<Step>>,
+    /// Bytes of all that is kept of it.
+    kept: usize,
     usage: Option<Usage>,
     standing: Standing,
 }
@@ -150,12 +156,11 @@ impl Telling {
         self.steps.iter().cloned().chain(open).collect()
     }
 
-    /// Bytes of what was said so far.
+    /// About how many bytes are kept of what was said so far: text, names, logprobs, and what each
+    /// item and each step takes besides.
     #[must_use]
-    pub fn said(&self) -> usize {
-        let bytes = |steps: &Vec<Step>| steps.last().map_or(0, |step| step.0);
-        let open = self.open.as_ref().map_or(0, |open| open.said.len());
-        self.steps.iter().map(bytes).sum::<usize>() + open
+    pub const fn kept(&self) -> usize {
+        self.kept
     }
 
     /// It stands so from now on, whatever was said.
@@ -257,6 +262,11 @@ impl Telling {
             Kind::Text | Kind::Refusal => "msg",
             Kind::Call { .. } => "fc",
         };
+        let named = match &kind {
+            Kind::Call { id, name } => id.len() + name.len(),
+            Kind::Thought | Kind::Text | Kind::Refusal => 0,
+        };
+        self.kept += ITEM + named;
         let open = Open {
             kind,
             id: format!("{prefix}_{stem}o{index}", stem = self.stem),
@@ -271,6 +281,8 @@ impl Telling {
     fn more(&mut self, text: &str, logprobs: Vec<Value>, told: &mut Told<'_>) {
         let index = self.output.len();
         if let Some(open) = &mut self.open {
+            let one = |logprob: &Value| logprob.to_string().len();
+            self.kept += STEP + text.len() + logprobs.iter().map(one).sum::<usize>();
             open.more(text, logprobs, index, told);
         }
     }

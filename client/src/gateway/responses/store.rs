@@ -62,6 +62,13 @@ impl Document for Kept {
     }
 }
 
+/// It is larger than all that may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom {
+    /// Its bytes.
+    pub len: usize,
+}
+
 /// The responses of one data directory. Cheap to clone; clones share them.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
@@ -73,7 +80,7 @@ struct Inner {
     clock: Clock,
     /// What the files come to; unknown before the first sweep. Held while files change.
     tally: Mutex<Option<Tally>>,
-    /// Held while one is read, changed and written again.
+    /// Held while one is read, changed and written again, or removed.
     changing: Mutex<()>,
 }
 
@@ -115,27 +122,26 @@ impl Store {
         self.off(move |inner| inner.get(&id)).await
     }
 
-    /// Changes a document, if it is kept and `change` does not refuse; one change at a time.
+    /// Changes a document, if it is kept, `change` does not refuse and there is room for what comes
+    /// of it; one change at a time.
     ///
     /// # Errors
     /// What the file system says.
-    pub async fn change<T: Document, R: Send + 'static, E: Send + 'static>(
+    pub async fn change<T: Document, R: Send + 'static, E: From<NoRoom> + Send + 'static>(
         &self,
         id: &str,
         change: impl FnOnce(&mut T) -> Result<R, E> + Send + 'static,
     ) -> io::Result<Option<Result<R, E>>> {
         let id = id.to_owned();
         let changed = move |inner: &Inner| {
-            let _turn = inner
-                .changing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _turn = inner.turn();
             let Some(mut one) = inner.get::<T>(&id)? else {
                 return Ok(None);
             };
             let said = change(&mut one);
-            if said.is_ok() {
-                inner.put(&one)?;
+            if said.is_ok() && !inner.put(&one)? {
+                let len = serde_json::to_vec(&one)?.len();
+                return Ok(Some(Err(NoRoom { len }.into())));
             }
             Ok(Some(said))
         };
@@ -148,9 +154,12 @@ impl Store {
     /// What the file system says.
     pub async fn remove<T: Document>(&self, id: &str) -> io::Result<bool> {
         let id = id.to_owned();
-        let removed = move |inner: &Inner| match inner.get::<T>(&id)? {
-            Some(_) => inner.remove(&id),
-            None => Ok(false),
+        let removed = move |inner: &Inner| {
+            let _turn = inner.turn();
+            match inner.get::<T>(&id)? {
+                Some(_) => inner.remove(&id),
+                None => Ok(false),
+            }
         };
         self.off(removed).await
     }
@@ -184,6 +193,10 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, Option<Tally>> {
         // It is only a count, and counted anew by each sweep.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a response of this id is kept; `None` for what is no id of ours.
@@ -381,6 +394,40 @@ mod tests {
         );
         assert!(!shelf.store.remove::<Kept>("resp_a").await.expect("is gone"));
         assert!(!shelf.has("resp_a").await);
+    }
+
+    #[tokio::test]
+    async fn what_is_removed_while_it_is_changed_does_not_come_back() {
+        let shelf = shelf(10, 10_000);
+        for _ in 0..200 {
+            shelf.put("a").await;
+            let change = |_: &mut Kept| {
+                std::thread::yield_now();
+                Ok::<(), NoRoom>(())
+            };
+            let both = tokio::join!(
+                shelf.store.change("a", change),
+                shelf.store.remove::<Kept>("a")
+            );
+            both.0.expect("is changed or gone");
+            assert!(both.1.expect("is removed"));
+            assert!(!shelf.has("a").await);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_there_is_no_room_for_is_refused() {
+        let shelf = shelf(10, 600);
+        shelf.put("a").await;
+        let grow = |kept: &mut Kept| {
+            kept.input.push("x".repeat(600).into());
+            Ok::<(), NoRoom>(())
+        };
+        let changed = shelf.store.change("a", grow).await.expect("is read");
+        let refused = changed.expect("is there").expect_err("no room");
+        assert!(refused.len > 800);
+        let found = shelf.store.get("a").await.expect("is read");
+        assert_eq!(found, Some(kept("a")));
     }
 
     #[tokio::test]

@@ -1,7 +1,17 @@
+use std::fs::{self, File};
+use std::io::Read;
+use std::pin::pin;
+use std::process::Command;
+
 use farthing_protocol::purchase::Usage as Counted;
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
+use super::answer::Standing;
 use super::*;
+use crate::client::Client;
+use crate::config;
+use crate::gateway::{Gateway, Metrics};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).expect("JSON")
@@ -196,6 +206,92 @@ fn listed_items_have_all_that_a_reader_expects() {
         .as_object_mut()
         .map(|image| image.remove("detail"));
     assert_eq!(said, again);
+}
+
+/// What the handlers of a gateway share; nobody sells to it.
+async fn shared() -> Arc<Shared> {
+    let mut settings = config::Gateway::default();
+    settings.listen.set_port(0);
+    let client = Client::scripted(|_| Err(InferError::Interrupted("gone".into())));
+    let gateway = Gateway::bind(client, settings, Metrics::default()).await;
+    gateway.expect("binds").shared
+}
+
+fn commission(shared: &Shared) -> Commission {
+    let asked = Asked::read(br#"{"model":"a/b","input":"x","background":true}"#);
+    let asked = asked.expect("reads");
+    Commission {
+        record: Record::of(shared, &asked, "ff"),
+        head: Head {
+            id: "resp_ff".into(),
+            created_at: 7,
+            model: "a/b".into(),
+            settings: asked.settings,
+        },
+        stem: "ff".into(),
+        request: Request {
+            endpoint: Endpoint::Chat,
+            body: Bytes::from_static(b"{}"),
+        },
+        place: None,
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_they_know_its_id_leaves_nothing_behind() {
+    let shared = shared().await;
+    {
+        let begun = pin!(shared.background.begin(&shared, commission(&shared)));
+        assert!(futures::poll!(begun).is_pending());
+    }
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    shared.background.end(stopped).await;
+    assert!(shared.background.find("resp_ff").is_none());
+    let kept: Option<Kept> = shared.responses.get("resp_ff").await.expect("is read");
+    assert_eq!(kept, None);
+}
+
+#[tokio::test]
+async fn none_is_begun_once_the_gateway_is_being_stopped() {
+    let shared = shared().await;
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    shared.background.end(stopped).await;
+    let late = shared.background.begin(&shared, commission(&shared)).await;
+    assert!(matches!(late, Err(Problem::Stopping)), "{late:?}");
+    assert!(shared.background.find("resp_ff").is_none());
+}
+
+#[tokio::test]
+async fn one_whose_end_cannot_be_written_is_kept_as_failed_with_the_reason() {
+    let shared = shared().await;
+    let Commission {
+        record, head, stem, ..
+    } = commission(&shared);
+    let mut telling = Telling::new(head, stem);
+    telling.stands(Standing::Queued);
+    let mut response = telling.response();
+    let queued = record.put(response.clone(), None).await;
+    assert!(matches!(queued, Ok(true)), "{queued:?}");
+    // A write to a pipe fails when its reader is gone; the next finds no pipe in its way.
+    let folder = shared.client.data_dir().join(store::FOLDER);
+    let part = folder.join("resp_ff.part");
+    let made = Command::new("mkfifo").arg(&part).status().expect("runs");
+    assert!(made.success());
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut pipe = File::open(&part)?;
+        pipe.read_exact(&mut [0])?;
+        fs::remove_file(part)
+    });
+    response["status"] = "completed".into();
+    response["output"] = json!(["x".repeat(1 << 20)]);
+    let over = record.keep(response, None).await;
+    reading.await.expect("ends").expect("reads and removes");
+    assert_eq!(over["status"], "failed");
+    assert!(over["error"]["message"].to_string().contains("written"));
+    let kept: Option<Kept> = shared.responses.get("resp_ff").await.expect("is read");
+    assert_eq!(kept.expect("is kept").response, over);
 }
 
 proptest! {

@@ -237,23 +237,34 @@ async fn where_nothing_is_kept_nothing_goes_on_alone() {
 #[tokio::test]
 async fn one_longer_than_may_be_is_broken_off() {
     let settings = config::Gateway {
-        max_body: 100,
+        max_body: 4_000,
         ..config::Gateway::default()
     };
-    let long = json!({ "choices": [{ "delta": { "content": "x".repeat(101) } }] }).to_string();
-    let gateway = start_with(settings, move |_| {
-        let (feed, answer) = answer();
-        feed.try_send(data(&long)).expect("room");
-        // It is not over: nothing but its length ends it.
-        std::mem::forget(feed);
-        Ok(answer)
-    });
-    let gateway = gateway.await;
-    let begun = gateway.respond(alone(json!({}))).await;
-    let told = heard(&gateway, &path(&begun)).await;
-    let last = &told.last().expect("an end")["response"];
-    assert_eq!(last["status"], "failed");
-    assert!(last["error"]["message"].to_string().contains("max_body"));
+    let calls: Vec<_> = (0..20).map(|index| json!({ "index": index })).collect();
+    let many = [json!({ "token": "x".repeat(4_000), "logprob": 0 })];
+    for long in [
+        json!({ "delta": { "content": "x".repeat(4_001) } }),
+        json!({ "delta": { "content": "x" }, "logprobs": { "content": many } }),
+        json!({ "delta": { "tool_calls": calls } }),
+        json!({ "delta": { "tool_calls": [{ "id": "x".repeat(4_000) }] } }),
+    ] {
+        let chunk = json!({ "choices": [long] }).to_string();
+        let gateway = start_with(settings.clone(), move |_| {
+            let (feed, answer) = answer();
+            feed.try_send(data(CHUNK)).expect("room");
+            feed.try_send(data(&chunk)).expect("room");
+            // It is not over: nothing but its length ends it.
+            std::mem::forget(feed);
+            Ok(answer)
+        });
+        let gateway = gateway.await;
+        let begun = gateway.respond(alone(json!({}))).await;
+        let told = heard(&gateway, &path(&begun)).await;
+        assert!(told.len() > 5, "the first chunk is short enough");
+        let last = &told.last().expect("an end")["response"];
+        assert_eq!(last["status"], "failed");
+        assert!(last["error"]["message"].to_string().contains("max_body"));
+    }
 }
 
 /// A gateway on this client, and the task that serves it.

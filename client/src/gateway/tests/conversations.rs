@@ -109,6 +109,49 @@ async fn what_cannot_be_told_to_a_seller_is_not_taken_in() {
 }
 
 #[tokio::test]
+async fn items_are_no_longer_together_than_a_body_however_they_are_named() {
+    let small = config::Gateway {
+        max_body: 1_000,
+        ..config::Gateway::default()
+    };
+    let (gateway, asked) = saying(small, HELLO).await;
+    let listed = json!({ "items": vec![say("x"); 20] }).to_string();
+    assert_eq!(gateway.post(CONVERSATIONS, listed).await.error().0, 413);
+    let body = json!({ "model": "test/model", "input": "Hi" });
+    let hello = gateway.respond(body).await["output"][0]["id"].clone();
+    let named = |times| vec![json!({ "type": "item_reference", "id": hello }); times];
+    let eight = json!({ "items": named(8) }).to_string();
+    assert_eq!(gateway.post(CONVERSATIONS, eight).await.error().0, 413);
+    let turn = |times| json!({ "model": "test/model", "input": named(times) });
+    let long = gateway.post(RESPONSES, turn(8).to_string()).await;
+    assert_eq!(long.error().0, 413);
+    assert_eq!(asked.lock().expect("is whole").len(), 1);
+    gateway.respond(turn(2)).await;
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_is_not_said_to_be_added() {
+    let little = config::Gateway {
+        responses_bytes: 3_000,
+        ..config::Gateway::default()
+    };
+    let (gateway, _) = saying(little, HELLO).await;
+    let (begun, path) = gateway.begin(json!({})).await;
+    let items = format!("{path}/items");
+    let long = json!({ "items": [say(&"x".repeat(2_000))] }).to_string();
+    assert_eq!(gateway.post(&items, long.clone()).await.status, 200);
+    assert_eq!(gateway.post(&items, long).await.error().0, 413);
+    // It is paid for: it is answered all the same.
+    let turn = json!({
+        "model": "test/model", "input": "x".repeat(1_000), "conversation": begun["id"],
+        "store": false,
+    });
+    assert_eq!(gateway.respond(turn).await["status"], "completed");
+    let kept = gateway.get(&items).await.json();
+    assert_eq!(kept["data"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
 async fn each_turn_goes_on_from_those_before_and_is_added() {
     let (gateway, asked) = saying(config::Gateway::default(), HELLO).await;
     let first = json!({ "items": [{ "role": "developer", "content": "Be brief." }] });
