@@ -13,6 +13,7 @@ use farthing_protocol::net::StartError;
 
 use crate::bench::figures::Sample;
 use crate::bench::machine::Machine;
+use crate::crowd::swarms::Waits;
 use crate::section::Section;
 use crate::street::StreetError;
 
@@ -94,7 +95,7 @@ pub async fn measure(sizes: &[usize], newcomers: u8) -> Result<Report, CrowdErro
     }
     let mut costs = Vec::new();
     for (nth, peers) in sizes.iter().enumerate() {
-        costs.push(swarms::measure(nth, *peers).await?);
+        costs.push(swarms::measure(nth, *peers, Waits::of(*peers)).await?);
     }
     Ok(Report {
         machine,
@@ -193,7 +194,11 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_small_crowd_is_measured_and_every_offer_reaches_everybody() {
-        let cost = swarms::measure(0, 6).await.expect("measures");
+        let waits = Waits {
+            settle: Duration::from_secs(6),
+            quiet: Duration::from_secs(1),
+        };
+        let cost = swarms::measure(0, 6, waits).await.expect("measures");
         assert!((cost.reached - 1.0).abs() < f64::EPSILON, "{cost:?}");
         assert!(cost.bytes > cost.offer as f64, "{cost:?}");
         let (few, many) = (cost.at(10.0).0, cost.at(10_000.0).0);

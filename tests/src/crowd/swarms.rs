@@ -34,6 +34,27 @@ const IDLE: Duration = Duration::from_secs(15);
 const CONNECTIONS: u32 = 96;
 /// How long nothing is published, to see what that costs.
 const QUIET: Duration = Duration::from_secs(20);
+
+/// How long is waited before anything is published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// Until meshes have formed.
+    pub(super) settle: Duration,
+    /// While nothing is published, to see what that costs.
+    pub(super) quiet: Duration,
+}
+
+impl Waits {
+    /// For so many peers, to be measured.
+    pub(super) fn of(peers: usize) -> Self {
+        let peers = u32::try_from(peers).unwrap_or(u32::MAX);
+        Self {
+            settle: SETTLE + SETTLE_EACH * peers,
+            quiet: QUIET,
+        }
+    }
+}
+
 /// How long the last offers may be on their way.
 const LATE: Duration = Duration::from_secs(30);
 /// Offers that all peers together check in a second: what two cores bear beside what a thousand
@@ -173,15 +194,15 @@ fn read(sky: &Sky) -> Result<Reading, CrowdError> {
 }
 
 /// Measures one size of crowd.
-pub(super) async fn measure(nth: usize, peers: usize) -> Result<Cost, CrowdError> {
+pub(super) async fn measure(nth: usize, peers: usize, waits: Waits) -> Result<Cost, CrowdError> {
     let sky = Sky::new(nth as u64 + 1, Weather::default());
     let clock = Clock::system();
     let (words, mut heard) = mpsc::channel(65_536);
     let (crowd, mut ears) = gather(&sky, peers, &words, &clock).await?;
     drop(words);
-    sleep(SETTLE + SETTLE_EACH * u32::try_from(peers).unwrap_or(u32::MAX)).await;
+    sleep(waits.settle).await;
     let quiet = read(&sky)?;
-    sleep(QUIET).await;
+    sleep(waits.quiet).await;
     let begun = read(&sky)?;
     let rate = (CHECKED / peers as f64).min(20.0);
     let offers = ((rate * 20.0) as usize).max(10);

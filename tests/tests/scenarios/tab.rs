@@ -238,10 +238,11 @@ async fn what_a_seller_delivers_before_it_hears_that_it_lost_is_paid_within_the_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regression_nobody_is_asked_as_well_when_money_in_doubt_leaves_too_little_for_two() {
-    for (most, second) in [("320", 1), ("250", 0)] {
+    for (most, second) in [("440", 1), ("370", 0)] {
         let net = net(2).seller_config(|n, config| {
             let prices = &mut config.models[0].prices;
-            let output = if n == 0 { 600_000 } else { 700_000 };
+            // More than twice as dear as the one that leaves, beside which nobody is asked so.
+            let output = if n == 0 { 1_200_000 } else { 1_300_000 };
             (prices.input, prices.output) = (Price(100_000), Price(output));
         });
         let (stage, liar) = beside(Lie::Leaves, net, eager).await;
