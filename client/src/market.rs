@@ -178,10 +178,12 @@ impl Market {
         let new = goods.filter(|goods| seen.insert(goods.seller));
         new.map(|goods| Candidate {
             goods: Arc::clone(goods),
-            measured: state
-                .memory
-                .of(goods.seller, model, endpoint, now)
-                .unwrap_or_else(|| state.memory.newcomer()),
+            measured: Arc::new(
+                state
+                    .memory
+                    .of(goods.seller, model, endpoint, now)
+                    .unwrap_or_else(|| state.memory.newcomer()),
+            ),
         })
         .collect()
     }

@@ -162,7 +162,8 @@ impl Plan {
 #[must_use]
 pub fn look(market: &Market, terms: &Terms, seed: u64) -> Vec<Candidate> {
     let wishes = &terms.preferences;
-    let admits = |goods: &Goods| check(terms, goods).is_ok();
+    // Who is looked at stands on the shelf of the endpoint.
+    let admits = |goods: &Goods| filter::check_there(terms, goods).is_ok();
     let is_named = |goods: &Goods| {
         let mut names = wishes.order.iter().chain(wishes.only.iter().flatten());
         names.any(|name| goods.is_named(name))

@@ -370,9 +370,6 @@ fn no_terminal(source: io::Error) -> CliError {
 
 fn start_log(config: &LogConfig) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(&config.level).map_err(|e| CliError::Log(e.to_string()))?;
-    // Below information the store's engine prints its rows, and vouchers are in them.
-    let quiet = "sled=info".parse();
-    let filter = filter.add_directive(quiet.map_err(|_| CliError::Log("sled".to_owned()))?);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())

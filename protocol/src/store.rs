@@ -1,21 +1,19 @@
 //! The durable store: typed tables, atomic batches, one version per table, one process per
-//! directory. The only file that names the storage engine (sled).
+//! directory.
 //!
 //! What it promises: when [`Durable`] resolves to `Ok`, the batch survives `kill -9` and a power
 //! cut; a batch is there whole or not at all; batches are kept in the order they were sent, so
 //! what is on disk is always a beginning of that order; the first failed write is the last one
 //! ([`Health::Poisoned`]).
 //!
-//! How. All tables live in one tree of the engine, each row under its table's name, so one engine
-//! batch is atomic across tables. One thread ([`commit`](self)) writes group after group: into a
-//! small [`journal`](self) of our own, which costs one wait for the disk, and then into the engine
-//! in memory; or, when the journal is full, straight into the engine with its `flush` and an
-//! `fdatasync` of the database file, because the engine's own flush only starts writing (it calls
-//! `sync_file_range`) and loses everything in a power cut. `flush_async` is never called: it
-//! deadlocks under concurrency. Values stay under 2 KiB ([`MAX_VALUE`]): larger pages leave the
-//! log and are not safe.
+//! How. All tables live in one tree of the [`engine`](self), each row under its table's name, so
+//! one transaction is atomic across tables. One thread ([`commit`](self)) writes group after group
+//! into a [`journal`](self) of our own, which costs one wait for the disk; when half of it is full,
+//! a second thread folds that half into the tree, while the first goes on with the other. Memory is
+//! bounded, whatever the tree's size. Values stay under 2 KiB ([`MAX_VALUE`]): what is larger is
+//! a file.
 //!
-//! Reads see a batch as soon as it is applied, which may be a moment before it is durable. Who
+//! Reads see a batch a moment before whoever committed it is told that it is durable. Who
 //! must not act on that keeps its own state, changed under its own lock, and waits for [`Durable`] before acting:
 //!
 //! ```no_run
@@ -35,15 +33,12 @@
 //! # }
 //! ```
 
-use std::fs::File;
 use std::ops::RangeBounds;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
@@ -54,6 +49,8 @@ mod read;
 mod schema;
 mod upgrade;
 mod journal;
+mod engine;
+mod fold;
 mod commit;
 mod disk;
 
@@ -63,28 +60,11 @@ pub use crate::store::read::{Order, ReadError, View};
 pub use crate::store::schema::{Schema, SchemaError, Step, StepError};
 pub use crate::store::table::{FixedKey, Key, MAX_NAME, Table};
 
-use crate::store::batch::Change;
 use crate::store::commit::{Committer, Message, Monitor, watch_over};
-use crate::store::disk::Lock;
+use crate::store::engine::Engine;
+use crate::store::fold::Folder;
 use crate::store::journal::Journal;
-use crate::store::read::{Row, Span};
 use crate::store::upgrade::Upgrade;
-
-/// Pages kept in memory: a node's whole ledger, or the hot part of a very large one.
-const CACHE_BYTES: u64 = 128 * 1024 * 1024;
-
-/// How often, 10 ms apart, to wait for the engine's threads of an earlier store in this process
-/// to let go of the file.
-const ENGINE_LOCK_TRIES: u32 = 200;
-
-/// The row that says which generation of the journal counts. No table's name starts with a zero
-/// byte.
-const GENERATION: &[u8] = b"\0journal";
-
-/// The change that makes another generation count.
-fn generation(next: u64) -> Change {
-    (GENERATION.to_vec(), Some(next.to_be_bytes().to_vec()))
-}
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -106,12 +86,24 @@ pub enum OpenError {
         holder: String,
     },
     /// The engine refuses the files.
-    #[error("the database in {} cannot be opened: {reason}; keep a copy of it, then restore a backup", path.display())]
+    #[error(
+        "the books in {} cannot be opened: {reason}; keep a copy of them, and see `Backups` in docs/operations.md for how to go on without",
+        path.display()
+    )]
     Engine {
         /// The directory.
         path: PathBuf,
         /// What the engine says.
         reason: String,
+    },
+    /// It holds books of a release with another engine.
+    #[error(
+        "the books in {} were written by an earlier release, and this one cannot read them: close the channels with that release, then begin a new directory",
+        path.display()
+    )]
+    Former {
+        /// The directory.
+        path: PathBuf,
     },
     /// The program's own schema is wrong.
     #[error(transparent)]
@@ -157,166 +149,6 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(in crate::store) struct Fault(pub(in crate::store) String);
 
-impl From<sled::Error> for Fault {
-    fn from(error: sled::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// The storage engine, and all that is ever asked of it.
-#[derive(Debug)]
-pub(in crate::store) struct Engine {
-    /// Shares the engine's record of failed writes.
-    config: sled::Config,
-    db: sled::Db,
-    /// The file to force to the disk.
-    file: File,
-    /// Last, so that the directory is free only when the engine is gone.
-    _lock: Lock,
-}
-
-impl Engine {
-    fn open(dir: &Path) -> Result<Self, OpenError> {
-        disk::prepare(dir)?;
-        let lock = disk::lock(dir)?;
-        disk::settle(dir)?;
-        let refused = |fault: Fault| OpenError::Engine {
-            path: dir.to_path_buf(),
-            reason: fault.0,
-        };
-        let (config, db) = Self::start(dir).map_err(refused)?;
-        disk::settle(dir)?;
-        let file = File::open(dir.join("db")).map_err(|e| refused(e.into()))?;
-        Ok(Self {
-            config,
-            db,
-            file,
-            _lock: lock,
-        })
-    }
-
-    /// The engine panics on some damaged files: to us that is one more refusal.
-    fn start(dir: &Path) -> Result<(sled::Config, sled::Db), Fault> {
-        let config = sled::Config::new()
-            .path(dir)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None);
-        let mut tries = ENGINE_LOCK_TRIES;
-        loop {
-            let opened = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| {
-                Fault("the storage engine panicked: the files are damaged".to_owned())
-            })?;
-            match opened {
-                Err(sled::Error::Io(e)) if tries > 0 && e.to_string().contains("acquire lock") => {
-                    tries -= 1;
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "the store opens at start, before anything is served"
-                    )]
-                    thread::sleep(Duration::from_millis(10));
-                }
-                other => return Ok((config, other?)),
-            }
-        }
-    }
-
-    /// Opens the journal and gives the engine what only the journal has.
-    fn recover(&self, dir: &Path) -> Result<Journal, OpenError> {
-        let recovered = || -> Result<Journal, Fault> {
-            let known = self.get(GENERATION)?.as_deref().and_then(u64::read);
-            let mut journal = Journal::open(dir, known.unwrap_or(0))?;
-            File::open(dir)?.sync_all()?;
-            let groups = journal.groups()?;
-            if groups.is_empty() {
-                return Ok(journal);
-            }
-            tracing::debug!(groups = groups.len(), "applying what only the journal has");
-            for group in groups {
-                self.put(group)?;
-            }
-            let next = journal.generation().saturating_add(1);
-            self.apply(vec![generation(next)])?;
-            self.sync()?;
-            journal.renew(next);
-            Ok(journal)
-        };
-        recovered().map_err(|fault| OpenError::Engine {
-            path: dir.to_path_buf(),
-            reason: fault.0,
-        })
-    }
-
-    pub(in crate::store) fn get(&self, row: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        Ok(self.db.get(row)?.map(|bytes| bytes.to_vec()))
-    }
-
-    pub(in crate::store) fn scan(
-        &self,
-        span: Span,
-        order: Order,
-        limit: usize,
-    ) -> Result<Vec<Row>, Fault> {
-        let rows = self.db.range::<Vec<u8>, Span>(span);
-        let own = |row: sled::Result<(sled::IVec, sled::IVec)>| -> Result<Row, Fault> {
-            row.map(|(key, value)| (key.to_vec(), value.to_vec()))
-                .map_err(Fault::from)
-        };
-        match order {
-            Order::Up => rows.take(limit).map(own).collect(),
-            Order::Down => rows.rev().take(limit).map(own).collect(),
-        }
-    }
-
-    /// Applies changes as one atomic batch. Durable only after [`Engine::sync`].
-    pub(in crate::store) fn apply(&self, changes: Vec<Change>) -> Result<(), Fault> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let mut batch = sled::Batch::default();
-        for (row, value) in changes {
-            match value {
-                Some(bytes) => batch.insert(row, bytes),
-                None => batch.remove(row),
-            }
-        }
-        Ok(self.db.apply_batch(batch)?)
-    }
-
-    /// Applies changes one by one, in order. Not atomic, and several times cheaper than
-    /// [`Engine::apply`], which makes the engine write its buffer twice and wakes its threads: for
-    /// what the journal makes whole again.
-    pub(in crate::store) fn put(&self, changes: Vec<Change>) -> Result<(), Fault> {
-        for (row, value) in changes {
-            match value {
-                Some(bytes) => self.db.insert(row, bytes)?,
-                None => self.db.remove(row)?,
-            };
-        }
-        Ok(())
-    }
-
-    /// Everything applied is on disk when this returns.
-    pub(in crate::store) fn sync(&self) -> Result<(), Fault> {
-        self.db.flush()?;
-        Ok(self.file.sync_data()?)
-    }
-
-    /// Wakes an [`Engine::sync`] that a failed write left asleep: the engine notes the failure
-    /// but does not always tell who waits. A second flush finds the note, tells them and returns.
-    pub(in crate::store) fn wake_if_failed(&self) {
-        if self.config.global_error().is_err() {
-            // What it returns is the failure that the sleeper will report.
-            self.db.flush().ok();
-        }
-    }
-}
-
 /// A handle to the store; clones share it. The directory is free again when the last handle is
 /// dropped and what was sent is written.
 #[derive(Debug, Clone)]
@@ -337,8 +169,7 @@ impl Store {
     pub fn open(dir: impl AsRef<Path>, schema: Schema) -> Result<Self, OpenError> {
         schema.check()?;
         let dir = dir.as_ref();
-        let engine = Engine::open(dir)?;
-        let journal = engine.recover(dir)?;
+        let (engine, journal) = Engine::open(dir)?;
         Upgrade {
             engine: &engine,
             dir,
@@ -346,6 +177,12 @@ impl Store {
         }
         .run()?;
         Self::start(Arc::new(engine), Arc::new(schema), journal)
+    }
+
+    /// Whether there is a store in a directory, of this release or an earlier one.
+    #[must_use]
+    pub fn is_in(dir: &Path) -> bool {
+        engine::is_in(dir)
     }
 
     fn start(
@@ -357,12 +194,13 @@ impl Store {
         let (ended_by, ended) = watch::channel(());
         let monitor = Arc::new(Monitor::default());
         let (until, watched) = std::sync::mpsc::sync_channel(1);
-        let (seen, state) = (engine.clone(), monitor.clone());
-        let watcher = spawn("store-watcher", move || watch_over(&seen, &state, &watched))?;
+        let state = monitor.clone();
+        let watcher = spawn("store-watcher", move || watch_over(&state, &watched))?;
         let committer = Committer {
             engine: engine.clone(),
             monitor: monitor.clone(),
             journal,
+            folder: Folder::start(engine.clone(), monitor.clone())?,
             inbox,
             ended: ended_by,
             watcher: (until, watcher),
@@ -440,7 +278,7 @@ impl Store {
     }
 
     /// At most `limit` rows whose keys are in `range`, from its low or its high end. To go on,
-    /// scan again from beyond the last key. A batch committed meanwhile may be seen in part.
+    /// scan again from beyond the last key. One scan sees the rows as they are at one moment.
     ///
     /// # Errors
     /// [`ReadError`]

@@ -118,7 +118,7 @@ fn no_acknowledged_batch_is_lost_to_a_power_cut() {
     for round in 0..rounds {
         disk.mount();
         let mut writer = Writer::start(Writer::command("child_writes_until_killed"), &data);
-        // Some rounds are long enough to fill and reuse segments of the log several times.
+        // Some rounds are long enough to fill the journal's halves several times.
         let moment = 1 + dice.roll(if round % 3 == 0 { 6000 } else { 300 });
         while writer.hear() && writer.acked < kept + moment {}
         std::thread::sleep(Duration::from_micros(dice.roll(20_000)));

@@ -83,19 +83,25 @@ pub struct Report {
     newcomers: Vec<Newcomers>,
 }
 
-/// Measures crowds of these sizes, and so many newcomers in each place.
+/// Measures crowds of these sizes, and so many newcomers in each place. `progress` is told what
+/// is done next: a thousand peers take minutes.
 ///
 /// # Errors
 /// [`CrowdError`].
-pub async fn measure(sizes: &[usize], newcomers: u8) -> Result<Report, CrowdError> {
+pub async fn measure(
+    sizes: &[usize],
+    newcomers: u8,
+    progress: impl Fn(&str),
+) -> Result<Report, CrowdError> {
     let machine = Machine::look();
     let mut arrived = Vec::new();
     for place in newcomer::PLACES {
+        progress(&format!("{newcomers} newcomers, {}", place.name));
         arrived.push(newcomer::arrive(place, newcomers).await?);
     }
     let mut costs = Vec::new();
     for (nth, peers) in sizes.iter().enumerate() {
-        costs.push(swarms::measure(nth, *peers, Waits::of(*peers)).await?);
+        costs.push(swarms::measure(nth, *peers, Waits::of(*peers), &progress).await?);
     }
     Ok(Report {
         machine,
@@ -198,7 +204,9 @@ mod tests {
             settle: Duration::from_secs(6),
             quiet: Duration::from_secs(1),
         };
-        let cost = swarms::measure(0, 6, waits).await.expect("measures");
+        let cost = swarms::measure(0, 6, waits, &|_| ())
+            .await
+            .expect("measures");
         assert!((cost.reached - 1.0).abs() < f64::EPSILON, "{cost:?}");
         assert!(cost.bytes > cost.offer as f64, "{cost:?}");
         let (few, many) = (cost.at(10.0).0, cost.at(10_000.0).0);

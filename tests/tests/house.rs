@@ -348,9 +348,9 @@ fn only_the_codec_names_bincode() {
 }
 
 #[test]
-fn only_the_store_names_sled() {
+fn only_the_engine_of_the_store_names_redb() {
     none_of(
-        named_elsewhere("sled", &["protocol/src/store.rs"]),
+        named_elsewhere("redb", &["protocol/src/store/engine.rs"]),
         "Read and write through farthing_protocol::store.",
     );
 }
@@ -438,7 +438,7 @@ const STUMBLING: &str = r####"
 //! crate::above and .unwrap()
 fn long<T: Fn(u8) -> u8>(&self, a: Map<u8, u8>, b: [u8; 2], c: (u8, u8)) -> Result<(), Error> {
     let text = "fn quoted( { .unwrap()"; /* panic!( /* nested */ */
-    let (raw, c) = (r#"sled "bincode" "#, '{');
+    let (raw, c) = (r#"redb "bincode" "#, '{');
     match c { '"' => 'a: loop { break 'a }, '\'' => crate::{b::{x, y}, c}::go(), _ => {} }
 }
 
@@ -455,7 +455,7 @@ fn last() { value.unwrap() }
 fn the_checks_are_not_fooled_by_comments_strings_and_tests() {
     let source = Source::of("protocol/src/a.rs".into(), STUMBLING);
     assert_eq!(source.bare.len(), STUMBLING.len());
-    for hidden in ["quoted", "sled", "bincode", "panic", "above"] {
+    for hidden in ["quoted", "redb", "bincode", "panic", "above"] {
         assert!(!source.bare.contains(hidden), "{hidden}: {}", source.bare);
     }
     let found = functions(&source);

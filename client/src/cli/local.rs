@@ -69,15 +69,13 @@ async fn interruption(until: CancellationToken) -> std::io::Result<()> {
     }
 }
 
-/// What is logged. Below information the store's engine prints its rows, and vouchers and receipts
-/// are in them; the library of MCP prints messages, and prompts are in them: that is never logged,
-/// whatever is asked for.
+/// What is logged. The library of MCP prints messages, and prompts are in them: that is never
+/// logged, whatever is asked for.
 #[must_use]
 pub fn filter(text: &str) -> EnvFilter {
     let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"));
-    let quiet = ["sled=info", "rmcp=warn"];
-    let quiet = quiet.iter().filter_map(|directive| directive.parse().ok());
-    quiet.fold(filter, EnvFilter::add_directive)
+    let quiet = "rmcp=warn".parse().ok();
+    quiet.into_iter().fold(filter, EnvFilter::add_directive)
 }
 
 /// Logs go to standard error, so that standard output stays the program's own.

@@ -191,7 +191,7 @@ impl Source {
             }
         }
         let data_dir = config.data_dir.clone();
-        if !data_dir.join("db").exists() {
+        if !Store::is_in(&data_dir) {
             return Err(RemoteError::NotRunning { data_dir }.into());
         }
         let store = Store::open(&data_dir, client::schema()).map_err(ReceiptsError::from)?;

@@ -96,8 +96,8 @@ impl Goods {
 pub struct Candidate {
     /// What it offers.
     pub goods: Arc<Goods>,
-    /// What was measured.
-    pub measured: Measured,
+    /// What was measured: at one side, for candidates are moved about.
+    pub measured: Arc<Measured>,
 }
 
 /// One seller's goods, with what is told of them to people.
@@ -134,7 +134,10 @@ impl Candidate {
     pub fn of(offer: &Arc<VerifiedOffer>, model: &str, measured: Measured) -> Option<Self> {
         let mut goods = Goods::of_peer(offer);
         let goods = Arc::new(goods.find(|goods| goods.model.id == model)?);
-        Some(Self { goods, measured })
+        Some(Self {
+            goods,
+            measured: Arc::new(measured),
+        })
     }
 
     /// The seller.

@@ -67,10 +67,9 @@ impl Memory {
             }
             None => belief.map(Measured::untried),
         };
-        measured.map(|measured| Measured {
-            at_seller,
-            ..measured
-        })
+        let mut measured = measured?;
+        measured.at_seller = at_seller;
+        Some(measured)
     }
 
     /// The times to the first token of a seller's last purchases, unless the last one is `idle` ago.

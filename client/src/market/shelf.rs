@@ -20,9 +20,9 @@ use crate::market::stats::Measured;
 /// Up to so many sellers, all are looked at.
 const FEW: usize = 64;
 /// How many are taken from each order.
-const BEST: [usize; ORDERS] = [36, 8, 12, 12];
+const BEST: [usize; ORDERS] = [36, 6, 8, 8];
 /// How many are taken by lot.
-const LOT: usize = 6;
+const LOT: usize = 4;
 /// How many of those that cannot be tried now are taken, for the case that nobody can.
 const PAUSED: usize = 8;
 /// How many are passed over in one order before it is given up, while others have brought some.
@@ -265,9 +265,9 @@ impl<'a> Basket<'a> {
         let measured = (self.look.measured)(goods.seller).unwrap_or(self.look.newcomer);
         let candidate = Candidate {
             goods: Arc::clone(goods),
-            measured,
+            measured: Arc::new(measured),
         };
-        if measured.pause.is_none() {
+        if candidate.measured.pause.is_none() {
             self.seen[place] = true;
             self.kept.push(candidate);
             return true;

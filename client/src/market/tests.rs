@@ -26,7 +26,7 @@ fn seller(n: u8) -> NodeId {
 fn measured(market: &Market, n: u8) -> Measured {
     let snapshot = market.snapshot(MODEL, Endpoint::Chat);
     let candidate = snapshot.iter().find(|c| c.seller() == seller(n));
-    candidate.expect("is on offer").measured
+    *candidate.expect("is on offer").measured
 }
 
 fn served(first_ms: u64, all_ms: u64, tokens: u32) -> Outcome {

@@ -75,7 +75,7 @@ impl World {
     fn measured(&self, n: u8) -> crate::market::Measured {
         let snapshot = self.market.snapshot(MODEL, Endpoint::Chat);
         let candidate = snapshot.iter().find(|it| it.seller() == seller(n));
-        candidate.expect("is on offer").measured
+        *candidate.expect("is on offer").measured
     }
 
     /// Hears a testimony of seller 1 with so much claimed on its channel, made by the `n`th payer.

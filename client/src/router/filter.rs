@@ -103,11 +103,16 @@ pub struct Dropped {
 /// # Errors
 /// The first [`Reason`] why not.
 pub fn check(terms: &Terms, goods: &Goods) -> Result<Demand, Reason> {
-    let model = &goods.model;
-    let prices = &model.prices;
-    if !model.endpoints.contains(&terms.endpoint) {
+    if !goods.model.endpoints.contains(&terms.endpoint) {
         return Err(Reason::Endpoint(terms.endpoint));
     }
+    check_there(terms, goods)
+}
+
+/// The same of goods that are sold at the request's endpoint: it is asked of many.
+pub(super) fn check_there(terms: &Terms, goods: &Goods) -> Result<Demand, Reason> {
+    let model = &goods.model;
+    let prices = &model.prices;
     within(prices.input.max(prices.cached_input), terms.max_price_input)?;
     within(prices.output, terms.max_price_output)?;
     let wanted = &terms.preferences;

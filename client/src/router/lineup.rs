@@ -2,6 +2,8 @@
 //! slower than asked for, and within each of these by score; among near-equals by lot and load,
 //! so that not everybody asks the same; and now and then a newcomer.
 
+use std::time::Duration;
+
 use farthing_protocol::amount::Cost;
 
 use crate::market::{Candidate, Measured, mix, mix_seed};
@@ -108,6 +110,9 @@ struct Lineup {
     order: Vec<usize>,
 }
 
+/// A pause, a tier and a score, in the order they count, and the place of what has them.
+type Rank = (Option<Duration>, Tier, f64, usize);
+
 impl Lineup {
     fn by_score(choices: Vec<Choice>, seed: u64) -> Self {
         // Side by side: a choice is too large to be compared where it lies.
@@ -120,12 +125,21 @@ impl Lineup {
         };
         let mut ranks: Vec<_> = choices.iter().enumerate().map(rank).collect();
         let tie = |place: usize| mix(seed, choices[place].candidate.seller());
-        ranks.sort_by(|a, b| {
-            (a.0.cmp(&b.0))
-                .then(a.1.cmp(&b.1))
-                .then(a.2.total_cmp(&b.2))
-                .then_with(|| tie(a.3).cmp(&tie(b.3)))
-        });
+        let better = |a: &Rank, b: &Rank| {
+            let score = a.2.total_cmp(&b.2);
+            let score = score.then_with(|| tie(a.3).cmp(&tie(b.3)));
+            score.then(a.3.cmp(&b.3))
+        };
+        // Mostly nobody is paused and none stands behind another for anything else.
+        let alike = |pair: &[Rank]| matches!(pair, [a, b] if (a.0, a.1) == (b.0, b.1));
+        if ranks.windows(2).all(alike) {
+            ranks.sort_unstable_by(better);
+        } else {
+            ranks.sort_unstable_by(|a, b| {
+                let class = a.0.cmp(&b.0).then(a.1.cmp(&b.1));
+                class.then_with(|| better(a, b))
+            });
+        }
         let order = ranks.into_iter().map(|(_, _, _, place)| place).collect();
         Self { choices, order }
     }

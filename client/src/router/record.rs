@@ -93,7 +93,7 @@ impl Decision {
     pub fn draft(terms: &Terms, candidates: &[Candidate], at: Timestamp, on_offer: usize) -> Self {
         let seen = |candidate: &Candidate| Seen {
             goods: (*candidate.goods).clone(),
-            measured: candidate.measured,
+            measured: *candidate.measured,
         };
         Self {
             at,
@@ -118,7 +118,7 @@ impl Decision {
     fn again(&self) -> Plan {
         let candidates = self.candidates.iter().map(|seen| Candidate {
             goods: Arc::new(seen.goods.clone()),
-            measured: seen.measured,
+            measured: Arc::new(seen.measured),
         });
         plan(&self.terms, candidates.collect(), self.seed)
     }

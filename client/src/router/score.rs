@@ -175,6 +175,7 @@ fn power(base: f64, exponent: f64) -> f64 {
         0.0 => 1.0,
         1.0 => base,
         0.5 => base.sqrt(),
+        0.75 => base.sqrt() * base.sqrt().sqrt(),
         _ => base.powf(exponent),
     }
 }
@@ -200,7 +201,7 @@ fn waiting(measured: &Measured, slots: u32) -> f64 {
 /// The middle of what was measured among the choices: what a newcomer is taken for.
 fn middle(choices: &[Choice], pick: impl Fn(&Measured) -> Option<f64>) -> Option<f64> {
     let measured = choices.iter().map(|choice| &choice.candidate.measured);
-    let mut values: Vec<_> = measured.filter_map(pick).collect();
+    let mut values: Vec<_> = measured.filter_map(|measured| pick(measured)).collect();
     if values.is_empty() {
         return None;
     }

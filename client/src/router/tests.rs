@@ -312,9 +312,9 @@ proptest! {
         market in markets(), seed: u64, strategy in strategies(), thing in 0..5, more in 1.1_f64..5.0,
     ) {
         let mut market = market;
-        market.iter_mut().for_each(|candidate| candidate.measured.pause = None);
+        market.iter_mut().for_each(|candidate| Arc::make_mut(&mut candidate.measured).pause = None);
         let mut worse = market.clone();
-        let measured = &mut worse[0].measured;
+        let measured = Arc::make_mut(&mut worse[0].measured);
         match thing {
             0 => measured.success /= more,
             1 => measured.first_token = measured.first_token.map(|first| first * more),

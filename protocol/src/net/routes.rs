@@ -12,6 +12,8 @@ use libp2p::{
     },
 };
 
+use tokio::time::Instant;
+
 use crate::net::peer;
 
 /// Ours alone: the tables of other networks are of no use here.
@@ -26,8 +28,19 @@ const PARALLEL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 /// Largest message: twenty peers with eight addresses each.
 const MESSAGE: usize = 16 * 1024;
 
+/// How many of the peers closest to a name are asked before a search ends.
+const CLOSEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+
 /// How often the table is refreshed by looking around.
 const REFRESH: Duration = Duration::from_secs(600);
+
+/// So many peers are taken up as they come. Each makes the table look around anew: that is a search
+/// for each of its buckets, which meets others who are new.
+const ENOUGH: usize = 20;
+/// Beyond, peers that are new are taken up so often …
+const PAUSE: Duration = Duration::from_secs(120);
+/// … and for so long, so that the table looks around once for all of them.
+const BATCH: Duration = Duration::from_secs(2);
 
 pub(super) type Behaviour = kad::Behaviour<MemoryStore>;
 
@@ -43,6 +56,7 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
     config
         .set_query_timeout(SEARCH)
         .set_parallelism(PARALLEL)
+        .set_replication_factor(CLOSEST)
         .set_max_packet_size(MESSAGE)
         .set_record_filtering(StoreInserts::FilterBoth)
         .set_kbucket_inserts(BucketInserts::Manual)
@@ -52,6 +66,33 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
         .set_provider_publication_interval(None)
         .set_periodic_bootstrap_interval(Some(REFRESH));
     kad::Behaviour::with_config(local, MemoryStore::with_config(local, nothing), config)
+}
+
+/// When peers that are new are taken up.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    /// When the last batch began.
+    begun: Option<Instant>,
+}
+
+impl Admission {
+    /// Whether a peer is taken up now. One that has a place keeps it.
+    pub(super) fn admits(&mut self, table: &mut Behaviour, peer: PeerId, now: Instant) -> bool {
+        let entries = table.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        !known(table, peer).is_empty() || self.is_open(entries, now)
+    }
+
+    fn is_open(&mut self, entries: usize, now: Instant) -> bool {
+        if entries < ENOUGH {
+            return true;
+        }
+        let since = self.begun.map(|begun| now.saturating_duration_since(begun));
+        if since.is_none_or(|since| since >= PAUSE) {
+            self.begun = Some(now);
+            return true;
+        }
+        since.is_some_and(|since| since < BATCH)
+    }
 }
 
 /// Takes up a peer that speaks the protocol, at these addresses and no others: those it named
@@ -117,6 +158,20 @@ mod tests {
     fn addresses(push: usize) -> Vec<Multiaddr> {
         let address = |n| format!("/ip4/9.9.9.9/tcp/{}", push * 8 + n + 1).parse();
         (0..8).map(|n| address(n).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_table_that_has_enough_takes_up_new_peers_in_batches() {
+        let mut admission = Admission::default();
+        let begun = Instant::now();
+        let mut at = |entries, seconds: f64| {
+            admission.is_open(entries, begun + Duration::from_secs_f64(seconds))
+        };
+        assert!(at(0, 0.0) && at(ENOUGH - 1, 1.0), "as they come");
+        assert!(at(ENOUGH, 2.0) && at(ENOUGH + 1, 3.9), "the first batch");
+        assert!(!at(ENOUGH + 2, 4.1) && !at(ENOUGH + 2, 121.0));
+        assert!(at(ENOUGH + 2, 122.1) && !at(ENOUGH + 3, 125.0), "the next");
+        assert!(at(ENOUGH - 1, 126.0), "when many have gone");
     }
 
     #[tokio::test]

@@ -5,19 +5,15 @@ use serde::Serialize;
 use crate::codec;
 use crate::store::table::{Key, Table};
 
-/// The largest value in bytes, as encoded.
-///
-/// The engine keeps at most 20 rows in a page and moves a page over 131 052 bytes to a file of its
-/// own, which a power cut can lose or tear. Twenty of the largest rows fill 46 KiB: that path is
-/// never taken. Larger things belong in files, named by a row.
+/// The largest value in bytes, as encoded: a page of the engine has 4 KiB. Larger things belong in
+/// files, named by a row.
 pub const MAX_VALUE: usize = codec::RECORD_LIMIT;
 
-/// The longest key in bytes, the table's name not counted: an inner page of the engine holds up
-/// to 320 keys, and must stay under the same 131 052 bytes.
+/// The longest key in bytes, the table's name not counted.
 pub const MAX_KEY: usize = 256;
 
-/// The most bytes one batch may write. A group of batches must stay well below one segment of the
-/// engine's log (512 KiB), so that space is never reused for rows that are not yet on disk.
+/// The most bytes one batch may write: a group of batches, and one more, must find room in half a
+/// journal.
 pub const MAX_BATCH: usize = 64 * 1024;
 
 /// Why a row cannot be put in a batch.
@@ -25,7 +21,7 @@ pub const MAX_BATCH: usize = 64 * 1024;
 pub enum BatchError {
     /// The encoded value is too large for the ledger.
     #[error(
-        "a value for table {table} takes {size} bytes, but at most {MAX_VALUE} are safe: keep it in a file and store its name"
+        "a value for table {table} takes {size} bytes, but at most {MAX_VALUE} are allowed: keep it in a file and store its name"
     )]
     ValueTooLarge {
         /// The table.

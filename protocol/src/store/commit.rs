@@ -1,15 +1,14 @@
 //! Committing: one thread writes, in the order sent, a group at a time.
 //!
-//! The thread takes what is waiting, forces it to the disk as one atomic group (in the
-//! [`journal`](crate::store::journal) while that has room, else in the engine), then answers
-//! everyone in the group. While it waits for the disk the next group gathers, so the cost of a
-//! disk write is shared by all who wait for it. What nobody waits for ([`Permit::later`]) may stay
-//! a moment, to share one too. It ends when told to or when the last
-//! handle is gone, after writing what was sent before. After the first failure it writes nothing
-//! more: whoever asks is told why.
+//! The thread takes what is waiting, forces it to the disk as one atomic group in the
+//! [`journal`](crate::store::journal), lets readers see it, then answers everyone in the group.
+//! While it waits for the disk the next group gathers, so the cost of a disk write is shared by all
+//! who wait for it. What nobody waits for ([`Permit::later`]) may stay a moment, to share one too.
+//! It ends when told to or when the last handle is gone, after writing what was sent before. After
+//! the first failure it writes nothing more: whoever asks is told why.
 //!
-//! A second thread watches the first: after a failed write the engine can leave its caller asleep
-//! for ever, and a disk can stop answering.
+//! A second thread [folds](crate::store::fold) the journal into the tree. A third watches the
+//! first: a disk can stop answering.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,18 +21,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::store::Fault;
 use crate::store::batch::{Batch, Change, MAX_BATCH};
+use crate::store::engine::Engine;
+use crate::store::fold::Folder;
 use crate::store::journal::Journal;
 use crate::store::schema::Schema;
-use crate::store::{Engine, Fault, generation};
 
 /// How many commits may wait. More callers than this wait in [`crate::store::Store::reserve`],
 /// where they hold no lock.
 pub const QUEUE: usize = 1024;
 
-/// A group stops growing here, so that it is below 96 KiB, and with all that is only in the journal
-/// ([`crate::store::journal::ROWS`]) below 128 KiB. The engine rewrites a page of up to 20 rows
-/// every tenth change, about 2.6 bytes of log per byte of rows: under one segment of its log.
+/// A group stops growing here: with one more batch it is well below what half a journal takes
+/// ([`crate::store::journal::ROWS`]).
 const GROUP_BYTES: usize = 32 * 1024;
 
 /// How long what nobody waits for may stay in memory.
@@ -111,7 +111,7 @@ pub struct Stats {
     pub largest_group: u64,
     /// How long the latest group took to apply.
     pub last_apply: Duration,
-    /// How long the disk took to confirm the latest group.
+    /// How long the disk took to confirm the latest group, and to make room for it.
     pub last_sync: Duration,
 }
 
@@ -225,6 +225,8 @@ struct State {
     stopped: bool,
     /// Since when the disk has been busy with a group.
     busy: Option<Instant>,
+    /// Since when it has been busy with the tree.
+    folding: Option<Instant>,
     /// Who waits for that group.
     waiting: Vec<Answer>,
 }
@@ -278,15 +280,30 @@ impl Monitor {
     }
 
     /// Ends all writing, and tells those who wait.
-    fn fail(&self, reason: String) {
-        let reason: Arc<str> = reason.into();
-        tracing::error!(%reason, "the store failed and writes nothing more");
-        let first = self.lock().failure.get_or_insert(reason).clone();
+    pub(in crate::store) fn fail(&self, reason: String) {
+        let first = self.lock().failure.clone();
+        let first = first.unwrap_or_else(|| {
+            tracing::error!(%reason, "the store failed and writes nothing more");
+            reason.into()
+        });
+        let first = self.lock().failure.get_or_insert(first).clone();
         self.answer(&Err(CommitError::Failed { reason: first }));
     }
 
+    /// Notes that the tree is being written, or is no more.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "measures the disk, decides nothing"
+    )]
+    pub(in crate::store) fn folding(&self, begins: bool) {
+        self.lock().folding = begins.then(Instant::now);
+    }
+
+    /// For how long the disk has been busy with one thing.
     fn busy_for(&self) -> Option<Duration> {
-        self.lock().busy.map(|since| since.elapsed())
+        let state = self.lock();
+        let since = state.busy.into_iter().chain(state.folding).min();
+        since.map(|since| since.elapsed())
     }
 
     /// No code that can panic runs under this lock, so a poisoned one is still whole.
@@ -300,6 +317,7 @@ pub(in crate::store) struct Committer {
     pub(in crate::store) engine: Arc<Engine>,
     pub(in crate::store) monitor: Arc<Monitor>,
     pub(in crate::store) journal: Journal,
+    pub(in crate::store) folder: Folder,
     pub(in crate::store) inbox: mpsc::Receiver<Message>,
     /// Dropped when the thread has let go of the engine.
     pub(in crate::store) ended: watch::Sender<()>,
@@ -308,16 +326,10 @@ pub(in crate::store) struct Committer {
 }
 
 /// Watches the committer until the other end of `until` is dropped.
-pub(in crate::store) fn watch_over(
-    engine: &Engine,
-    monitor: &Monitor,
-    until: &blocking::Receiver<()>,
-) {
+pub(in crate::store) fn watch_over(monitor: &Monitor, until: &blocking::Receiver<()>) {
     while until.recv_timeout(WATCH) == Err(blocking::RecvTimeoutError::Timeout) {
-        match monitor.busy_for() {
-            Some(busy) if busy > STALL => monitor.fail("the disk does not answer".to_owned()),
-            Some(busy) if busy > WATCH => engine.wake_if_failed(),
-            _ => {}
+        if monitor.busy_for().is_some_and(|busy| busy > STALL) {
+            monitor.fail("the disk does not answer".to_owned());
         }
     }
 }
@@ -343,9 +355,10 @@ impl Committer {
             }
         }
         self.monitor.lock().stopped = true;
+        self.folder.stop();
         let (until, watcher) = self.watcher;
         drop(until);
-        // The watcher holds the engine too. If it panicked, it holds nothing.
+        // It ends by itself.
         watcher.join().ok();
         drop(self.journal);
         // The directory is free from here on.
@@ -406,9 +419,32 @@ impl Committer {
 
     /// Writes; a panic of the engine is one more way to fail.
     fn write(&mut self, changes: Vec<Change>) -> Result<(Duration, Duration), Fault> {
-        let (engine, journal) = (&self.engine, &mut self.journal);
-        let work = AssertUnwindSafe(|| force(engine, journal, changes));
+        let work = AssertUnwindSafe(|| self.force(changes));
         catch_unwind(work).unwrap_or_else(|_| Err(Fault("the storage engine panicked".to_owned())))
+    }
+
+    /// Puts a group on disk, lets readers see it, and tells how long that and the disk took.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "measures the disk, decides nothing"
+    )]
+    fn force(&mut self, changes: Vec<Change>) -> Result<(Duration, Duration), Fault> {
+        // A barrier: what was sent before it has been answered, so it is on disk.
+        if changes.is_empty() {
+            return Ok((Duration::ZERO, Duration::ZERO));
+        }
+        let start = Instant::now();
+        if !self.journal.append(&changes)? {
+            let next = self.journal.generation().saturating_add(1);
+            self.folder.seal(&self.engine, next)?;
+            self.journal.renew(next);
+            if !self.journal.append(&changes)? {
+                return Err(Fault("a group is larger than the journal".to_owned()));
+            }
+        }
+        let synced = Instant::now();
+        self.engine.stage(changes);
+        Ok((synced.elapsed(), synced.duration_since(start)))
     }
 
     fn count(&self, bytes: usize, count: usize, apply: Duration, sync: Duration) {
@@ -422,35 +458,6 @@ impl Committer {
         stats.last_apply = apply;
         stats.last_sync = sync;
     }
-}
-
-/// Puts a group on disk and into the engine, and tells how long the engine and the disk took.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "measures the disk, decides nothing"
-)]
-fn force(
-    engine: &Engine,
-    journal: &mut Journal,
-    mut changes: Vec<Change>,
-) -> Result<(Duration, Duration), Fault> {
-    // A barrier: what was sent before it has been answered, so it is on disk.
-    if changes.is_empty() {
-        return Ok((Duration::ZERO, Duration::ZERO));
-    }
-    let start = Instant::now();
-    if journal.append(&changes)? {
-        let synced = Instant::now();
-        engine.put(changes)?;
-        return Ok((synced.elapsed(), synced.duration_since(start)));
-    }
-    let next = journal.generation().saturating_add(1);
-    changes.push(generation(next));
-    engine.apply(changes)?;
-    let applied = Instant::now();
-    engine.sync()?;
-    journal.renew(next);
-    Ok((applied.duration_since(start), applied.elapsed()))
 }
 
 impl Group {

@@ -69,11 +69,10 @@ fn holder(file: &mut File) -> String {
     }
 }
 
-/// Puts on disk whatever a killed predecessor had only written: the engine is about to build on it.
-pub(in crate::store) fn settle(dir: &Path) -> Result<(), OpenError> {
-    for name in ["db", "conf"] {
-        sync_if_there(&dir.join(name))?;
-    }
+/// Puts on disk whatever a killed predecessor had only written of a file: the engine is about to
+/// build on it.
+pub(in crate::store) fn settle(dir: &Path, file: &str) -> Result<(), OpenError> {
+    sync_if_there(&dir.join(file))?;
     sync_if_there(dir)
 }
 

@@ -5,9 +5,10 @@ use std::ops::{Bound, RangeBounds};
 use serde::de::DeserializeOwned;
 
 use crate::codec;
+use crate::store::Fault;
 use crate::store::batch::MAX_VALUE;
+use crate::store::engine::Engine;
 use crate::store::table::{Key, Table, after_prefix};
-use crate::store::{Engine, Fault};
 
 /// Why rows cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum ReadError {
         reason: String,
     },
     /// A row whose key is not one of this table.
-    #[error("table {table} holds a key that is not one of its own: {key:02x?}; restore a backup")]
+    #[error("table {table} holds a key that is not one of its own: {key:02x?}; see `Backups` in docs/operations.md")]
     Key {
         /// The table.
         table: &'static str,
@@ -29,7 +30,7 @@ pub enum ReadError {
         key: Vec<u8>,
     },
     /// A row that does not decode.
-    #[error("table {table}, key {key:02x?}: {source}; restore a backup")]
+    #[error("table {table}, key {key:02x?}: {source}; see `Backups` in docs/operations.md")]
     Value {
         /// The table.
         table: &'static str,
@@ -99,7 +100,7 @@ impl<'a> View<'a> {
         order: Order,
         limit: usize,
     ) -> Result<Vec<(K, V)>, ReadError> {
-        self.collect(table, span(table, range), order, limit)
+        self.collect(table, &span(table, range), order, limit)
     }
 
     /// At most `limit` rows whose keys start with `prefix`: the first part of a compound key.
@@ -115,13 +116,13 @@ impl<'a> View<'a> {
     ) -> Result<Vec<(K, V)>, ReadError> {
         let low = table.row_key(prefix);
         let high = after_prefix(&low).map_or(Bound::Unbounded, Bound::Excluded);
-        self.collect(table, (Bound::Included(low), high), order, limit)
+        self.collect(table, &(Bound::Included(low), high), order, limit)
     }
 
     fn collect<K: Key, V: DeserializeOwned>(
         &self,
         table: &Table<K, V>,
-        span: Span,
+        span: &Span,
         order: Order,
         limit: usize,
     ) -> Result<Vec<(K, V)>, ReadError> {

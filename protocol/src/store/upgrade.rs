@@ -4,10 +4,11 @@ use std::ops::Bound;
 use std::path::Path;
 
 use crate::store::batch::Batch;
+use crate::store::engine::Engine;
 use crate::store::read::{Order, View};
 use crate::store::schema::{Entry, Schema};
 use crate::store::table::{Key, after_prefix};
-use crate::store::{Engine, Fault, OpenError};
+use crate::store::{Fault, OpenError};
 
 /// The rows that say which version each table has: `\0version\0<table>`. No table's name starts
 /// with a zero byte.
@@ -63,10 +64,8 @@ impl Upgrade<'_> {
     fn write(&self, entry: &Entry, version: u32, mut batch: Batch) -> Result<(), OpenError> {
         let row = [VERSIONS, entry.name.as_bytes()].concat();
         batch.push(row, Some(version.to_be_bytes().to_vec()));
-        self.engine
-            .apply(batch.into_changes())
-            .map_err(|fault| self.failed(fault))?;
-        self.engine.sync().map_err(|fault| self.failed(fault))
+        let written = self.engine.apply(batch.into_changes());
+        written.map_err(|fault| self.failed(fault))
     }
 
     fn stored(&self, name: &str) -> Result<Option<u32>, OpenError> {
@@ -84,7 +83,7 @@ impl Upgrade<'_> {
         let span = (Bound::Included(VERSIONS.to_vec()), high);
         let rows = self
             .engine
-            .scan(span, Order::Up, usize::MAX)
+            .scan(&span, Order::Up, usize::MAX)
             .map_err(|f| self.failed(f))?;
         for (key, value) in rows {
             let name = String::from_utf8_lossy(key.get(VERSIONS.len()..).unwrap_or_default());

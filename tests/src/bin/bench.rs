@@ -81,7 +81,7 @@ enum Role {
         #[arg(long, default_value_t = 60)]
         warm_up: u64,
         /// Purchases made before.
-        #[arg(long, default_value_t = 450_000)]
+        #[arg(long, default_value_t = 150_000)]
         fill: usize,
     },
     /// Our gateway beside LiteLLM's and Portkey's.

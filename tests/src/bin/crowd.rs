@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Parser;
 use farthing_tests::crowd::{self, CrowdError, SECTION};
 use farthing_tests::section::BENCHMARKS;
+use tokio::time::Instant;
 
 /// Measures discovery in crowds of growing size.
 #[derive(Debug, Parser)]
@@ -23,7 +24,17 @@ struct Options {
 #[tokio::main]
 async fn main() -> Result<(), CrowdError> {
     let options = Options::parse();
-    let report = crowd::measure(&options.peers, options.newcomers).await?;
+    let begun = Instant::now();
+    let progress = |step: &str| {
+        // Who does not want to hear it has closed it.
+        writeln!(
+            std::io::stderr(),
+            "{:>5} s  {step}",
+            begun.elapsed().as_secs()
+        )
+        .ok();
+    };
+    let report = crowd::measure(&options.peers, options.newcomers, progress).await?;
     writeln!(std::io::stdout(), "{report}")?;
     if options.write {
         SECTION.write(BENCHMARKS.as_ref(), &report.to_string())?;

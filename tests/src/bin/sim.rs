@@ -14,6 +14,11 @@ use farthing_tests::sim::run::Run;
 use farthing_tests::sim::ways::Way;
 use farthing_tests::sim::workload::Demand;
 use farthing_tests::sim::world::{Size, World};
+use mimalloc::MiMalloc;
+
+/// As in the programs that choose.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Simulates buyers and sellers.
 #[derive(Debug, Parser)]

@@ -19,7 +19,7 @@ use crate::street::{Buyer, MODEL, Street, TestNet, eventually};
 
 /// Where a newcomer arrives.
 pub(super) struct Place {
-    name: &'static str,
+    pub(super) name: &'static str,
     /// The round trip to everybody; over loopback if none.
     round_trip: Option<Duration>,
     /// Offers of others that fill the books.

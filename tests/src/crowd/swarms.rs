@@ -194,18 +194,26 @@ fn read(sky: &Sky) -> Result<Reading, CrowdError> {
 }
 
 /// Measures one size of crowd.
-pub(super) async fn measure(nth: usize, peers: usize, waits: Waits) -> Result<Cost, CrowdError> {
+pub(super) async fn measure(
+    nth: usize,
+    peers: usize,
+    waits: Waits,
+    progress: &impl Fn(&str),
+) -> Result<Cost, CrowdError> {
     let sky = Sky::new(nth as u64 + 1, Weather::default());
     let clock = Clock::system();
     let (words, mut heard) = mpsc::channel(65_536);
+    progress(&format!("{peers} peers: connecting"));
     let (crowd, mut ears) = gather(&sky, peers, &words, &clock).await?;
     drop(words);
+    progress(&format!("{peers} peers: waiting for their meshes"));
     sleep(waits.settle).await;
     let quiet = read(&sky)?;
     sleep(waits.quiet).await;
     let begun = read(&sky)?;
     let rate = (CHECKED / peers as f64).min(20.0);
     let offers = ((rate * 20.0) as usize).max(10);
+    progress(&format!("{peers} peers: {offers} offers are published"));
     let published = publish(&crowd, offers, rate, &clock);
     let expected = offers * (peers - 1);
     let listening = async {
@@ -224,6 +232,7 @@ pub(super) async fn measure(nth: usize, peers: usize, waits: Waits) -> Result<Co
     };
     let ((said, size), all) = tokio::join!(published, listening);
     let ended = read(&sky)?;
+    progress(&format!("{peers} peers: parting"));
     // Each takes up to a second to say goodbye.
     join_all(crowd.iter().map(|peer| peer.net.stop())).await;
     ears.shutdown().await;

@@ -82,7 +82,10 @@ impl Stall {
             names: None,
         });
         let mut found = found.iter().filter(|found| found.seller() == seller);
-        let measured = found.next().map(|found| found.measured).unwrap_or_default();
+        let measured = found
+            .next()
+            .map(|found| *found.measured)
+            .unwrap_or_default();
         patience::of(terms, &measured, is_last)
     }
 

@@ -81,7 +81,7 @@ fn of_many_sellers_some_are_looked_at_the_cheapest_among_them() {
     let shelf = shelf(5000);
     let seen = look(&shelf, 1);
     assert!(seen.len() <= FEW, "{}", seen.len());
-    for n in 0..12 {
+    for n in (0..).take(BEST[PRICE]) {
         assert!(seen.contains(&id(n)), "{n}");
     }
     assert_ne!(seen, look(&shelf, 2));
@@ -120,7 +120,8 @@ fn who_is_paused_does_not_take_the_place_of_others() {
     };
     let seen = look_by(&shelf, 1, &|_| true, &busy);
     let well = seen.iter().filter(|seller| busy(**seller).is_none());
-    assert!(well.count() >= 16);
+    // Some of those by lot may be paused, too.
+    assert!(well.count() > BEST[PRICE]);
 }
 
 #[test]

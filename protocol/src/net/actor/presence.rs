@@ -46,6 +46,7 @@ pub(in crate::net) struct Presence {
     visit: Option<Instant>,
     /// Relays to hold places at while none comes.
     wanted: usize,
+    admission: routes::Admission,
 }
 
 impl Presence {
@@ -65,6 +66,7 @@ impl Presence {
             spoken_to: HashMap::new(),
             visit: None,
             wanted,
+            admission: routes::Admission::default(),
         }
     }
 
@@ -236,7 +238,10 @@ impl Actor {
             }
         }
         if speaks(routes::PROTOCOL.as_ref()) {
-            routes::add(&mut self.swarm.behaviour_mut().routes, peer, listens);
+            let table = &mut self.swarm.behaviour_mut().routes;
+            if self.presence.admission.admits(table, peer, Instant::now()) {
+                routes::add(table, peer, listens);
+            }
         }
         self.on_observed(connection, peer, info.observed_addr);
         self.note_reachability();
