@@ -28,6 +28,7 @@ pub mod sky;
 mod stream;
 mod streams;
 mod swarm;
+mod unheld;
 pub mod wire;
 
 use std::{io, sync::Arc, sync::PoisonError, sync::atomic::Ordering, time::Duration};

@@ -27,6 +27,7 @@ use crate::net::{
     directory::Directory,
     gate::{Gate, Rules},
     gossip, knock, knocker, relays, routes, streams,
+    unheld::Unheld,
 };
 
 /// Streams on one connection, both ways together: as many as yamux allows in a gibibyte of
@@ -73,7 +74,7 @@ pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
     crowd: Toggle<crowd::Behaviour>,
     streams: streams::Behaviour,
-    pub(super) gossip: gossip::Behaviour,
+    pub(super) gossip: Unheld<gossip::Behaviour>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -146,7 +147,7 @@ fn behaviour(
             shared.incoming,
             limits.streams_per_peer,
         ),
-        gossip: gossip::behaviour(topic, config.reach).map_err(StartError::Setup)?,
+        gossip: Unheld(gossip::behaviour(topic, config.reach).map_err(StartError::Setup)?),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PONG)),
         mdns: mdns.into(),

@@ -22,7 +22,9 @@ pub enum ReadError {
         reason: String,
     },
     /// A row whose key is not one of this table.
-    #[error("table {table} holds a key that is not one of its own: {key:02x?}; see `Backups` in docs/operations.md")]
+    #[error(
+        "table {table} holds a key that is not one of its own: {key:02x?}; see `Backups` in docs/operations.md"
+    )]
     Key {
         /// The table.
         table: &'static str,

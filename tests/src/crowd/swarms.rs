@@ -165,15 +165,16 @@ async fn gather(
             let _kept = (streams, events);
             heard.await;
         });
-        for _ in 0..DIALS.min(n) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            let other = crowd.get(usize::try_from(random).unwrap_or(0) % n);
-            if let Some(at) = other.and_then(|peer| peer.net.listen_addresses().first().cloned()) {
-                net.dial(&at).await.ok();
-            }
-        }
+        let others: Vec<_> = (0..DIALS.min(n))
+            .filter_map(|_| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let other = crowd.get(usize::try_from(random).unwrap_or(0) % n);
+                other.and_then(|peer| peer.net.listen_addresses().first().cloned())
+            })
+            .collect();
+        join_all(others.iter().map(|at| net.dial(at))).await;
         crowd.push(Peer { net, key });
     }
     Ok((crowd, ears))
