@@ -14,6 +14,9 @@ use crate::sim::router::{Router, Stall, places, terms};
 use crate::sim::seller::SECOND;
 use crate::sim::world::{World, date};
 
+/// Times that it is measured. The middle one is told: one round may fall into somebody else's work.
+const ROUNDS: usize = 3;
+
 /// How many purchases went before, so that there is something to look at.
 const BEFORE: usize = 5_000;
 
@@ -24,9 +27,15 @@ fn spent() -> Duration {
 }
 
 /// Measures so many choices among the sellers of a world, as a buyer makes them that has bought
-/// from many of them.
+/// from many of them: of three rounds, the one in the middle.
 #[must_use]
 pub fn measure(world: &World, choices: usize) -> Pace {
+    let mut rounds: Vec<_> = (0..ROUNDS).map(|_| round(world, choices)).collect();
+    rounds.sort_by_key(|pace| pace.p99);
+    rounds.swap_remove(ROUNDS / 2)
+}
+
+fn round(world: &World, choices: usize) -> Pace {
     let clock = Clock::manual(date(0));
     let stall = Stall::new(clock.clone(), 1);
     let sellers = world.sellers.len();
