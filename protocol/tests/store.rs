@@ -221,6 +221,25 @@ fn a_directory_that_was_being_made_is_made_anew() {
     assert_eq!(reopened(dir.path()), Ok(1));
 }
 
+/// The journal knows that there was one.
+#[test]
+fn a_tree_that_is_gone_is_not_made_anew() {
+    let dir = tempdir().expect("dir");
+    let store = Store::open(dir.path(), schema()).expect("opens");
+    for n in 1..=600 {
+        store
+            .commit_blocking(batch(n).expect("fits"))
+            .expect("durable");
+    }
+    drop(store);
+    wait_free(dir.path());
+    std::fs::remove_file(dir.path().join("rows")).expect("removed");
+    for _ in 0..2 {
+        let refused = Store::open(dir.path(), schema()).expect_err("refused");
+        assert!(matches!(refused, OpenError::Engine { .. }), "{refused}");
+    }
+}
+
 /// What makes copies of a directory but for the tree's file.
 fn copy_without_tree(dir: &Path) -> impl Fn() -> tempfile::TempDir + use<> {
     let mut files = Vec::new();

@@ -44,6 +44,8 @@ pub enum CrowdError {
 pub struct Cost {
     /// Peers in one process.
     pub peers: usize,
+    /// Connections of each.
+    pub connections: f64,
     /// Offers published.
     pub offers: usize,
     /// Bytes of an offer.
@@ -62,6 +64,12 @@ pub struct Cost {
     pub half: Duration,
     /// The same for 99 of 100.
     pub most: Duration,
+    /// Peers that were looked for by name alone.
+    pub sought: usize,
+    /// Of these, found.
+    pub found: usize,
+    /// How long that took, to the stream.
+    pub search: Duration,
 }
 
 /// How soon newcomers have bought.
@@ -83,13 +91,14 @@ pub struct Report {
     newcomers: Vec<Newcomers>,
 }
 
-/// Measures crowds of these sizes, and so many newcomers in each place. `progress` is told what
-/// is done next: a thousand peers take minutes.
+/// Measures crowds of these sizes, in which nothing is published for `quiet`, and so many newcomers
+/// in each place. `progress` is told what is done next: a thousand peers take minutes.
 ///
 /// # Errors
 /// [`CrowdError`].
 pub async fn measure(
     sizes: &[usize],
+    quiet: Duration,
     newcomers: u8,
     progress: impl Fn(&str),
 ) -> Result<Report, CrowdError> {
@@ -101,7 +110,7 @@ pub async fn measure(
     }
     let mut costs = Vec::new();
     for (nth, peers) in sizes.iter().enumerate() {
-        costs.push(swarms::measure(nth, *peers, Waits::of(*peers), &progress).await?);
+        costs.push(swarms::measure(nth, *peers, Waits::of(*peers, quiet), &progress).await?);
     }
     Ok(Report {
         machine,
@@ -131,14 +140,17 @@ impl fmt::Display for Report {
         writeln!(f, "On {processor}, {cores} cores, load before {load}.\n")?;
         writeln!(
             f,
-            "| peers | offers | reached | heard p50 | p99 | idle, sent by each | per offer, sent by \
-             each | processor per offer and peer | idle |\n|---|---|---|---|---|---|---|---|---|"
+            "| peers | connections of each | offers | reached | heard p50 | p99 | idle, sent by \
+             each | per offer, sent by each | processor per offer and peer | idle | \
+             found by name alone, p50 |\n|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for cost in &self.costs {
             writeln!(
                 f,
-                "| {} | {} of {} bytes | {:.1} % | {:.0} ms | {:.0} ms | {:.0} B/s | {:.0} B | {} us | {:.2} % of a core |",
+                "| {} | {:.1} | {} of {} bytes | {:.1} % | {:.0} ms | {:.0} ms | {:.0} B/s | {:.0} B \
+                 | {} us | {:.2} % of a core | {} of {}, {:.0} ms |",
                 cost.peers,
+                cost.connections,
                 cost.offers,
                 cost.offer,
                 cost.reached * 100.0,
@@ -148,6 +160,9 @@ impl fmt::Display for Report {
                 cost.bytes,
                 cost.cpu.as_micros(),
                 cost.idle_cpu.as_secs_f64() * 100.0,
+                cost.found,
+                cost.sought,
+                cost.search.as_secs_f64() * 1e3,
             )?;
         }
         if let Some(last) = self.costs.last() {
@@ -209,6 +224,7 @@ mod tests {
             .expect("measures");
         assert!((cost.reached - 1.0).abs() < f64::EPSILON, "{cost:?}");
         assert!(cost.bytes > cost.offer as f64, "{cost:?}");
+        assert_eq!(cost.found, cost.sought);
         let (few, many) = (cost.at(10.0).0, cost.at(10_000.0).0);
         assert!(many > few);
     }

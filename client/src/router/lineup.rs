@@ -125,21 +125,12 @@ impl Lineup {
         };
         let mut ranks: Vec<_> = choices.iter().enumerate().map(rank).collect();
         let tie = |place: usize| mix(seed, choices[place].candidate.seller());
-        let better = |a: &Rank, b: &Rank| {
-            let score = a.2.total_cmp(&b.2);
-            let score = score.then_with(|| tie(a.3).cmp(&tie(b.3)));
-            score.then(a.3.cmp(&b.3))
-        };
-        // Mostly nobody is paused and none stands behind another for anything else.
-        let alike = |pair: &[Rank]| matches!(pair, [a, b] if (a.0, a.1) == (b.0, b.1));
-        if ranks.windows(2).all(alike) {
-            ranks.sort_unstable_by(better);
-        } else {
-            ranks.sort_unstable_by(|a, b| {
-                let class = a.0.cmp(&b.0).then(a.1.cmp(&b.1));
-                class.then_with(|| better(a, b))
-            });
-        }
+        ranks.sort_unstable_by(|a: &Rank, b: &Rank| {
+            let class = a.0.cmp(&b.0).then(a.1.cmp(&b.1));
+            let score = class.then(a.2.total_cmp(&b.2));
+            let equal = score.then_with(|| tie(a.3).cmp(&tie(b.3)));
+            equal.then(a.3.cmp(&b.3))
+        });
         let order = ranks.into_iter().map(|(_, _, _, place)| place).collect();
         Self { choices, order }
     }

@@ -295,7 +295,7 @@ impl Actor {
 
     fn on_found(&mut self, query: kad::QueryId, result: kad::QueryResult, last: bool) {
         let Some(peer) = self.searches.get(&query).copied() else {
-            return;
+            return self.on_looked(query);
         };
         let found = routes::found(result, &peer);
         if last {

@@ -31,16 +31,14 @@ const MESSAGE: usize = 16 * 1024;
 /// How many of the peers closest to a name are asked before a search ends.
 const CLOSEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
-/// How often the table is refreshed by looking around.
-const REFRESH: Duration = Duration::from_secs(600);
+/// How often all parts of the table are refreshed, as Kademlia's authors do it. One asks some twenty
+/// peers for each part: for most of them that is a new connection.
+const REFRESH: Duration = Duration::from_secs(3_600);
 
-/// So many peers are taken up as they come. Each makes the table look around anew: that is a search
-/// for each of its buckets, which meets others who are new.
-const ENOUGH: usize = 20;
-/// Beyond, peers that are new are taken up so often …
-const PAUSE: Duration = Duration::from_secs(120);
-/// … and for so long, so that the table looks around once for all of them.
-const BATCH: Duration = Duration::from_secs(2);
+/// Where a part of the table is full, a peer that is new is taken up so often at most: to make room
+/// for it, the table dials whoever has been silent longest. A crowd of strangers would keep it
+/// dialling, and each peer it meets would be new to somebody else.
+const PAUSE: Duration = Duration::from_secs(60);
 
 pub(super) type Behaviour = kad::Behaviour<MemoryStore>;
 
@@ -56,7 +54,6 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
     config
         .set_query_timeout(SEARCH)
         .set_parallelism(PARALLEL)
-        .set_replication_factor(CLOSEST)
         .set_max_packet_size(MESSAGE)
         .set_record_filtering(StoreInserts::FilterBoth)
         .set_kbucket_inserts(BucketInserts::Manual)
@@ -68,30 +65,70 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
     kad::Behaviour::with_config(local, MemoryStore::with_config(local, nothing), config)
 }
 
-/// When peers that are new are taken up.
-#[derive(Debug, Default)]
-pub(super) struct Admission {
-    /// When the last batch began.
-    begun: Option<Instant>,
+/// Others may search our table from now on. Those who are close to us hear of it.
+pub(super) fn open(table: &mut Behaviour) {
+    table.set_mode(Some(kad::Mode::Server));
+    // Nobody is there to be told.
+    if let Err(error) = table.bootstrap() {
+        tracing::debug!(%error, "nobody_to_tell");
+    }
 }
 
-impl Admission {
+/// What keeps the table good at little cost.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// When a peer was last taken up for which there was no room.
+    last: Option<Instant>,
+    /// When all parts were last refreshed; at first, when we first looked around.
+    refreshed: Option<Instant>,
+    /// The query that refreshes them now.
+    refreshing: Option<QueryId>,
+}
+
+impl Upkeep {
     /// Whether a peer is taken up now. One that has a place keeps it.
     pub(super) fn admits(&mut self, table: &mut Behaviour, peer: PeerId, now: Instant) -> bool {
-        let entries = table.kbuckets().map(|bucket| bucket.num_entries()).sum();
-        !known(table, peer).is_empty() || self.is_open(entries, now)
+        let bucket = table.kbucket(peer);
+        let entries = bucket.map_or(0, |bucket| bucket.num_entries());
+        entries < kad::K_VALUE.get() || !known(table, peer).is_empty() || self.is_time(now)
     }
 
-    fn is_open(&mut self, entries: usize, now: Instant) -> bool {
-        if entries < ENOUGH {
+    /// A step of looking around is done. libp2p looks around whenever somebody comes into a table of
+    /// less than twenty, first for who is close to us, then for each part of the table; the former
+    /// alone makes us found, so the latter is left to the refreshes.
+    pub(super) fn looked(&mut self, table: &mut Behaviour, query: QueryId, now: Instant) {
+        if !self.goes_on(query, now)
+            && let Some(mut rest) = table.query_mut(&query)
+        {
+            rest.finish();
+        }
+    }
+
+    fn goes_on(&mut self, query: QueryId, now: Instant) -> bool {
+        if self.refreshing == Some(query) {
             return true;
         }
-        let since = self.begun.map(|begun| now.saturating_duration_since(begun));
-        if since.is_none_or(|since| since >= PAUSE) {
-            self.begun = Some(now);
-            return true;
+        let since = |then| now.saturating_duration_since(then);
+        // The timer runs from one beginning to the next, and we hear of them a little later.
+        let is_due = self
+            .refreshed
+            .is_some_and(|then| since(then) >= REFRESH / 2);
+        if is_due || self.refreshed.is_none() {
+            self.refreshed = Some(now);
         }
-        since.is_some_and(|since| since < BATCH)
+        if is_due {
+            self.refreshing = Some(query);
+        }
+        is_due
+    }
+
+    fn is_time(&mut self, now: Instant) -> bool {
+        let waited = |last| now.saturating_duration_since(last) >= PAUSE;
+        let is_time = self.last.is_none_or(waited);
+        if is_time {
+            self.last = Some(now);
+        }
+        is_time
     }
 }
 
@@ -131,7 +168,7 @@ fn known(table: &mut Behaviour, peer: PeerId) -> Vec<Multiaddr> {
 /// Looks for a peer; `None` when nobody is there to be asked.
 pub(super) fn search(table: &mut Behaviour, peer: PeerId) -> Option<QueryId> {
     let anybody = table.kbuckets().any(|bucket| !bucket.is_empty());
-    anybody.then(|| table.get_closest_peers(peer))
+    anybody.then(|| table.get_n_closest_peers(peer, CLOSEST))
 }
 
 /// Where a search has found the peer to be; nothing while it goes on.
@@ -160,18 +197,58 @@ mod tests {
         (0..8).map(|n| address(n).unwrap()).collect()
     }
 
-    #[test]
-    fn a_table_that_has_enough_takes_up_new_peers_in_batches() {
-        let mut admission = Admission::default();
-        let begun = Instant::now();
-        let mut at = |entries, seconds: f64| {
-            admission.is_open(entries, begun + Duration::from_secs_f64(seconds))
+    #[tokio::test]
+    async fn where_the_table_has_room_peers_are_taken_up_as_they_come_and_else_now_and_then() {
+        let mut table = behaviour(PeerId::random());
+        let mut upkeep = Upkeep::default();
+        let now = Instant::now();
+        // Half of all names belong to the part that is farthest away, which has twenty places.
+        let mut refused = Vec::new();
+        for peer in std::iter::repeat_with(PeerId::random).take(200) {
+            match upkeep.admits(&mut table, peer, now) {
+                true => add(&mut table, peer, addresses(0)),
+                false => refused.push(peer),
+            }
+        }
+        let entries = |table: &mut Behaviour| -> Vec<usize> {
+            table
+                .kbuckets()
+                .map(|bucket| bucket.num_entries())
+                .collect()
         };
-        assert!(at(0, 0.0) && at(ENOUGH - 1, 1.0), "as they come");
-        assert!(at(ENOUGH, 2.0) && at(ENOUGH + 1, 3.9), "the first batch");
-        assert!(!at(ENOUGH + 2, 4.1) && !at(ENOUGH + 2, 121.0));
-        assert!(at(ENOUGH + 2, 122.1) && !at(ENOUGH + 3, 125.0), "the next");
-        assert!(at(ENOUGH - 1, 126.0), "when many have gone");
+        let full = entries(&mut table).into_iter().filter(|n| *n == 20).count();
+        assert!(full >= 1 && entries(&mut table).iter().sum::<usize>() >= 40);
+        let late = refused.pop().expect("many are refused");
+        assert!(!upkeep.admits(&mut table, late, now + PAUSE.mul_f64(0.9)));
+        assert!(upkeep.admits(&mut table, late, now + PAUSE), "its turn");
+        assert!(!upkeep.admits(&mut table, late, now + PAUSE), "the next");
+        let somebody = table.kbuckets().flat_map(|bucket| {
+            bucket
+                .iter()
+                .map(|entry| *entry.node.key.preimage())
+                .collect::<Vec<_>>()
+        });
+        let somebody = somebody.last().expect("somebody is there");
+        assert!(upkeep.admits(&mut table, somebody, now), "has a place");
+    }
+
+    #[tokio::test]
+    async fn all_parts_are_refreshed_once_an_hour_however_often_the_table_looks_around() {
+        let mut table = behaviour(PeerId::random());
+        add(&mut table, PeerId::random(), addresses(0));
+        let mut upkeep = Upkeep::default();
+        let begun = Instant::now();
+        let looks: Vec<QueryId> = (0..5).map(|_| table.bootstrap().unwrap()).collect();
+        let mut goes_on = |look: usize, at: Duration| {
+            upkeep.looked(&mut table, looks[look], begun + at);
+            table.query_mut(&looks[look]).is_some()
+        };
+        let second = Duration::from_secs(1);
+        assert!(!goes_on(0, Duration::ZERO), "the start");
+        assert!(!goes_on(1, second), "somebody has come");
+        assert!(goes_on(2, REFRESH) && goes_on(2, REFRESH + second * 8));
+        assert!(!goes_on(3, REFRESH + second * 9), "somebody has come");
+        assert!(goes_on(4, REFRESH * 2));
     }
 
     #[tokio::test]

@@ -64,6 +64,7 @@ struct World {
     waiting: Vec<Waker>,
     ports: u16,
     carried: u64,
+    opened: u64,
 }
 
 /// A dial under way, as the other side sees it.
@@ -110,6 +111,7 @@ impl Sky {
             waiting: Vec::new(),
             ports: 40_000,
             carried: 0,
+            opened: 0,
         })))
     }
 
@@ -163,6 +165,12 @@ impl Sky {
         self.lock().carried
     }
 
+    /// Connections that were made so far.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.lock().opened
+    }
+
     fn lock(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,13 +220,13 @@ impl Sky {
         let meeting = Dialling { from: to, to: from };
         if let Some(other) = world.dialling.remove(&meeting) {
             return match other.send(theirs) {
-                Ok(()) => Knock::Open(ours),
+                Ok(()) => world.open(ours),
                 Err(_) => Knock::Lost,
             };
         }
         let arrival = Arrival { from, pipe: theirs };
         match world.listeners.get(&inside).map(|l| l.try_send(arrival)) {
-            Some(Ok(())) => Knock::Open(ours),
+            Some(Ok(())) => world.open(ours),
             Some(Err(mpsc::error::TrySendError::Full(_))) => Knock::Lost,
             _ if source == inside => Knock::Lost,
             _ => Knock::Refused,
@@ -234,6 +242,11 @@ impl World {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn open(&mut self, pipe: Pipe) -> Knock {
+        self.opened += 1;
+        Knock::Open(pipe)
     }
 
     fn is_cut(&self, (one, other): (Ipv4Addr, Ipv4Addr)) -> bool {

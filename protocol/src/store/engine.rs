@@ -143,14 +143,17 @@ impl Engine {
         let lock = disk::lock(dir)?;
         disk::settle(dir, NAME)?;
         let path = dir.to_path_buf();
-        if !dir.join(NAME).exists() {
-            if dir.join(FORMER).exists() {
+        let unusable = |source| OpenError::Directory {
+            path: path.clone(),
+            source,
+        };
+        // What cannot be looked at may be there: nothing is put in its place.
+        let is_there = |name| dir.join(name).try_exists().map_err(unusable);
+        if !is_there(NAME)? {
+            if is_there(FORMER)? {
                 return Err(OpenError::Former { path });
             }
-            make(dir).map_err(|source| OpenError::Directory {
-                path: path.clone(),
-                source,
-            })?;
+            make(dir).map_err(unusable)?;
         }
         let open = || -> Result<(Self, Journal), Fault> {
             let engine = Self {

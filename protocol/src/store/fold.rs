@@ -50,15 +50,12 @@ impl Folder {
 
     /// Has what is staged sealed and folded, as soon as what was sealed before is.
     pub(in crate::store) fn seal(&mut self, engine: &Engine, next: u64) -> Result<(), Fault> {
-        let ended = |_| Fault("the folding thread has ended".to_owned());
+        let ended = || Fault("the folding thread has ended".to_owned());
         if self.busy {
-            self.done
-                .recv()
-                .map_err(|error| ended(error.to_string()))??;
+            self.done.recv().map_err(|_| ended())??;
         }
         engine.seal();
-        let sent = self.work.send(next);
-        sent.map_err(|error| ended(error.to_string()))?;
+        self.work.send(next).map_err(|_| ended())?;
         self.busy = true;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `make crowd`: what discovery costs each peer, and how soon a newcomer has bought.
 
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Parser;
 use farthing_tests::crowd::{self, CrowdError, SECTION};
@@ -13,6 +14,10 @@ struct Options {
     /// The sizes of the crowds.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000])]
     peers: Vec<usize>,
+    /// Seconds in which nothing is published, to see what that costs. Tables of routes are
+    /// refreshed every 600.
+    #[arg(long, default_value_t = 60)]
+    quiet: u64,
     /// Newcomers in each place.
     #[arg(long, default_value_t = 60)]
     newcomers: u8,
@@ -34,7 +39,8 @@ async fn main() -> Result<(), CrowdError> {
         )
         .ok();
     };
-    let report = crowd::measure(&options.peers, options.newcomers, progress).await?;
+    let quiet = Duration::from_secs(options.quiet);
+    let report = crowd::measure(&options.peers, quiet, options.newcomers, progress).await?;
     writeln!(std::io::stdout(), "{report}")?;
     if options.write {
         SECTION.write(BENCHMARKS.as_ref(), &report.to_string())?;

@@ -9,7 +9,7 @@ use farthing_protocol::clock::Clock;
 use farthing_protocol::frame::Frame;
 use farthing_protocol::identity::NodeKey;
 use farthing_protocol::net::sky::{Sky, Weather};
-use farthing_protocol::net::{Config, Gossip, Inbox, Limits, Net};
+use farthing_protocol::net::{Config, Gossip, Inbox, Net, Protocol, Reachability};
 use farthing_protocol::offer::{Offer, SellerBinding, SignedOffer};
 use farthing_protocol::testing;
 use futures::future::join_all;
@@ -30,10 +30,6 @@ const SETTLE_EACH: Duration = Duration::from_millis(30);
 /// After how long a connection that nobody uses is closed; a node waits ten minutes. A crowd that
 /// has just met would else be measured with the connections by which it met.
 const IDLE: Duration = Duration::from_secs(15);
-/// Connections of each peer: memory is for all of them together.
-const CONNECTIONS: u32 = 96;
-/// How long nothing is published, to see what that costs.
-const QUIET: Duration = Duration::from_secs(20);
 
 /// How long is waited before anything is published.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +41,12 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// For so many peers, to be measured.
-    pub(super) fn of(peers: usize) -> Self {
+    /// For so many peers, to be measured for so long.
+    pub(super) fn of(peers: usize, quiet: Duration) -> Self {
         let peers = u32::try_from(peers).unwrap_or(u32::MAX);
         Self {
             settle: SETTLE + SETTLE_EACH * peers,
-            quiet: QUIET,
+            quiet,
         }
     }
 }
@@ -59,7 +55,13 @@ impl Waits {
 const LATE: Duration = Duration::from_secs(30);
 /// Offers that all peers together check in a second: what two cores bear beside what a thousand
 /// peers do when nothing is published.
-const CHECKED: f64 = 300.0;
+const CHECKED: f64 = 500.0;
+/// Offers that are published at least.
+const OFFERS: usize = 60;
+/// Peers that are looked for by their names alone.
+const SOUGHT: usize = 50;
+/// How often the progress of a gathering is told.
+const TOLD: usize = 100;
 
 /// An offer that a peer has heard: its seller's number, and when.
 type Word = (usize, Instant);
@@ -135,8 +137,8 @@ async fn listen(mut gossip: mpsc::Receiver<Gossip>, clock: Clock, words: mpsc::S
 async fn gather(
     sky: &Sky,
     peers: usize,
-    words: &mpsc::Sender<Word>,
-    clock: &Clock,
+    (words, clock): (&mpsc::Sender<Word>, &Clock),
+    progress: &impl Fn(&str),
 ) -> Result<(Vec<Peer>, JoinSet<()>), CrowdError> {
     let mut crowd: Vec<Peer> = Vec::with_capacity(peers);
     let mut ears = JoinSet::new();
@@ -147,10 +149,6 @@ async fn gather(
         let config = Config {
             listen: vec!["/ip4/0.0.0.0/tcp/4801".into()],
             idle: IDLE,
-            limits: Limits {
-                connections: CONNECTIONS,
-                ..Limits::default()
-            },
             ..Config::default()
         };
         let (net, inbox) = Net::start(key.seed(), config).await?;
@@ -176,8 +174,20 @@ async fn gather(
             .collect();
         join_all(others.iter().map(|at| net.dial(at))).await;
         crowd.push(Peer { net, key });
+        if crowd.len().is_multiple_of(TOLD) {
+            let (here, each, made) = (crowd.len(), connections(&crowd), sky.opened());
+            progress(&format!(
+                "{here} of {peers} have come, {each:.0} connections each, {made} made"
+            ));
+        }
     }
     Ok((crowd, ears))
+}
+
+/// Connections that each has.
+fn connections(crowd: &[Peer]) -> f64 {
+    let all = crowd.iter().map(|peer| peer.net.stats().connections);
+    all.sum::<usize>() as f64 / crowd.len().max(1) as f64
 }
 
 struct Reading {
@@ -205,15 +215,16 @@ pub(super) async fn measure(
     let clock = Clock::system();
     let (words, mut heard) = mpsc::channel(65_536);
     progress(&format!("{peers} peers: connecting"));
-    let (crowd, mut ears) = gather(&sky, peers, &words, &clock).await?;
+    let (crowd, mut ears) = gather(&sky, peers, (&words, &clock), progress).await?;
     drop(words);
     progress(&format!("{peers} peers: waiting for their meshes"));
     sleep(waits.settle).await;
     let quiet = read(&sky)?;
     sleep(waits.quiet).await;
     let begun = read(&sky)?;
+    let connections = connections(&crowd);
     let rate = (CHECKED / peers as f64).min(20.0);
-    let offers = ((rate * 20.0) as usize).max(10);
+    let offers = ((rate * 20.0) as usize).max(OFFERS);
     progress(&format!("{peers} peers: {offers} offers are published"));
     let published = publish(&crowd, offers, rate, &clock);
     let expected = offers * (peers - 1);
@@ -233,6 +244,8 @@ pub(super) async fn measure(
     };
     let ((said, size), all) = tokio::join!(published, listening);
     let ended = read(&sky)?;
+    progress(&format!("{peers} peers: some look for others"));
+    let (sought, searches) = seek(&crowd).await;
     progress(&format!("{peers} peers: parting"));
     // Each takes up to a second to say goodbye.
     join_all(crowd.iter().map(|peer| peer.net.stop())).await;
@@ -250,6 +263,7 @@ pub(super) async fn measure(
     let took = each((ended.cpu.saturating_sub(begun.cpu)).as_secs_f64()) - idle_cpu * busy;
     Ok(Cost {
         peers,
+        connections,
         offers,
         offer: size,
         idle,
@@ -259,7 +273,34 @@ pub(super) async fn measure(
         reached: all.len() as f64 / expected as f64,
         half: spread.median(),
         most: spread.percentile(99),
+        sought,
+        found: searches.len(),
+        search: searches.median(),
     })
+}
+
+/// Some look for somebody of whom they know the name and nothing else, who is not connected to them
+/// and has been reached by strangers (others are in no table). How many did, and how long it took
+/// those who found whom they looked for.
+async fn seek(crowd: &[Peer]) -> (usize, Sample) {
+    let (mut sought, mut took) = (0, Vec::new());
+    for n in 0..SOUGHT {
+        let at = |n: usize| crowd.get(n % crowd.len().max(1));
+        let (Some(from), Some(to)) = (at(n * 17), at(n * 41 + 13)) else {
+            break;
+        };
+        let is_listed = to.net.reachability() == Reachability::Visited;
+        let to = to.key.id();
+        if !is_listed || to == from.key.id() || from.net.peers().contains(&to) {
+            continue;
+        }
+        sought += 1;
+        let begun = Instant::now();
+        if from.net.open(to, &[], Protocol::Call).await.is_ok() {
+            took.push(begun.elapsed());
+        }
+    }
+    (sought, took.into_iter().collect())
 }
 
 /// Publishes so many offers at this rate, by one peer after the other; says when each was, and

@@ -46,7 +46,7 @@ pub(in crate::net) struct Presence {
     visit: Option<Instant>,
     /// Relays to hold places at while none comes.
     wanted: usize,
-    admission: routes::Admission,
+    upkeep: routes::Upkeep,
 }
 
 impl Presence {
@@ -66,7 +66,7 @@ impl Presence {
             spoken_to: HashMap::new(),
             visit: None,
             wanted,
-            admission: routes::Admission::default(),
+            upkeep: routes::Upkeep::default(),
         }
     }
 
@@ -210,15 +210,18 @@ impl Actor {
             && self.presence.visited(now)
         {
             tracing::info!(%peer, "visited_by_a_stranger");
-            self.swarm
-                .behaviour_mut()
-                .routes
-                .set_mode(Some(kad::Mode::Server));
+            routes::open(&mut self.swarm.behaviour_mut().routes);
             for listener in self.presence.relays.release() {
                 self.swarm.remove_listener(listener);
             }
         }
         self.note_reachability();
+    }
+
+    /// A step of looking around in the table of routes is done.
+    pub(super) fn on_looked(&mut self, query: kad::QueryId) {
+        let table = &mut self.swarm.behaviour_mut().routes;
+        self.presence.upkeep.looked(table, query, Instant::now());
     }
 
     pub(super) fn on_identified(
@@ -239,7 +242,7 @@ impl Actor {
         }
         if speaks(routes::PROTOCOL.as_ref()) {
             let table = &mut self.swarm.behaviour_mut().routes;
-            if self.presence.admission.admits(table, peer, Instant::now()) {
+            if self.presence.upkeep.admits(table, peer, Instant::now()) {
                 routes::add(table, peer, listens);
             }
         }
