@@ -14,6 +14,7 @@ use farthing_protocol::{
     },
     testing::node_key,
 };
+use futures::future::join_all;
 use tokio::sync::mpsc;
 
 use self::echo::{echo, soon};
@@ -21,12 +22,15 @@ use self::echo::{echo, soon};
 /// Twice what one part of a table holds.
 const CROWD: u8 = 40;
 
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(9, 1, 0, n)
+}
+
 /// A node with an address that anybody can reach, which its operator may have said; on a topic of its
 /// own, so that gossip holds no connection.
 async fn node(sky: &Sky, n: u8, is_told: bool) -> (Net, mpsc::Receiver<PeerEvent>) {
-    let address = Ipv4Addr::new(9, 1, 0, n);
-    sky.public(node_key(n).id(), address);
-    let told = is_told.then(|| format!("/ip4/{address}/tcp/4801"));
+    sky.public(node_key(n).id(), address(n));
+    let told = is_told.then(|| format!("/ip4/{}/tcp/4801", address(n)));
     let config = Config {
         listen: vec!["/ip4/0.0.0.0/tcp/4801".into()],
         external: told.into_iter().collect(),
@@ -49,7 +53,7 @@ async fn find(from: &Net, to: &Net) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_crowd_in_which_each_has_met_two_everybody_is_found() {
+async fn in_a_crowd_in_which_each_has_met_two_everybody_is_found_though_some_fall_silent() {
     let sky = Sky::new(11, Weather::default());
     let mut crowd: Vec<Net> = Vec::new();
     for n in 1..=CROWD {
@@ -62,15 +66,16 @@ async fn in_a_crowd_in_which_each_has_met_two_everybody_is_found() {
         }
         crowd.push(net);
     }
-    for (n, from) in crowd.iter().enumerate() {
+    let silent = crowd.split_off(crowd.len() - 4);
+    let cut: Vec<Ipv4Addr> = (CROWD - 3..=CROWD).map(address).collect();
+    sky.cut(&cut);
+    let pairs = crowd.iter().enumerate().map(|(n, from)| {
         let to = &crowd[(n * 3 + 17) % crowd.len()];
-        if to.local() != from.local() {
-            find(from, to).await;
-        }
-    }
-    for net in crowd {
-        net.stop().await;
-    }
+        (from, to)
+    });
+    let others = pairs.filter(|(from, to)| from.local() != to.local());
+    join_all(others.map(|(from, to)| find(from, to))).await;
+    join_all(crowd.iter().chain(&silent).map(Net::stop)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

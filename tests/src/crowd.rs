@@ -224,7 +224,6 @@ mod tests {
             .expect("measures");
         assert!((cost.reached - 1.0).abs() < f64::EPSILON, "{cost:?}");
         assert!(cost.bytes > cost.offer as f64, "{cost:?}");
-        assert_eq!(cost.found, cost.sought);
         let (few, many) = (cost.at(10.0).0, cost.at(10_000.0).0);
         assert!(many > few);
     }

@@ -103,7 +103,7 @@ pub(super) struct Actor {
     reach: Reach,
     rules: Rules,
     dials: Dials,
-    searches: HashMap<kad::QueryId, PeerId>,
+    searches: routes::Searches,
     /// Dials to relays, and who is to be dialled through each.
     hops: HashMap<ConnectionId, (PeerId, Vec<Multiaddr>)>,
     explicit: HashMap<ConnectionId, oneshot::Sender<Result<NodeId, ConnectError>>>,
@@ -130,7 +130,7 @@ impl Actor {
             reach: topic.1,
             rules: topic.2,
             dials: Dials::default(),
-            searches: HashMap::new(),
+            searches: routes::Searches::default(),
             hops: HashMap::new(),
             explicit: HashMap::new(),
             roots,
@@ -190,6 +190,7 @@ impl Actor {
                 .next()
                 .into_iter()
                 .chain(self.presence.next())
+                .chain(self.searches.next())
                 .min();
             tokio::select! {
                 // Callers first: they wait for each answer and so cannot starve the swarm, which
@@ -204,6 +205,8 @@ impl Actor {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.redial();
                     self.reserve();
+                    let table = &mut self.swarm.behaviour_mut().routes;
+                    self.searches.end_due(table, Instant::now());
                 }
             }
         }
@@ -283,23 +286,21 @@ impl Actor {
 
     /// Asks the network where a peer is of whom only the name is known.
     fn search(&mut self, peer: PeerId) {
-        if self.dials.may_search(&peer)
-            && let Some(query) = routes::search(&mut self.swarm.behaviour_mut().routes, peer)
-        {
+        let table = &mut self.swarm.behaviour_mut().routes;
+        if self.dials.may_search(&peer) && self.searches.begin(table, peer, Instant::now()) {
             self.dials.searching(&peer);
-            self.searches.insert(query, peer);
         } else {
             self.dials.settle(&peer, ConnectError::NoAddress);
         }
     }
 
     fn on_found(&mut self, query: kad::QueryId, result: kad::QueryResult, last: bool) {
-        let Some(peer) = self.searches.get(&query).copied() else {
-            return self.on_looked(query);
+        let Some(peer) = self.searches.peer(&query) else {
+            return self.on_looked(query, &result);
         };
         let found = routes::found(result, &peer);
         if last {
-            self.searches.remove(&query);
+            self.searches.ended(&query);
             let found = peer::dialable(&found, peer, self.reach);
             let fresh = self.dials.searched(&peer, found);
             match fresh.is_empty() {

@@ -2,7 +2,7 @@
 //! no records: offers travel by gossip and in books, and what strangers ask us to store is not
 //! stored.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
@@ -19,8 +19,11 @@ use crate::net::peer;
 /// Ours alone: the tables of other networks are of no use here.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/farthing/kad/1");
 
-/// The longest search.
+/// The longest search: what was found by then counts.
 const SEARCH: Duration = Duration::from_secs(8);
+
+/// The longest look around: longer than dials to those who do not answer, else a few would end it.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Peers asked at once in one search.
 const PARALLEL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
@@ -28,12 +31,15 @@ const PARALLEL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 /// Largest message: twenty peers with eight addresses each.
 const MESSAGE: usize = 16 * 1024;
 
-/// How many of the peers closest to a name are asked before a search ends.
-const CLOSEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+/// How often we look for who is close to us, which tells them where we are: some twenty peers.
+const AROUND: Duration = Duration::from_secs(1_200);
 
-/// How often all parts of the table are refreshed, as Kademlia's authors do it. One asks some twenty
-/// peers for each part: for most of them that is a new connection.
-const REFRESH: Duration = Duration::from_secs(3_600);
+/// How often that goes on to the other parts of the table, as Kademlia's authors have it: some twenty
+/// peers for each, to most of whom that is a new connection.
+const PARTS: Duration = Duration::from_secs(3_600);
+
+/// The timer runs from one beginning to the next, and we hear of them later.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// Where a part of the table is full, a peer that is new is taken up so often at most: to make room
 /// for it, the table dials whoever has been silent longest. A crowd of strangers would keep it
@@ -52,7 +58,7 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
     };
     let mut config = kad::Config::new(PROTOCOL);
     config
-        .set_query_timeout(SEARCH)
+        .set_query_timeout(LOOK)
         .set_parallelism(PARALLEL)
         .set_max_packet_size(MESSAGE)
         .set_record_filtering(StoreInserts::FilterBoth)
@@ -61,7 +67,7 @@ pub(super) fn behaviour(local: PeerId) -> Behaviour {
         .set_replication_interval(None)
         .set_publication_interval(None)
         .set_provider_publication_interval(None)
-        .set_periodic_bootstrap_interval(Some(REFRESH));
+        .set_periodic_bootstrap_interval(Some(AROUND));
     kad::Behaviour::with_config(local, MemoryStore::with_config(local, nothing), config)
 }
 
@@ -77,8 +83,8 @@ pub(super) fn open(table: &mut Behaviour) {
 /// What keeps the table good at little cost.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
-    /// When a peer was last taken up for which there was no room.
-    last: Option<Instant>,
+    /// When a peer was last taken up for which there was no room, for each part of the table.
+    crowded: HashMap<Option<u32>, Instant>,
     /// When all parts were last refreshed; at first, when we first looked around.
     refreshed: Option<Instant>,
     /// The query that refreshes them now.
@@ -88,16 +94,27 @@ pub(super) struct Upkeep {
 impl Upkeep {
     /// Whether a peer is taken up now. One that has a place keeps it.
     pub(super) fn admits(&mut self, table: &mut Behaviour, peer: PeerId, now: Instant) -> bool {
-        let bucket = table.kbucket(peer);
-        let entries = bucket.map_or(0, |bucket| bucket.num_entries());
-        entries < kad::K_VALUE.get() || !known(table, peer).is_empty() || self.is_time(now)
+        let Some(bucket) = table.kbucket(peer) else {
+            return false;
+        };
+        let (entries, part) = (bucket.num_entries(), bucket.range().0.ilog2());
+        let has_room = entries < kad::K_VALUE.get();
+        has_room || !known(table, peer).is_empty() || self.is_time(part, now)
     }
 
-    /// A step of looking around is done. libp2p looks around whenever somebody comes into a table of
-    /// less than twenty, first for who is close to us, then for each part of the table; the former
-    /// alone makes us found, so the latter is left to the refreshes.
-    pub(super) fn looked(&mut self, table: &mut Behaviour, query: QueryId, now: Instant) {
-        if !self.goes_on(query, now)
+    /// A step of looking around is done. libp2p looks around now and then, and whenever somebody comes
+    /// into a table of less than twenty: first for who is close to us, then in each other part of the
+    /// table. The former alone makes us found, so the latter is seldom let.
+    pub(super) fn looked(
+        &mut self,
+        table: &mut Behaviour,
+        query: QueryId,
+        result: &kad::QueryResult,
+        now: Instant,
+    ) {
+        // Who did not find anybody does not go on by itself, and the parts are still to be refreshed.
+        if matches!(result, kad::QueryResult::Bootstrap(Ok(_)))
+            && !self.goes_on(query, now)
             && let Some(mut rest) = table.query_mut(&query)
         {
             rest.finish();
@@ -109,10 +126,9 @@ impl Upkeep {
             return true;
         }
         let since = |then| now.saturating_duration_since(then);
-        // The timer runs from one beginning to the next, and we hear of them a little later.
         let is_due = self
             .refreshed
-            .is_some_and(|then| since(then) >= REFRESH / 2);
+            .is_some_and(|then| since(then) >= PARTS - SLACK);
         if is_due || self.refreshed.is_none() {
             self.refreshed = Some(now);
         }
@@ -122,13 +138,64 @@ impl Upkeep {
         is_due
     }
 
-    fn is_time(&mut self, now: Instant) -> bool {
-        let waited = |last| now.saturating_duration_since(last) >= PAUSE;
-        let is_time = self.last.is_none_or(waited);
+    fn is_time(&mut self, part: Option<u32>, now: Instant) -> bool {
+        let waited = |last: &Instant| now.saturating_duration_since(*last) >= PAUSE;
+        let is_time = self.crowded.get(&part).is_none_or(waited);
         if is_time {
-            self.last = Some(now);
+            self.crowded.insert(part, now);
         }
         is_time
+    }
+}
+
+/// Searches for peers of whom only the name is known.
+#[derive(Debug, Default)]
+pub(super) struct Searches(HashMap<QueryId, Search>);
+
+#[derive(Debug)]
+struct Search {
+    peer: PeerId,
+    /// When it is to end; none if it was told to.
+    until: Option<Instant>,
+}
+
+impl Searches {
+    /// Looks for a peer; false when nobody is there to be asked.
+    pub(super) fn begin(&mut self, table: &mut Behaviour, peer: PeerId, now: Instant) -> bool {
+        let anybody = table.kbuckets().any(|bucket| !bucket.is_empty());
+        if anybody {
+            let until = Some(now + SEARCH);
+            let query = table.get_closest_peers(peer);
+            self.0.insert(query, Search { peer, until });
+        }
+        anybody
+    }
+
+    /// When one is to end.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.values().filter_map(|search| search.until).min()
+    }
+
+    /// Has those end whose time is up, with what they have found.
+    pub(super) fn end_due(&mut self, table: &mut Behaviour, now: Instant) {
+        for (query, search) in &mut self.0 {
+            if search.until.is_some_and(|until| until <= now) {
+                search.until = None;
+                if let Some(mut query) = table.query_mut(query) {
+                    query.finish();
+                }
+            }
+        }
+    }
+
+    /// Whom the query looks for, if it is a search.
+    pub(super) fn peer(&self, query: &QueryId) -> Option<PeerId> {
+        self.0.get(query).map(|search| search.peer)
+    }
+
+    /// The search is over.
+    pub(super) fn ended(&mut self, query: &QueryId) {
+        self.0.remove(query);
     }
 }
 
@@ -163,12 +230,6 @@ fn known(table: &mut Behaviour, peer: PeerId) -> Vec<Multiaddr> {
     let of_peer = entries.filter(|entry| *entry.node.key.preimage() == peer);
     let addresses = of_peer.map(|entry| entry.node.value.iter().cloned());
     addresses.flatten().collect()
-}
-
-/// Looks for a peer; `None` when nobody is there to be asked.
-pub(super) fn search(table: &mut Behaviour, peer: PeerId) -> Option<QueryId> {
-    let anybody = table.kbuckets().any(|bucket| !bucket.is_empty());
-    anybody.then(|| table.get_n_closest_peers(peer, CLOSEST))
 }
 
 /// Where a search has found the peer to be; nothing while it goes on.
@@ -238,17 +299,48 @@ mod tests {
         add(&mut table, PeerId::random(), addresses(0));
         let mut upkeep = Upkeep::default();
         let begun = Instant::now();
-        let looks: Vec<QueryId> = (0..5).map(|_| table.bootstrap().unwrap()).collect();
-        let mut goes_on = |look: usize, at: Duration| {
-            upkeep.looked(&mut table, looks[look], begun + at);
+        let looks: Vec<QueryId> = (0..7).map(|_| table.bootstrap().unwrap()).collect();
+        let (peer, num_remaining) = (PeerId::random(), 3);
+        let went = kad::QueryResult::Bootstrap(Ok(kad::BootstrapOk {
+            peer,
+            num_remaining,
+        }));
+        let failed = kad::QueryResult::Bootstrap(Err(kad::BootstrapError::Timeout {
+            peer,
+            num_remaining: None,
+        }));
+        let mut looked = |look: usize, result: &kad::QueryResult, at: Duration| {
+            upkeep.looked(&mut table, looks[look], result, begun + at);
             table.query_mut(&looks[look]).is_some()
         };
         let second = Duration::from_secs(1);
-        assert!(!goes_on(0, Duration::ZERO), "the start");
-        assert!(!goes_on(1, second), "somebody has come");
-        assert!(goes_on(2, REFRESH) && goes_on(2, REFRESH + second * 8));
-        assert!(!goes_on(3, REFRESH + second * 9), "somebody has come");
-        assert!(goes_on(4, REFRESH * 2));
+        assert!(!looked(0, &went, Duration::ZERO), "the start");
+        assert!(!looked(1, &went, PARTS - SLACK - second));
+        looked(2, &failed, PARTS - SLACK);
+        assert!(looked(3, &went, PARTS), "a failure does not count");
+        assert!(looked(3, &went, PARTS + second), "each part");
+        assert!(!looked(4, &went, PARTS + second * 2), "somebody has come");
+        assert!(!looked(5, &went, PARTS * 2 - SLACK - second));
+        assert!(looked(6, &went, PARTS * 2 - SLACK));
+    }
+
+    #[tokio::test]
+    async fn a_search_ends_in_time_with_what_it_has_found() {
+        let mut table = behaviour(PeerId::random());
+        let mut searches = Searches::default();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        assert!(!searches.begin(&mut table, peer, now), "nobody to ask");
+        add(&mut table, PeerId::random(), addresses(0));
+        assert!(searches.begin(&mut table, peer, now));
+        let query = *searches.0.keys().next().unwrap();
+        assert_eq!(searches.next(), Some(now + SEARCH));
+        searches.end_due(&mut table, now + SEARCH.mul_f64(0.9));
+        assert!(table.query_mut(&query).is_some(), "goes on");
+        searches.end_due(&mut table, now + SEARCH);
+        assert!(table.query_mut(&query).is_none(), "has ended");
+        assert_eq!((searches.peer(&query), searches.next()), (Some(peer), None));
+        searches.ended(&query);
+        assert_eq!(searches.peer(&query), None);
     }
 
     #[tokio::test]

@@ -219,9 +219,9 @@ impl Actor {
     }
 
     /// A step of looking around in the table of routes is done.
-    pub(super) fn on_looked(&mut self, query: kad::QueryId) {
-        let table = &mut self.swarm.behaviour_mut().routes;
-        self.presence.upkeep.looked(table, query, Instant::now());
+    pub(super) fn on_looked(&mut self, query: kad::QueryId, result: &kad::QueryResult) {
+        let (table, now) = (&mut self.swarm.behaviour_mut().routes, Instant::now());
+        self.presence.upkeep.looked(table, query, result, now);
     }
 
     pub(super) fn on_identified(
@@ -240,7 +240,7 @@ impl Actor {
                 self.presence.relays.met(peer, place, Instant::now());
             }
         }
-        if speaks(routes::PROTOCOL.as_ref()) {
+        if speaks(routes::PROTOCOL.as_ref()) && !listens.is_empty() {
             let table = &mut self.swarm.behaviour_mut().routes;
             if self.presence.upkeep.admits(table, peer, Instant::now()) {
                 routes::add(table, peer, listens);
