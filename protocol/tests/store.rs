@@ -116,6 +116,17 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
+/// Batches that some tests write before they damage something.
+const FILLED: u64 = 600;
+
+fn fill(store: &Store) {
+    for n in 1..=FILLED {
+        store
+            .commit_blocking(batch(n).expect("fits"))
+            .expect("durable");
+    }
+}
+
 /// The tree's file cut off anywhere loses nothing the journal makes good, and where it cannot, the
 /// directory is refused: a ledger that has forgotten a promise must not go on.
 #[test]
@@ -125,11 +136,7 @@ fn a_torn_file_is_made_whole_or_refused() {
     let fresh = std::fs::metadata(dir.path().join("rows"))
         .expect("rows")
         .len();
-    for n in 1..=600 {
-        store
-            .commit_blocking(batch(n).expect("fits"))
-            .expect("durable");
-    }
+    fill(&store);
     let bytes = std::fs::read(dir.path().join("rows")).expect("rows");
     let snapshots = copy_without_tree(dir.path());
     drop(store);
@@ -149,7 +156,7 @@ fn a_torn_file_is_made_whole_or_refused() {
         std::fs::write(torn.path().join("rows"), &bytes[..cut]).expect("written");
         match Store::open(torn.path(), schema()) {
             Ok(store) => {
-                assert_eq!(verify(&store), Ok(600), "cut at {cut}");
+                assert_eq!(verify(&store), Ok(FILLED), "cut at {cut}");
                 whole += 1;
             }
             Err(OpenError::Engine { .. }) => refused += 1,
@@ -164,11 +171,7 @@ fn a_torn_file_is_made_whole_or_refused() {
 fn a_damaged_page_is_an_error_where_it_is_read() {
     let dir = tempdir().expect("dir");
     let store = Store::open(dir.path(), schema()).expect("opens");
-    for n in 1..=600 {
-        store
-            .commit_blocking(batch(n).expect("fits"))
-            .expect("durable");
-    }
+    fill(&store);
     drop(store);
     wait_free(dir.path());
     let bytes = std::fs::read(dir.path().join("rows")).expect("rows");
@@ -195,7 +198,7 @@ fn a_damaged_page_is_an_error_where_it_is_read() {
         };
         match read {
             Ok(head) => {
-                assert_eq!(head, 600, "round {round}, at {at}");
+                assert_eq!(head, FILLED, "round {round}, at {at}");
                 harmless += 1;
             }
             Err(_) => found += 1,
@@ -226,11 +229,7 @@ fn a_directory_that_was_being_made_is_made_anew() {
 fn a_tree_that_is_gone_is_not_made_anew() {
     let dir = tempdir().expect("dir");
     let store = Store::open(dir.path(), schema()).expect("opens");
-    for n in 1..=600 {
-        store
-            .commit_blocking(batch(n).expect("fits"))
-            .expect("durable");
-    }
+    fill(&store);
     drop(store);
     wait_free(dir.path());
     std::fs::remove_file(dir.path().join("rows")).expect("removed");

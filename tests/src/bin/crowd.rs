@@ -14,8 +14,7 @@ struct Options {
     /// The sizes of the crowds.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000])]
     peers: Vec<usize>,
-    /// Seconds in which nothing is published, to see what that costs. Who is close is looked for
-    /// every 1 200.
+    /// Seconds in which nothing is published, to see what that costs.
     #[arg(long, default_value_t = 60)]
     quiet: u64,
     /// Newcomers in each place.
