@@ -307,6 +307,32 @@ fn a_module_with_children_is_a_file_beside_its_folder() {
 }
 
 #[test]
+fn tests_share_their_binaries() {
+    const ALONE: [&str; 7] = [
+        "house.rs",
+        "vectors.rs",
+        // They have the machine to themselves, also where each file is a process and no test is.
+        "chaos_alone.rs",
+        "crowd_of_streams.rs",
+        "demo_alone.rs",
+        // They read all that their process logs.
+        "secrets.rs",
+        "x402_secrets.rs",
+    ];
+    let folder = root().join("tests/tests");
+    let entries = std::fs::read_dir(folder).expect("the tests are there");
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    none_of(
+        names
+            .filter(|name| name.ends_with(".rs") && !ALONE.contains(&name.as_str()))
+            .collect(),
+        "Make it a module of purchases/, x402/, gateway/ or router/: a binary takes 170 MB.",
+    );
+}
+
+#[test]
 fn the_top_level_holds_only_what_belongs_there() {
     const ALLOWED: [&str; 13] = [
         "Cargo.toml",
@@ -371,7 +397,7 @@ fn only_the_chain_names_alloys_way_to_a_chain() {
         "protocol/src/chain.rs",
         "protocol/src/chain/",
         // A stock client of another library is handed that library's kind of key.
-        "tests/tests/x402_clients.rs",
+        "tests/tests/x402/clients.rs",
     ];
     let mut faults = Vec::new();
     for source in everything() {

@@ -1,5 +1,5 @@
 //! OpenAI's dialect is the one that is passed through: the same bytes to the seller, the same bytes
-//! back. [`tests/tests/passthrough.rs`] sees the requests at the model server.
+//! back. [`tests/tests/gateway/passthrough.rs`] sees the requests at the model server.
 
 use std::sync::{Arc, Mutex};
 
