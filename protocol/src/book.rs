@@ -3,7 +3,7 @@
 //! Pure: the time is an argument. Sellers and buyers keep the same book; a buyer chooses from
 //! it, and either hands it to a newcomer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -68,6 +68,8 @@ pub fn check(
 pub struct Book {
     network: Network,
     sellers: HashMap<NodeId, Entry>,
+    /// When each seller's offer ends, so that a flood of new ones need not be compared with all.
+    ends: BTreeSet<(Timestamp, NodeId)>,
     max: usize,
 }
 
@@ -78,6 +80,7 @@ impl Book {
         Self {
             network,
             sellers: HashMap::new(),
+            ends: BTreeSet::new(),
             max: MAX_SELLERS,
         }
     }
@@ -113,23 +116,26 @@ impl Book {
         if known.is_none() && self.sellers.len() >= self.max && !self.make_room(now) {
             return Heard::Old;
         }
+        let expires = offer.offer().expires;
         let entry = Entry {
             seq,
-            expires: offer.offer().expires,
+            expires,
             offer: Some(Arc::clone(&offer)),
         };
-        self.sellers.insert(seller, entry);
+        if let Some(before) = self.sellers.insert(seller, entry) {
+            self.ends.remove(&(before.expires, seller));
+        }
+        self.ends.insert((expires, seller));
         Heard::Fresh(offer)
     }
 
     /// Forgets the seller whose offer expired longest ago, if any has expired.
     fn make_room(&mut self, now: Timestamp) -> bool {
-        let oldest = self.sellers.iter().min_by_key(|(_, entry)| entry.expires);
-        let Some((seller, _)) = oldest.filter(|(_, entry)| entry.expires <= now) else {
-            return false;
-        };
-        let seller = *seller;
-        self.sellers.remove(&seller).is_some()
+        let oldest = self.ends.first().filter(|(end, _)| *end <= now).copied();
+        oldest.is_some_and(|(end, seller)| {
+            self.ends.remove(&(end, seller));
+            self.sellers.remove(&seller).is_some()
+        })
     }
 
     /// The unexpired offers.
@@ -329,5 +335,29 @@ mod tests {
         let offer = testing::signed_offer_of(3, 1, later);
         assert!(matches!(book.hear(offer, later), Heard::Fresh(_)));
         assert_eq!(book.page(0, 10, later).len(), 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_heard_a_book_is_bounded_and_forgets_only_what_has_ended(
+            said in proptest::collection::vec((1_u8..30, 0_u64..4, 0_u64..400), 0..80),
+        ) {
+            let mut book = Book {
+                max: 8,
+                ..Book::new(testing::network())
+            };
+            let mut now = NOW;
+            for (seed, seq, wait) in said {
+                now = now.plus(Duration::from_secs(wait));
+                let live: Vec<NodeId> = book.offers(now).map(|offer| offer.offer().seller).collect();
+                book.hear(testing::signed_offer_of(seed, seq, now), now);
+                for seller in live {
+                    proptest::prop_assert!(book.offer(seller, now).is_some());
+                }
+                proptest::prop_assert!(book.sellers.len() <= 8);
+                let ends = book.sellers.iter().map(|(seller, entry)| (entry.expires, *seller));
+                proptest::prop_assert_eq!(&book.ends, &ends.collect::<BTreeSet<_>>());
+            }
+        }
     }
 }

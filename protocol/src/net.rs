@@ -18,6 +18,7 @@ mod gossip;
 mod knock;
 mod knocker;
 mod observed;
+mod origin;
 mod peer;
 mod reachability;
 mod relays;

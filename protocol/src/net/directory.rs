@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     identity::NodeId,
-    net::{Protocol, peer, stream::Stream},
+    net::{Protocol, origin::Origin, peer, stream::Stream},
 };
 
 /// What of a circuit's allowance may be used before a new circuit takes its place: a half, so
@@ -87,6 +87,8 @@ pub(super) struct Link {
     /// Where we have dialled it; none when the peer has dialled us.
     pub(super) dialled: Option<Multiaddr>,
     pub(super) quic: bool,
+    /// Where its other end is.
+    pub(super) origin: Origin,
     pub(super) circuit: Option<Circuit>,
     pub(super) requests: mpsc::Sender<Request>,
 }
@@ -212,6 +214,15 @@ impl Directory {
         dialled.map(|address| peer::split(address).0)
     }
 
+    /// Where a peer is, if it is connected without a relay.
+    pub(super) fn origin(&self, peer: &PeerId) -> Origin {
+        let peers = self.lock();
+        let links = peers.get(peer).map(|links| links.links.as_slice());
+        let direct = |link: &&Link| link.circuit.is_none() && !link.requests.is_closed();
+        let direct = links.unwrap_or_default().iter().find(direct);
+        direct.map_or(Origin::Unknown, |link| link.origin)
+    }
+
     /// Peers reached through relays only.
     pub(super) fn relayed(&self) -> usize {
         let alive = |links: &Links| links.best().is_some();
@@ -319,6 +330,7 @@ mod tests {
             connection: ConnectionId::new_unchecked(connection),
             dialled: None,
             quic: false,
+            origin: Origin::Unknown,
             circuit: Some(Circuit {
                 relay: Some(relay),
                 born: Instant::now(),

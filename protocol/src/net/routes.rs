@@ -2,7 +2,13 @@
 //! no records: offers travel by gossip and in books, and what strangers ask us to store is not
 //! stored.
 
-use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
+mod shares;
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+    time::Duration,
+};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
@@ -14,7 +20,9 @@ use libp2p::{
 
 use tokio::time::Instant;
 
-use crate::net::peer;
+use crate::net::{origin::Origin, peer};
+
+use shares::Shares;
 
 /// Ours alone: the tables of other networks are of no use here.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/farthing/kad/1");
@@ -83,6 +91,7 @@ pub(super) fn open(table: &mut Behaviour) {
 /// What keeps the table good at little cost.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
+    shares: Shares,
     /// When a peer was last taken up for which there was no room, for each part of the table.
     crowded: HashMap<Option<u32>, Instant>,
     /// When all parts were last refreshed; at first, when we first looked around.
@@ -92,14 +101,35 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Whether a peer is taken up now. One that has a place keeps it.
-    pub(super) fn admits(&mut self, table: &mut Behaviour, peer: PeerId, now: Instant) -> bool {
+    /// Whether a peer that is met at `origin` is taken up now. One that has a place keeps it; another
+    /// must be of a network that has not had its share, and not behind a relay, which does not tell.
+    pub(super) fn admits(
+        &mut self,
+        table: &mut Behaviour,
+        (peer, origin): (PeerId, Origin),
+        now: Instant,
+    ) -> bool {
         let Some(bucket) = table.kbucket(peer) else {
             return false;
         };
         let (entries, part) = (bucket.num_entries(), bucket.range().0.ilog2());
-        let has_room = entries < kad::K_VALUE.get();
-        has_room || !known(table, peer).is_empty() || self.is_time(part, now)
+        if !known(table, peer).is_empty() {
+            self.shares.met(&peer, now);
+            return true;
+        }
+        self.shares.keep(&present(table), now);
+        let has_room = match origin {
+            Origin::Unknown => false,
+            Origin::Near | Origin::Named => true,
+            Origin::Network(network) => self.shares.has_room(network, part, now),
+        };
+        if !has_room || entries >= kad::K_VALUE.get() && !self.is_time(part, now) {
+            return false;
+        }
+        if let Origin::Network(network) = origin {
+            self.shares.take(peer, (network, part), now);
+        }
+        true
     }
 
     /// A step of looking around is done. libp2p looks around now and then, and whenever somebody comes
@@ -223,6 +253,15 @@ pub(super) fn add(table: &mut Behaviour, peer: PeerId, addresses: Vec<Multiaddr>
     }
 }
 
+/// Who has a place in the table.
+fn present(table: &mut Behaviour) -> HashSet<PeerId> {
+    let mut peers = HashSet::new();
+    for bucket in table.kbuckets() {
+        peers.extend(bucket.iter().map(|entry| *entry.node.key.preimage()));
+    }
+    peers
+}
+
 /// The addresses of a peer that has a place in the table.
 fn known(table: &mut Behaviour, peer: PeerId) -> Vec<Multiaddr> {
     let bucket = table.kbucket(peer);
@@ -266,7 +305,7 @@ mod tests {
         // Half of all names belong to the part that is farthest away, which has twenty places.
         let mut refused = Vec::new();
         for peer in std::iter::repeat_with(PeerId::random).take(200) {
-            match upkeep.admits(&mut table, peer, now) {
+            match upkeep.admits(&mut table, (peer, Origin::Near), now) {
                 true => add(&mut table, peer, addresses(0)),
                 false => refused.push(peer),
             }
@@ -280,9 +319,15 @@ mod tests {
         let full = entries(&mut table).into_iter().filter(|n| *n == 20).count();
         assert!(full >= 1 && entries(&mut table).iter().sum::<usize>() >= 40);
         let late = refused.pop().expect("many are refused");
-        assert!(!upkeep.admits(&mut table, late, now + PAUSE.mul_f64(0.9)));
-        assert!(upkeep.admits(&mut table, late, now + PAUSE), "its turn");
-        assert!(!upkeep.admits(&mut table, late, now + PAUSE), "the next");
+        assert!(!upkeep.admits(&mut table, (late, Origin::Near), now + PAUSE.mul_f64(0.9)));
+        assert!(
+            upkeep.admits(&mut table, (late, Origin::Near), now + PAUSE),
+            "its turn"
+        );
+        assert!(
+            !upkeep.admits(&mut table, (late, Origin::Near), now + PAUSE),
+            "the next"
+        );
         let somebody = table.kbuckets().flat_map(|bucket| {
             bucket
                 .iter()
@@ -290,7 +335,39 @@ mod tests {
                 .collect::<Vec<_>>()
         });
         let somebody = somebody.last().expect("somebody is there");
-        assert!(upkeep.admits(&mut table, somebody, now), "has a place");
+        assert!(
+            upkeep.admits(&mut table, (somebody, Origin::Near), now),
+            "has a place"
+        );
+    }
+
+    #[tokio::test]
+    async fn many_names_of_one_network_cannot_fill_a_table() {
+        let mut table = behaviour(PeerId::random());
+        let mut upkeep = Upkeep::default();
+        let now = Instant::now();
+        let from = |n: usize| {
+            let [_, _, high, low] = u32::try_from(n).unwrap().to_be_bytes();
+            let ip = std::net::Ipv4Addr::new(9, 9, high, low);
+            Origin::of(&Multiaddr::from(ip))
+        };
+        let mut meet = |origin, now| {
+            let peer = PeerId::random();
+            let admitted = upkeep.admits(&mut table, (peer, origin), now);
+            if admitted {
+                add(&mut table, peer, addresses(0));
+            }
+            admitted
+        };
+        // Thousands of names, for an hour.
+        let taken =
+            (0..2_000).filter(|n| meet(from(n % 256), now + Duration::from_secs(2) * *n as u32));
+        let taken = taken.count();
+        assert!((4..=10).contains(&taken), "{taken}");
+        assert!(!meet(Origin::Unknown, now), "through a relay");
+        // Others find their places.
+        let others = (1..=40).filter(|n| meet(from(n * 256), now));
+        assert!(others.count() >= 20);
     }
 
     #[tokio::test]

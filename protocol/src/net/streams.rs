@@ -38,6 +38,7 @@ use crate::{
     net::{
         Incoming, Protocol,
         directory::{Circuit, Directory, Link, Refusal, Reply, Request},
+        origin::Origin,
         peer,
         stream::{Slot, Stream},
     },
@@ -92,7 +93,7 @@ impl Behaviour {
         &self,
         peer: PeerId,
         connection: ConnectionId,
-        (address, dialled): (&Multiaddr, bool),
+        (address, remote, dialled): (&Multiaddr, &Multiaddr, bool),
     ) -> Result<Handler, ConnectionDenied> {
         let node = peer::node_of(&peer).ok_or_else(|| ConnectionDenied::new(ForeignKey))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
@@ -108,6 +109,7 @@ impl Behaviour {
                 connection,
                 dialled: dialled.then(|| address.clone()),
                 quic: peer::is_quic(address),
+                origin: Origin::of(remote),
                 circuit,
                 requests: sender,
             },
@@ -135,9 +137,9 @@ impl NetworkBehaviour for Behaviour {
         id: ConnectionId,
         peer: PeerId,
         local: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, id, (local, false))
+        self.admit(peer, id, (local, remote, false))
     }
 
     fn handle_established_outbound_connection(
@@ -148,7 +150,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, id, (address, true))
+        self.admit(peer, id, (address, address, true))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -18,8 +18,12 @@ use crate::echo::{echo, soon};
 /// Twice what one part of a table holds.
 const CROWD: u8 = 40;
 
+/// A third are on one network.
 fn address(n: u8) -> Ipv4Addr {
-    Ipv4Addr::new(9, 1, 0, n)
+    match n % 3 {
+        0 => Ipv4Addr::new(9, 1, 0, n),
+        _ => Ipv4Addr::new(9, 1, n, 1),
+    }
 }
 
 /// A node with an address that anybody can reach, which its operator may have said; on a topic of its

@@ -82,10 +82,10 @@ fn key(n: usize) -> NodeKey {
     NodeKey::from_seed(&seed)
 }
 
-/// Another address for everybody.
+/// Another network for everybody.
 fn address(n: usize) -> Ipv4Addr {
     let [.., a, b] = (n as u32 + 1).to_be_bytes();
-    Ipv4Addr::new(9, 1, a, b)
+    Ipv4Addr::new(9, a, b, 1)
 }
 
 /// The offer a peer publishes, number `seq`; its prices are in `capped`.

@@ -241,8 +241,9 @@ impl Actor {
             }
         }
         if speaks(routes::PROTOCOL.as_ref()) && !listens.is_empty() {
-            let table = &mut self.swarm.behaviour_mut().routes;
-            if self.presence.upkeep.admits(table, peer, Instant::now()) {
+            let origin = self.board.directory.origin(&peer);
+            let (table, now) = (&mut self.swarm.behaviour_mut().routes, Instant::now());
+            if self.presence.upkeep.admits(table, (peer, origin), now) {
                 routes::add(table, peer, listens);
             }
         }
