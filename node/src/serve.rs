@@ -233,7 +233,9 @@ impl<C: Counter> Sale<'_, C> {
                 }
                 event = events.next() => event,
             };
-            match next {
+            // Not every server says `[DONE]`: of one that does not, all that began must have ended.
+            let is_cut = next.is_none() && !events.is_done() && !self.meter.finished();
+            match next.or(is_cut.then_some(Err(UpstreamError::Cut))) {
                 Some(Ok(event)) => {
                     if let Some(ending) = self.event(event).await? {
                         return self.stopped(ending);

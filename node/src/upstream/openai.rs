@@ -141,7 +141,7 @@ impl Client {
             until: Some(first),
             begun: false,
             end,
-            finish_seen: false,
+            done: false,
         })
     }
 
@@ -251,18 +251,6 @@ fn is_failure(json: &[u8]) -> bool {
     value.is_some_and(|rest| !rest.trim_ascii_start().starts_with(b"null"))
 }
 
-/// True when some choice of this event says why it ended. Inside a JSON string the quotes are
-/// escaped, so only a key matches.
-fn says_finish(json: &[u8]) -> bool {
-    const KEY: &[u8] = b"\"finish_reason\"";
-    let mut found = json.windows(KEY.len()).enumerate();
-    found.any(|(at, window)| {
-        let after = || json.get(at + KEY.len()..).unwrap_or_default();
-        let value = || after().trim_ascii_start().strip_prefix(b":");
-        window == KEY && value().is_some_and(|value| value.trim_ascii_start().starts_with(b"\""))
-    })
-}
-
 /// What went wrong at the bottom, without the URL.
 fn cause(error: reqwest::Error) -> String {
     let error = error.without_url();
@@ -287,7 +275,8 @@ pub struct Events {
     /// Whether an event came.
     begun: bool,
     end: Instant,
-    finish_seen: bool,
+    /// Whether the server said that this is all.
+    done: bool,
 }
 
 impl fmt::Debug for Events {
@@ -301,8 +290,8 @@ impl fmt::Debug for Events {
 }
 
 impl Events {
-    /// The next event; none after the last. A stream that ends without `[DONE]` and before any
-    /// choice said why it ended was cut. Nothing follows an error. Cancel-safe: a wait that is
+    /// The next event; none after the last, and then [`Events::is_done`] or what the choices said
+    /// tells whether the stream was cut. Nothing follows an error. Cancel-safe: a wait that is
     /// dropped and taken up again neither loses an event nor starts anew.
     pub async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         let event = self.advance().await;
@@ -320,20 +309,29 @@ impl Events {
         }
     }
 
+    /// Whether the server said `[DONE]`. Some say it never.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.done
+    }
+
     async fn advance(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             let event = self.decoder.next();
             match event.map_err(|_| UpstreamError::TooLarge(MAX_EVENT))? {
-                Some(Event::Data(json)) => return self.check(json).map(Some),
+                Some(Event::Data(json)) => return Self::check(json).map(Some),
                 Some(Event::Error(json)) => return Err(UpstreamError::Reported(json)),
                 Some(Event::Done) => {
+                    self.done = true;
                     self.close().await;
                     return Ok(None);
                 }
                 None => {}
             }
             let Some(part) = self.read().await? else {
-                return self.ended();
+                self.response = None;
+                self.done |= self.decoder.finish() == Some(Event::Done);
+                return Ok(None);
             };
             self.decoder.push(&part);
         }
@@ -357,26 +355,14 @@ impl Events {
         }
     }
 
-    fn check(&mut self, json: Bytes) -> Result<Bytes, UpstreamError> {
+    fn check(json: Bytes) -> Result<Bytes, UpstreamError> {
         if !looks_like_object(&json) {
             return Err(UpstreamError::Malformed("an event is not a JSON object"));
         }
         if is_failure(&json) {
             return Err(UpstreamError::Reported(json));
         }
-        self.finish_seen = self.finish_seen || says_finish(&json);
         Ok(json)
-    }
-
-    /// After the last byte.
-    fn ended(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let was_open = self.response.take().is_some();
-        let done = self.decoder.finish() == Some(Event::Done);
-        if done || self.finish_seen || !was_open {
-            Ok(None)
-        } else {
-            Err(UpstreamError::Cut)
-        }
     }
 
     /// After `[DONE]`: reads the end of the response, so that its connection can be used again.

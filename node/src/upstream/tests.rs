@@ -96,20 +96,25 @@ fn client(base: &str) -> openai::Client {
 }
 
 async fn events(steps: Vec<Step>) -> Vec<Result<Bytes, UpstreamError>> {
+    heard(steps).await.0
+}
+
+/// What comes of a stream, and whether it said that this is all.
+async fn heard(steps: Vec<Step>) -> (Vec<Result<Bytes, UpstreamError>>, bool) {
     let (base, _asked) = server(steps).await;
     let asked = client(&base)
         .events(Endpoint::Chat, Bytes::from_static(b"{}"), SOON)
         .await;
     let mut events = match asked {
         Ok(events) => events,
-        Err(error) => return vec![Err(error)],
+        Err(error) => return (vec![Err(error)], false),
     };
     let mut seen = Vec::new();
     while let Some(event) = events.next().await {
         seen.push(event);
     }
     assert!(events.next().await.is_none(), "something after the end");
-    seen
+    (seen, events.is_done())
 }
 
 async fn document(steps: Vec<Step>) -> Result<Bytes, UpstreamError> {
@@ -135,15 +140,16 @@ async fn a_stream_is_its_events_until_done() {
 }
 
 #[tokio::test]
-async fn a_stream_may_lack_its_last_word_but_not_its_end() {
-    let finish = r#"{"choices":[{"index":0,"delta":{},"finish_reason" : "stop"}]}"#;
-    let step = stream_of(&format!("data: {finish}\n\n"));
-    assert_eq!(events(vec![step]).await, [json(finish)]);
-    let quoted =
-        r#"{"choices":[{"delta":{"content":"\"finish_reason\": \"stop\""},"finish_reason":null}]}"#;
-    let step = stream_of(&format!("data: {quoted}\n\n"));
-    let cut = [json(quoted), Err(UpstreamError::Cut)];
-    assert_eq!(events(vec![step]).await, cut);
+async fn a_stream_may_lack_its_last_word_and_that_is_told() {
+    for (end, is_done) in [
+        ("", false),
+        ("data: [DONE]\n\n", true),
+        ("data: [DONE]", true),
+    ] {
+        let step = stream_of(&format!("data: {{}}\n\n{end}"));
+        let (seen, said) = heard(vec![step]).await;
+        assert_eq!((seen, said), (vec![json("{}")], is_done), "{end}");
+    }
 }
 
 #[tokio::test]

@@ -91,6 +91,8 @@ pub enum Fault {
     MalformedChunk(usize),
     /// The stream ends cleanly, without `[DONE]`.
     NoDone,
+    /// The same, but of two answers in it only the first has ended.
+    OneUnended,
     /// 400: the prompt is longer than the context.
     ContextLength,
     /// 400: the prompt was refused by a content filter.

@@ -51,6 +51,9 @@ const WORDS: usize = 1_000;
 /// The end of every well-behaved stream.
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
+/// A piece of a second answer.
+const SECOND: &[u8] = b"data: {\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"},\"finish_reason\":null}]}\n\n";
+
 /// A chunk that begins well and breaks off.
 const MALFORMED: &[u8] = b"data: {\"id\":\"chatcmpl-mock\",\"choices\":[{\"delta\":\n\n";
 
@@ -85,8 +88,10 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
             .collect();
     }
     let mut steps: Vec<Step> = head.map(Step::Send).into_iter().collect();
-    if let Some(Fault::SlowFirstToken(delay)) = fault {
-        steps.push(Step::Wait(*delay));
+    match fault {
+        Some(Fault::SlowFirstToken(delay)) => steps.push(Step::Wait(*delay)),
+        Some(Fault::OneUnended) => steps.push(Step::Send(Bytes::from_static(SECOND))),
+        _ => {}
     }
     let kept = content.into_iter().take(keep.unwrap_or(usize::MAX));
     for (number, chunk) in kept.enumerate() {
@@ -103,7 +108,7 @@ pub(super) fn stream(parts: Parts, fault: Option<&Fault>) -> Vec<Step> {
     match fault {
         Some(Fault::CutAfter(_)) => steps.push(Step::Cut),
         Some(Fault::StallAfter(_)) => steps.push(Step::Stall),
-        Some(Fault::NoDone) => steps.extend(tail.into_iter().map(Step::Send)),
+        Some(Fault::NoDone | Fault::OneUnended) => steps.extend(tail.into_iter().map(Step::Send)),
         _ => {
             steps.extend(tail.into_iter().map(Step::Send));
             steps.push(Step::Send(Bytes::from_static(DONE)));

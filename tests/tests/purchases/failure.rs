@@ -11,6 +11,7 @@ use farthing_protocol::purchase::{Ending, Usage};
 use farthing_protocol::receipt::Receipt;
 use farthing_tests::street::{Buyer, MODEL, Street, TestNet, listen};
 use farthing_tests::upstream::{Behaviour, Fault};
+use serde_json::Value;
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -66,6 +67,24 @@ async fn a_seller_whose_model_server_breaks_mid_stream_is_paid_for_what_it_deliv
     assert_eq!(receipt.usage.completion, 10);
     assert_eq!(receipt.charged, charged);
     assert!(!charged.is_zero());
+    street.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_in_which_one_of_two_answers_never_ends_is_no_complete_one() {
+    let street = one_seller(Behaviour::default().tokens(10).fault(Fault::OneUnended)).await;
+    let mut request = Buyer::stream(16);
+    let mut body: Value = serde_json::from_slice(&request.body).expect("JSON");
+    body["n"] = 2.into();
+    request.body = body.to_string().into();
+    let mut answer = street.buyers[0].infer(request).await.expect("begins");
+    let (data, end) = listen(&mut answer).await;
+    assert!(matches!(end, Err(InferError::Interrupted(_))), "{end:?}");
+    assert!(data.len() > 10, "both answers: {}", data.len());
+    let charged = street.settled().await.expect("agrees");
+    let receipt = only_receipt(&street).await;
+    assert_eq!(receipt.ending, Ending::UpstreamFailed);
+    assert!(!charged.is_zero() && receipt.charged == charged);
     street.stop().await;
 }
 
