@@ -38,6 +38,8 @@ pub struct Admitted {
     pub mode: Mode,
     /// The most it can use.
     pub demand: Demand,
+    /// How many answers it asks for.
+    pub choices: u64,
     /// The most it may cost.
     pub max_cost: Amount,
     /// What to reserve before work starts.
@@ -92,6 +94,7 @@ pub async fn admit(shop: &Shop, payer: Payer, ask: &Ask) -> Result<Admitted, Ref
         endpoint: ask.endpoint,
         mode: ask.mode,
         demand,
+        choices: pricing::choices(&body).map_err(bad_request)?,
         max_cost: ask.max_cost,
         opening,
         least: match payer {

@@ -100,10 +100,10 @@ impl Meter {
         self.counted.max(self.written / LONG_TOKEN)
     }
 
-    /// True when every choice that began has said why it ended.
+    /// True when so many choices, and every one that began, have said why they ended.
     #[must_use]
-    pub const fn finished(&self) -> bool {
-        self.begun != 0 && self.begun == self.ended
+    pub const fn finished(&self, choices: u64) -> bool {
+        self.begun == self.ended && self.ended.count_ones() as u64 >= choices
     }
 
     /// True when the model server reported usage: the count is its own, not ours.

@@ -233,8 +233,9 @@ impl<C: Counter> Sale<'_, C> {
                 }
                 event = events.next() => event,
             };
-            // Not every server says `[DONE]`: of one that does not, all that began must have ended.
-            let is_cut = next.is_none() && !events.is_done() && !self.meter.finished();
+            // Not every server says `[DONE]`: of one that does not, all answers must have ended.
+            let ended = || events.is_done() || self.meter.finished(self.admitted.choices);
+            let is_cut = next.is_none() && !ended();
             match next.or(is_cut.then_some(Err(UpstreamError::Cut))) {
                 Some(Ok(event)) => {
                     if let Some(ending) = self.event(event).await? {

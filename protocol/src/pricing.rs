@@ -55,7 +55,7 @@ impl Demand {
         let asked = newer.or(body.get::<u64>("max_tokens")?);
         let limit = u64::from(model.max_output);
         let one = asked.map_or(limit, |tokens| tokens.min(limit));
-        let choices = body.get::<u64>("n")?.unwrap_or(1).clamp(1, MAX_CHOICES);
+        let choices = choices(body)?;
         // `best_of` generates that many and returns the best `n` (completions only).
         let generated = body
             .get::<u64>("best_of")?
@@ -100,6 +100,15 @@ impl Demand {
         let fixed = prices.request.times(1).add(input.times(self.prompt))?;
         fixed.add(prices.output.times(output))
     }
+}
+
+/// How many answers (`n`) a body asks for.
+///
+/// # Errors
+/// [`BodyError`] when that is not a number.
+pub fn choices(body: &Body<'_>) -> Result<u64, BodyError> {
+    let asked = body.get::<u64>("n")?;
+    Ok(asked.unwrap_or(1).clamp(1, MAX_CHOICES))
 }
 
 /// What this usage costs.

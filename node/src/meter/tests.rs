@@ -32,7 +32,7 @@ fn llama_cpp_reports_in_a_last_event_without_choices() {
     assert_eq!(seen[0], usage(100, 0, 0));
     assert_eq!(seen[2], usage(100, 0, 2));
     assert_eq!(seen[4], usage(31, 12, 4));
-    assert!(meter.finished() && meter.is_reported());
+    assert!(meter.finished(1) && meter.is_reported());
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn vllm_reports_as_it_goes_and_between_reports_deltas_count() {
     let completions: Vec<u32> = seen.iter().map(|usage| usage.completion).collect();
     assert_eq!(completions, [0, 3, 4, 4, 5]);
     assert_eq!(seen[0].prompt, 9);
-    assert!(meter.finished());
+    assert!(meter.finished(1));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn ollama_without_usage_is_counted() {
         r#"{"id":"chatcmpl-7","object":"chat.completion.chunk","created":1,"model":"llama3","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}"#,
     ]);
     assert_eq!(seen[2], usage(100, 0, 2));
-    assert!(meter.finished() && !meter.is_reported());
+    assert!(meter.finished(1) && !meter.is_reported());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_text_completion_is_counted_by_its_text() {
         r#"{"id":"cmpl","object":"text_completion","choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}]}"#,
     ]);
     assert_eq!(seen[1].completion, 1);
-    assert!(meter.finished());
+    assert!(meter.finished(1));
 }
 
 #[test]
@@ -91,13 +91,16 @@ fn an_answer_is_finished_when_all_its_choices_are() {
         r#"{"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
     ]);
     assert_eq!(seen[1].completion, 2);
-    assert!(!meter.finished());
+    assert!(!meter.finished(1) && !meter.finished(2));
     let (meter, _) = stream(&[
         r#"{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{}}]}"#,
         r#"{"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
         r#"{"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}"#,
     ]);
-    assert!(meter.finished());
+    assert!(meter.finished(2) && meter.finished(1));
+    // One after the other, and the second never began.
+    let (meter, _) = stream(&[r#"{"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}"#]);
+    assert!(meter.finished(1) && !meter.finished(2));
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn a_document_is_counted_by_its_report_or_its_bytes() {
     let reported = r#"{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Hello there"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#;
     let mut meter = Meter::new(400);
     assert_eq!(meter.document(reported.as_bytes()), Ok(usage(9, 0, 3)));
-    assert!(meter.finished());
+    assert!(meter.finished(1));
     let silent =
         r#"{"choices":[{"index":0,"message":{"content":[{"type":"text","text":"12345"}]}}]}"#;
     let counted = Meter::new(401).document(silent.as_bytes()).expect("reads");

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::net::{origin::Origin, peer};
 
-use shares::Shares;
+use shares::{Room, Shares};
 
 /// Ours alone: the tables of other networks are of no use here.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/farthing/kad/1");
@@ -117,14 +117,20 @@ impl Upkeep {
             self.shares.met(&peer, now);
             return true;
         }
-        self.shares.keep(&present(table), now);
-        let has_room = match origin {
-            Origin::Unknown => false,
-            Origin::Near | Origin::Named => true,
-            Origin::Network(network) => self.shares.has_room(network, part, now),
+        let room = match origin {
+            Origin::Unknown => Room::None,
+            Origin::Near | Origin::Named => Room::Free,
+            Origin::Network(network) => {
+                self.shares.keep(&present(table), now);
+                self.shares.room(network, part, now)
+            }
         };
-        if !has_room || entries >= kad::K_VALUE.get() && !self.is_time(part, now) {
+        if room == Room::None || entries >= kad::K_VALUE.get() && !self.is_time(part, now) {
             return false;
+        }
+        if let Room::Instead(silent) = room {
+            table.remove_peer(&silent);
+            self.shares.left(&silent);
         }
         if let Origin::Network(network) = origin {
             self.shares.take(peer, (network, part), now);
@@ -343,31 +349,35 @@ mod tests {
 
     #[tokio::test]
     async fn many_names_of_one_network_cannot_fill_a_table() {
-        let mut table = behaviour(PeerId::random());
-        let mut upkeep = Upkeep::default();
+        let mut kept = (behaviour(PeerId::random()), Upkeep::default());
         let now = Instant::now();
-        let from = |n: usize| {
-            let [_, _, high, low] = u32::try_from(n).unwrap().to_be_bytes();
+        let from = |n: u32| {
+            let [_, _, high, low] = n.to_be_bytes();
             let ip = std::net::Ipv4Addr::new(9, 9, high, low);
             Origin::of(&Multiaddr::from(ip))
         };
-        let mut meet = |origin, now| {
+        let meet = |(table, upkeep): &mut (Behaviour, Upkeep), origin, now| {
             let peer = PeerId::random();
-            let admitted = upkeep.admits(&mut table, (peer, origin), now);
+            let admitted = upkeep.admits(table, (peer, origin), now);
             if admitted {
-                add(&mut table, peer, addresses(0));
+                add(table, peer, addresses(0));
             }
             admitted
         };
-        // Thousands of names, for an hour.
-        let taken =
-            (0..2_000).filter(|n| meet(from(n % 256), now + Duration::from_secs(2) * *n as u32));
-        let taken = taken.count();
+        let count = |kept: &mut (Behaviour, Upkeep)| present(&mut kept.0).len();
+        // A new name every minute, for a week, none of which is met again.
+        let minute = Duration::from_secs(60);
+        for n in 0..7 * 24 * 60 {
+            meet(&mut kept, from(n % 256), now + minute * n);
+        }
+        let taken = count(&mut kept);
         assert!((4..=10).contains(&taken), "{taken}");
-        assert!(!meet(Origin::Unknown, now), "through a relay");
+        assert!(!meet(&mut kept, Origin::Unknown, now), "through a relay");
         // Others find their places.
-        let others = (1..=40).filter(|n| meet(from(n * 256), now));
-        assert!(others.count() >= 20);
+        for n in 1..=40 {
+            meet(&mut kept, from(n * 256), now);
+        }
+        assert!(count(&mut kept) >= taken + 20);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 // TOKEN        the payment token, to be written out where the client does not know it by itself
 //
 // Each script prints one line of JSON, and ends with 1 when anything was not as a stock client
-// expects it. tests/tests/x402_clients.rs runs them in a folder whose node_modules is that of
+// expects it. tests/tests/x402/clients.rs runs them in a folder whose node_modules is that of
 // .tools/x402, so they import what anybody would import.
 import { decodePaymentResponseHeader } from '@x402/fetch';
 

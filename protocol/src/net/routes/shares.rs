@@ -19,9 +19,20 @@ const IN_TABLE: usize = 10;
 /// and another until we look.
 const WAITING: Duration = Duration::from_secs(120);
 
-/// Who was not met for so long takes nobody's place: the table keeps the silent until theirs is needed,
-/// and those who live are met whenever all of it is refreshed.
+/// Who was not met for so long makes room for another of its network: the table keeps the silent until
+/// somebody else needs their place, and would keep a network's share for those that are gone.
 const SILENT: Duration = Duration::from_secs(2 * 3_600);
+
+/// Whether a network may have one more peer in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It has had its share.
+    None,
+    /// It has not.
+    Free,
+    /// If this peer of its, which was not met for long, leaves the table.
+    Instead(PeerId),
+}
 
 /// A peer's place in the table.
 #[derive(Debug)]
@@ -53,14 +64,29 @@ impl Shares {
     }
 
     /// Whether the network has not had its share yet, in this part of the table and in all of it.
-    pub(super) fn has_room(&self, network: IpAddr, part: Option<u32>, now: Instant) -> bool {
-        let is_met = |place: &&Place| now.saturating_duration_since(place.met) < SILENT;
-        let of_network = || {
-            let all = self.0.values().filter(|place| place.network == network);
-            all.filter(is_met)
+    pub(super) fn room(&self, network: IpAddr, part: Option<u32>, now: Instant) -> Room {
+        let all = self.0.iter().filter(|(_, place)| place.network == network);
+        let all: Vec<(&PeerId, &Place)> = all.collect();
+        let here: Vec<_> = all
+            .iter()
+            .filter(|(_, place)| place.part == part)
+            .copied()
+            .collect();
+        let among = match (here.len() < IN_PART, all.len() < IN_TABLE) {
+            (true, true) => return Room::Free,
+            (true, false) => all,
+            // One less here is one less in all.
+            (false, _) => here,
         };
-        let in_part = of_network().filter(|place| place.part == part).count();
-        in_part < IN_PART && of_network().count() < IN_TABLE
+        let silent = |place: &Place| now.saturating_duration_since(place.met) >= SILENT;
+        let longest = among.into_iter().min_by_key(|(_, place)| place.met);
+        let longest = longest.filter(|(_, place)| silent(place));
+        longest.map_or(Room::None, |(peer, _)| Room::Instead(*peer))
+    }
+
+    /// A peer has left the table.
+    pub(super) fn left(&mut self, peer: &PeerId) {
+        self.0.remove(peer);
     }
 
     /// The peer is taken up.
@@ -94,7 +120,7 @@ mod tests {
         let mut shares = Shares::default();
         let mut taken = Vec::new();
         for part in 0..50 {
-            while shares.has_room(MANY, Some(part), now) {
+            while shares.room(MANY, Some(part), now) == Room::Free {
                 let peer = PeerId::random();
                 shares.take(peer, (MANY, Some(part)), now);
                 taken.push((part, peer));
@@ -109,10 +135,8 @@ mod tests {
         let (shares, taken) = filled(now);
         let parts: Vec<u32> = taken.iter().map(|(part, _)| *part).collect();
         assert_eq!(parts, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
-        assert!(
-            shares.has_room(OTHER, Some(0), now),
-            "of others there is none"
-        );
+        assert_eq!(shares.room(OTHER, Some(0), now), Room::Free);
+        assert_eq!(shares.room(MANY, Some(9), now), Room::None);
     }
 
     #[test]
@@ -124,28 +148,33 @@ mod tests {
         fewer.remove(&taken[0].1);
         let soon = now + WAITING - Duration::from_secs(1);
         shares.keep(&fewer, soon);
-        assert!(!shares.has_room(MANY, Some(0), soon));
+        assert_eq!(shares.room(MANY, Some(0), soon), Room::None);
         let later = now + WAITING;
         shares.keep(&all, later);
-        assert!(!shares.has_room(MANY, Some(0), later), "who is there stays");
+        assert_eq!(shares.room(MANY, Some(0), later), Room::None, "all stay");
         shares.keep(&fewer, later);
-        assert!(
-            shares.has_room(MANY, Some(0), later),
-            "one has lost its place"
-        );
+        assert_eq!(shares.room(MANY, Some(0), later), Room::Free, "one left");
     }
 
     #[test]
-    fn the_silent_leave_room_for_their_neighbours() {
+    fn the_longest_silent_makes_room_for_another_of_its_network() {
         let start = Instant::now();
         let (mut shares, taken) = filled(start);
         let soon = start + SILENT - Duration::from_secs(1);
-        assert!(!shares.has_room(MANY, Some(0), soon));
+        assert_eq!(shares.room(MANY, Some(0), soon), Room::None);
+        let (_, silent) = taken[0];
         for (_, peer) in &taken[1..] {
             shares.met(peer, soon);
         }
         let late = start + SILENT;
-        assert!(shares.has_room(MANY, Some(0), late), "one was not met");
-        assert!(!shares.has_room(MANY, Some(1), late), "those were");
+        assert_eq!(shares.room(MANY, Some(0), late), Room::Instead(silent));
+        assert_eq!(
+            shares.room(MANY, Some(1), late),
+            Room::None,
+            "those were met"
+        );
+        assert_eq!(shares.room(MANY, Some(9), late), Room::Instead(silent));
+        shares.left(&silent);
+        assert_eq!(shares.room(MANY, Some(9), late), Room::Free);
     }
 }
