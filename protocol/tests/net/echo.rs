@@ -8,7 +8,7 @@ use farthing_protocol::net::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// No test waits longer for anything.
@@ -16,6 +16,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it takes too long")
+}
+
+/// Looks until it holds; for facts that announce themselves nowhere.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let look = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, look).await.is_ok(), "not in time: {what}");
 }
 
 /// Answers every frame with itself.

@@ -1,9 +1,6 @@
 //! The network as its users see it, on loopback and under a sky of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may ask plainly, and says what it saw"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod echo;
 mod exchange;

@@ -1,18 +1,13 @@
 //! More streams than one connection carries, and readers that stop among many.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
-
 use farthing_protocol::net::{
     Config, Inbox, Incoming, Net, OpenError, Protocol, Reach,
     session::{Limits, Session},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::echo::{PATIENCE, echo, soon};
 
@@ -89,21 +84,21 @@ async fn one_stream_more_than_a_quic_connection_carries_is_refused_and_the_other
 }
 
 /// Sends without end on the first streams, and counts; answers on all others.
-fn flood(mut streams: mpsc::Receiver<Incoming>, sent: Arc<Vec<AtomicUsize>>) {
+fn flood(mut streams: mpsc::Receiver<Incoming>, sent: watch::Sender<Vec<usize>>) {
     tokio::spawn(async move {
         for number in 0.. {
             let Some(incoming) = streams.recv().await else {
                 return;
             };
             let mut session = Session::new(incoming.stream, Limits::default());
-            let sent = Arc::clone(&sent);
+            let sent = sent.clone();
             tokio::spawn(async move {
-                let Some(sent) = sent.get(number) else {
+                if number >= STOPPED {
                     let frame = session.recv(5, Instant::now() + PATIENCE).await;
                     return session.send(&frame.unwrap().unwrap()).await.unwrap();
-                };
+                }
                 while session.send(&[7; FRAME]).await.is_ok() {
-                    sent.fetch_add(FRAME, Ordering::Relaxed);
+                    sent.send_modify(|all| all[number] += FRAME);
                 }
             });
         }
@@ -113,8 +108,8 @@ fn flood(mut streams: mpsc::Receiver<Incoming>, sent: Arc<Vec<AtomicUsize>>) {
 /// Readers that have stopped, each with a full window of its own, leave room for the others.
 async fn readers_that_stop(listen: &str) {
     let (left, right, inbox) = pair(listen).await;
-    let sent: Arc<Vec<_>> = Arc::new((0..STOPPED).map(|_| AtomicUsize::new(0)).collect());
-    flood(inbox.streams, Arc::clone(&sent));
+    let (sent, mut counts) = watch::channel(vec![0; STOPPED]);
+    flood(inbox.streams, sent);
     let mut stopped = Vec::new();
     for _ in 0..STOPPED {
         let mut session = soon(open(&left, &right)).await.unwrap();
@@ -122,16 +117,8 @@ async fn readers_that_stop(listen: &str) {
         session.send(b"").await.unwrap();
         stopped.push(session);
     }
-    let full = || {
-        sent.iter()
-            .all(|sent| sent.load(Ordering::Relaxed) >= WINDOW)
-    };
-    soon(async {
-        while !full() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    let full = |all: &Vec<usize>| all.iter().all(|sent| *sent >= WINDOW);
+    soon(counts.wait_for(full)).await.unwrap();
     let mut session = soon(open(&left, &right)).await.unwrap();
     soon(is_answered(&mut session)).await;
     left.stop().await;

@@ -20,8 +20,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::echo::{PATIENCE, echo};
 
 /// Packets of a thousand that are lost.
 const LOSS: u64 = 30;
@@ -102,20 +101,13 @@ fn local(listen: &[&str]) -> Config {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quic_stream_through_loss_delay_and_reordering_is_whole() {
     let quic = "/ip4/127.0.0.1/udp/0/quic-v1";
-    let (seller, mut inbox) = Net::start([1; 32], local(&[quic])).await.unwrap();
+    let (seller, inbox) = Net::start([1; 32], local(&[quic])).await.unwrap();
     let address = &seller.listen_addresses()[0];
     let port = address.split('/').nth(4).unwrap().parse().unwrap();
     let lost = Arc::new(AtomicU64::new(0));
     let server = SocketAddr::from(([127, 0, 0, 1], port));
     let at = line(server, Arc::clone(&lost)).await;
-    tokio::spawn(async move {
-        let incoming = inbox.streams.recv().await.unwrap();
-        let mut session = Session::new(incoming.stream, Limits::default());
-        let deadline = Instant::now() + PATIENCE;
-        while let Ok(Some(frame)) = session.recv(1 << 20, deadline).await {
-            session.send(&frame).await.unwrap();
-        }
-    });
+    echo(inbox.streams);
     let (buyer, _inbox) = Net::start([2; 32], local(&[])).await.unwrap();
     let through = format!("/ip4/127.0.0.1/udp/{}/quic-v1", at.port());
     let stream = buyer

@@ -1,8 +1,6 @@
 //! Nodes that cannot be reached, and the relays that let them sell all the same: over real TCP
 //! and QUIC on loopback.
 
-use std::time::Duration;
-
 use farthing_protocol::{
     identity::NodeId,
     net::{
@@ -12,7 +10,7 @@ use farthing_protocol::{
 };
 
 use crate::{
-    echo::{echo, soon},
+    echo::{echo, soon, until},
     exchange::exchange,
 };
 
@@ -28,16 +26,6 @@ fn local(listen: &[&str]) -> Config {
 
 async fn node(seed: u8, config: Config) -> (Net, Inbox) {
     Net::start([seed; 32], config).await.unwrap()
-}
-
-/// Looks until it holds; for facts that announce themselves nowhere.
-async fn until(holds: impl Fn() -> bool) {
-    soon(async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
 }
 
 async fn relay(seed: u8, lends: RelayLimits) -> (Net, Inbox) {
@@ -69,7 +57,10 @@ async fn a_stream_of_megabytes_through_a_relay_is_not_cut() {
     let (relay, _keep) = relay(1, RelayLimits::default()).await;
     let (seller, inbox) = hidden(2, &relay).await;
     echo(inbox.streams);
-    until(|| !circuits(&seller).is_empty()).await;
+    until("it has a place at the relay", || {
+        !circuits(&seller).is_empty()
+    })
+    .await;
     assert_eq!(
         seller.reachability(),
         Reachability::Relayed {
@@ -96,7 +87,10 @@ async fn a_circuit_near_its_end_is_replaced_before_it_cuts_a_stream() {
     let (relay, _keep) = relay(1, lends).await;
     let (seller, inbox) = hidden(2, &relay).await;
     echo(inbox.streams);
-    until(|| !circuits(&seller).is_empty()).await;
+    until("it has a place at the relay", || {
+        !circuits(&seller).is_empty()
+    })
+    .await;
     let (buyer, _inbox) = node(3, local(&[])).await;
     // Six times what one circuit may carry.
     for n in 0..24 {
@@ -117,7 +111,10 @@ async fn one_stream_beyond_a_circuits_bytes_is_cut_so_that_a_relay_cannot_be_dra
     let (relay, _keep) = relay(1, lends).await;
     let (seller, inbox) = hidden(2, &relay).await;
     echo(inbox.streams);
-    until(|| !circuits(&seller).is_empty()).await;
+    until("it has a place at the relay", || {
+        !circuits(&seller).is_empty()
+    })
+    .await;
     let (buyer, _inbox) = node(3, local(&[])).await;
     let cut = exchange(&buyer, seller.local(), &circuits(&seller), 64).await;
     assert!(cut.is_err());
@@ -134,10 +131,16 @@ async fn a_full_relay_refuses_and_the_node_says_so() {
     };
     let (relay, _keep) = relay(1, lends).await;
     let (first, _first) = hidden(2, &relay).await;
-    until(|| !circuits(&first).is_empty()).await;
+    until("it has a place at the relay", || {
+        !circuits(&first).is_empty()
+    })
+    .await;
     let (second, _second) = hidden(3, &relay).await;
     let refused = Reachability::Unreachable(Barrier::RelayRefused);
-    until(|| second.reachability() == refused).await;
+    until("there is no place for the second", || {
+        second.reachability() == refused
+    })
+    .await;
     assert!(circuits(&second).is_empty());
     for net in [first, second, relay] {
         net.stop().await;
@@ -155,7 +158,10 @@ async fn a_buyer_that_asks_for_endless_circuits_is_stopped() {
     for seed in 10..16 {
         let (seller, inbox) = hidden(seed, &relay).await;
         echo(inbox.streams);
-        until(|| !circuits(&seller).is_empty()).await;
+        until("it has a place at the relay", || {
+            !circuits(&seller).is_empty()
+        })
+        .await;
         sellers.push(seller);
     }
     let (buyer, _inbox) = node(3, local(&[])).await;
@@ -180,11 +186,17 @@ async fn a_lost_relay_is_found_again_and_the_address_comes_back() {
     let at = first.listen_addresses();
     let (seller, inbox) = hidden(2, &first).await;
     echo(inbox.streams);
-    until(|| !circuits(&seller).is_empty()).await;
+    until("it has a place at the relay", || {
+        !circuits(&seller).is_empty()
+    })
+    .await;
     first.stop().await;
-    until(|| circuits(&seller).is_empty()).await;
+    until("the place is gone", || circuits(&seller).is_empty()).await;
     let alone = Reachability::Unreachable(Barrier::Alone);
-    until(|| seller.reachability() == alone).await;
+    until("it knows that it is alone", || {
+        seller.reachability() == alone
+    })
+    .await;
     let config = Config {
         listen: at
             .iter()
@@ -194,7 +206,10 @@ async fn a_lost_relay_is_found_again_and_the_address_comes_back() {
         ..local(&[])
     };
     let (again, _inbox) = node(1, config).await;
-    until(|| !circuits(&seller).is_empty()).await;
+    until("it has a place at the relay", || {
+        !circuits(&seller).is_empty()
+    })
+    .await;
     let (buyer, _inbox) = node(3, local(&[])).await;
     exchange(&buyer, seller.local(), &circuits(&seller), 1)
         .await

@@ -11,13 +11,10 @@ use farthing_protocol::{
     },
     testing::node_key,
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    echo::{PATIENCE, echo, soon},
+    echo::{PATIENCE, echo, soon, until},
     exchange::exchange,
 };
 
@@ -40,16 +37,6 @@ fn listening() -> Config {
 
 async fn node(n: u8, config: Config) -> (Net, Inbox) {
     Net::start(node_key(n).seed(), config).await.unwrap()
-}
-
-/// Looks until it holds; for facts that announce themselves nowhere.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let look = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(timeout(PATIENCE, look).await.is_ok(), "not in time: {what}");
 }
 
 async fn await_event(peers: &mut mpsc::Receiver<PeerEvent>, wanted: PeerEvent) {
